@@ -1,0 +1,159 @@
+"""Files of a run on any fsspec filesystem: whole files only, visible all at once or not at all.
+
+A local file is written under a hidden temporary name in its own folder, flushed to the disk and renamed. On
+an object store a single put is atomic already (and a rename would be a copy), so the bytes go there in one put.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import uuid
+from typing import Any
+
+import fsspec
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+# A transport that runs commands, or a scheme nobody could write a run to, must never come in through a URL.
+_REFUSED = {"pipe", "exec", "shell", "python"}
+_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)(://|::|:(?=\S))")
+
+
+class StorageError(ValueError):
+    """A location that cannot be used as given; the message says why and what to do."""
+
+
+def open_filesystem(url: str, **options: Any) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The filesystem of a URL and the path in it.
+
+    Raises:
+        StorageError: unknown or refused scheme, or a filesystem whose package is not installed.
+    """
+    scheme = _SCHEME.match(url)
+    if scheme and scheme.group(1).lower() in _REFUSED:
+        raise StorageError(
+            f"{redact(url)!r} would run a command; give a folder or a URL like s3://bucket/folder instead"
+        )
+    try:
+        return url_to_fs(url, **options)
+    except ImportError as error:
+        raise StorageError(f"{redact(url)!r} needs a package that is not installed: {error}") from error
+    except ValueError as error:
+        raise StorageError(
+            f"{redact(url)!r} cannot be opened: {error}; give a folder or a URL fsspec knows"
+        ) from error
+
+
+def is_local(url: str) -> bool:
+    """Whether the URL names a place on this machine's own file tree."""
+    return isinstance(open_filesystem(url)[0], LocalFileSystem)
+
+
+def absolute(url: str) -> str:
+    """The URL as every process understands it: local paths made absolute (``~`` too), others unchanged."""
+    filesystem, path = open_filesystem(os.path.expanduser(url))
+    if isinstance(filesystem, LocalFileSystem):
+        return os.path.abspath(path)
+    return url.rstrip("/")
+
+
+def redact(url: str) -> str:
+    """The URL without user names, passwords, and signed queries, fit for logs and for `run.json`."""
+    url = re.sub(r"(?<=://)[^/@\s]+@", "***@", url)
+    return re.sub(r"(?<=\?)[^\s]*=[^\s]*", "***", url) if "://" in url else url
+
+
+def join(url: str, *parts: str) -> str:
+    """The URL of something below a folder URL."""
+    return "/".join([url.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+def temporary_url(url: str, token: str) -> str:
+    """The hidden name under which `atomic_put` prepares a local file, known beforehand for cleaning up."""
+    folder, _, name = url.rpartition("/")
+    return f"{folder}/.{name}.{token}.tmp"
+
+
+def atomic_put(data: bytes, url: str, *, token: str | None = None) -> None:
+    """Makes ``data`` the content of the file at ``url``: all of it or none, even if killed midway.
+
+    Args:
+        token: makes the temporary name predictable (see `temporary_url`); random when not given.
+    """
+    filesystem, path = open_filesystem(url)
+    if not isinstance(filesystem, LocalFileSystem):
+        filesystem.pipe_file(path, data)
+        return
+    folder = os.path.dirname(path)
+    temporary = temporary_url(path, token or uuid.uuid4().hex)
+    for attempt in range(3):
+        os.makedirs(folder, exist_ok=True)
+        try:
+            _write_and_rename(data, temporary, path)
+        except FileNotFoundError:
+            # Another worker that took over the same lease has swept our temporary file away: write it again.
+            if attempt == 2:
+                raise
+        else:
+            return
+
+
+def _write_and_rename(data: bytes, temporary: str, path: str) -> None:
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
+        raise
+    # The rename itself survives a power cut only once the folder is flushed; not every filesystem lets us.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(os.path.dirname(path), os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def read_bytes(url: str) -> bytes:
+    """The whole file; FileNotFoundError if there is none."""
+    filesystem, path = open_filesystem(url)
+    return filesystem.cat_file(path)
+
+
+def exists(url: str) -> bool:
+    """Whether there is a file (or folder) at the URL, asked anew and not from a listing cache."""
+    filesystem, path = open_filesystem(url)
+    filesystem.invalidate_cache()
+    return bool(filesystem.exists(path))
+
+
+def list_names(url: str) -> list[str]:
+    """Sorted names of the files directly in a folder, hidden ones too; empty if the folder does not exist."""
+    filesystem, path = open_filesystem(url)
+    if isinstance(filesystem, LocalFileSystem):
+        try:
+            with os.scandir(path) as entries:
+                return sorted(entry.name for entry in entries if entry.is_file())
+        except FileNotFoundError:
+            return []
+    filesystem.invalidate_cache()
+    try:
+        entries = filesystem.ls(path, detail=True)
+    except FileNotFoundError:
+        return []
+    return sorted(
+        entry["name"].rstrip("/").rpartition("/")[2] for entry in entries if entry["type"] == "file"
+    )
+
+
+def remove(url: str) -> None:
+    """Removes a file; no error if it is not there."""
+    filesystem, path = open_filesystem(url)
+    with contextlib.suppress(FileNotFoundError):
+        filesystem.rm_file(path)

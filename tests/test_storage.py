@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+
+from engine import storage
+
+
+@pytest.fixture
+def memory() -> str:
+    return f"memory://{uuid.uuid4().hex}"
+
+
+def test_put_makes_folders_and_replaces_the_whole_file(tmp_path: Path) -> None:
+    url = str(tmp_path / "a" / "b.bin")
+    storage.atomic_put(b"one one one", url)
+    storage.atomic_put(b"two", url)
+    assert storage.read_bytes(url) == b"two"
+    assert os.listdir(tmp_path / "a") == ["b.bin"]
+
+
+def test_put_to_an_object_store_is_one_put(memory: str) -> None:
+    url = storage.join(memory, "runs", "x.bin")
+    storage.atomic_put(b"data", url)
+    assert storage.read_bytes(url) == b"data"
+    assert storage.list_names(storage.join(memory, "runs")) == ["x.bin"]
+
+
+def test_a_process_killed_while_writing_leaves_nothing_under_the_final_name(tmp_path: Path) -> None:
+    url = str(tmp_path / "x.bin")
+    program = (
+        "import os, signal; from engine import storage\n"
+        "os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"storage.atomic_put(b'data', {url!r}, token='t')\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[1], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not storage.exists(url)
+    assert storage.list_names(str(tmp_path)) == [".x.bin.t.tmp"]
+    assert storage.temporary_url(url, "t") == str(tmp_path / ".x.bin.t.tmp")
+
+
+def test_a_failed_write_cleans_up_after_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        storage.atomic_put(b"data", str(tmp_path / "x.bin"))
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_put_survives_its_temporary_file_being_swept_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = os.replace
+    calls = []
+
+    def swept_once(source: str, target: str) -> None:
+        calls.append(source)
+        if len(calls) == 1:
+            os.remove(source)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", swept_once)
+    storage.atomic_put(b"data", str(tmp_path / "x.bin"))
+    assert (tmp_path / "x.bin").read_bytes() == b"data"
+
+
+@pytest.mark.parametrize("url", ["pipe:cat /etc/passwd", "pipe://x", "PIPE:ls", "exec://ls"])
+def test_urls_that_run_commands_are_refused(url: str) -> None:
+    with pytest.raises(storage.StorageError, match="run a command"):
+        storage.open_filesystem(url)
+
+
+def test_an_unknown_scheme_is_refused_in_one_sentence() -> None:
+    with pytest.raises(storage.StorageError, match="nonsense"):
+        storage.open_filesystem("nonsense://bucket/x")
+
+
+def test_local_paths_become_absolute_and_object_urls_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert storage.absolute("runs/car/") == str(tmp_path / "runs" / "car")
+    assert storage.absolute("~/runs") == str(tmp_path / "runs")
+    assert storage.absolute("memory://bucket/runs/") == "memory://bucket/runs"
+
+
+def test_credentials_never_show() -> None:
+    assert storage.redact("s3://key:secret@bucket/a") == "s3://***@bucket/a"
+    assert "sig" not in storage.redact("https://host/a.tar?X-Amz-Signature=sig&b=c").replace("Signature", "")
+    assert storage.redact("/data/{000..003}.tar") == "/data/{000..003}.tar"
+    assert storage.redact("/data/a?.tar") == "/data/a?.tar"
+
+
+def test_a_missing_folder_lists_nothing_and_a_missing_file_is_removed_without_error(
+    tmp_path: Path, memory: str
+) -> None:
+    for root in (str(tmp_path / "none"), memory):
+        assert storage.list_names(root) == []
+        storage.remove(storage.join(root, "x"))
+        assert not storage.exists(storage.join(root, "x"))
