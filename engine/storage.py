@@ -1,7 +1,7 @@
 """Files of a run on any fsspec filesystem: whole files only, visible all at once or not at all.
 
 A local file is written under a hidden temporary name in its own folder, flushed to the disk and renamed. On
-an object store a single put is atomic already (and a rename would be a copy), so the bytes go there in one put.
+an object store a single put is atomic already (and a rename would be a copy): the bytes go there in one put.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import fsspec
@@ -124,6 +125,18 @@ def read_bytes(url: str) -> bytes:
     """The whole file; FileNotFoundError if there is none."""
     filesystem, path = open_filesystem(url)
     return filesystem.cat_file(path)
+
+
+def read_many(folder: str, names: list[str], *, at_once: int = 1000) -> Iterator[tuple[str, bytes]]:
+    """Name and content of many small files of a folder; object stores are asked for many at a time."""
+    filesystem, path = open_filesystem(folder)
+    for start in range(0, len(names), at_once):
+        paths = [f"{path.rstrip('/')}/{name}" for name in names[start : start + at_once]]
+        contents = filesystem.cat(paths)
+        # One path alone may come back as bare bytes.
+        contents = contents if isinstance(contents, dict) else {paths[0]: contents}
+        for found, data in contents.items():
+            yield found.rpartition("/")[2], data
 
 
 def exists(url: str) -> bool:

@@ -84,6 +84,7 @@ def test_label_and_quarantine_schemas_survive_parquet() -> None:
         buffer = io.BytesIO()
         pq.write_table(pa.Table.from_pylist([], schema=expected), buffer)
         found = pq.read_table(buffer).schema
-        assert found.equals(expected, check_metadata=True)
+        assert found.equals(expected)
+        assert found.metadata == expected.metadata
     assert schema.metadata[b"maskmine.seed"] == b"3"
     assert schema.names == LABEL_SCHEMA.names
