@@ -1,0 +1,48 @@
+# `make` lists the targets. Variables: PYTHON (of the virtual environment), CONCEPT and ARGS, e.g.
+#   make demo CONCEPT=bird ARGS="--limit 50"        make test ARGS="tests/corpus -x"
+PYTHON ?= python3
+CONCEPT ?= car
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+TYPED := engine schemas jobs
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint clean
+
+help: ## list these targets
+	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+
+setup: $(STAMP) ## make the virtual environment .venv with the pinned dependencies (PYTHON=python3.12 chooses another Python)
+
+demo: $(STAMP) ## label the bundled corpus on a local Ray cluster (CONCEPT=bird, ARGS="--limit 50"); run again, it resumes
+	@PATH="$(CURDIR)/$(BIN):$$PATH" deploy/demo.sh --concept "$(CONCEPT)" --stage preliminary $(ARGS)
+
+test: $(STAMP) ## run the tests (ARGS="tests/corpus -x"); those that need a GPU or kill processes: ARGS="-m gpu", ARGS="-m chaos"
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP) ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(TYPED)
+
+clean: ## remove the virtual environment, caches and build leftovers (never labels)
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find $(TYPED) tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+# The stamp is written last: whatever was interrupted is done again. An environment that is broken, half made, or of
+# another Python than the one asked for is made anew; else pip only changes what differs.
+$(STAMP): pyproject.toml deploy/constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
+	    echo "maskmine needs Python 3.10 or later; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || true)." \
+	         "Name another one: make setup PYTHON=python3.11" >&2; exit 1; }
+	@version='import sys; print(sys.version_info[:2])'; \
+	if [ "$$($(BIN)/python -c "import pip; $$version" 2>/dev/null)" != "$$($(PYTHON) -c "$$version")" ]; then \
+	    echo "Making the virtual environment $(VENV) ..."; \
+	    $(PYTHON) -m venv --clear $(VENV); \
+	fi
+	@echo "Installing the dependencies into $(VENV) (the first time a few minutes) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c deploy/constraints.txt -e '.[dev,s3]'
+	@touch $@
