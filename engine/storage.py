@@ -165,6 +165,21 @@ def list_names(url: str) -> list[str]:
     )
 
 
+def touch(url: str) -> None:
+    """Makes an empty file (which cannot be half-written), and its folder if need be."""
+    filesystem, path = open_filesystem(url)
+    if isinstance(filesystem, LocalFileSystem):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+    filesystem.pipe_file(path, b"")
+
+
+def remove_folder(url: str) -> None:
+    """Removes a folder and what is in it; no error if it is not there."""
+    filesystem, path = open_filesystem(url)
+    with contextlib.suppress(FileNotFoundError):
+        filesystem.rm(path, recursive=True)
+
+
 def remove(url: str) -> None:
     """Removes a file; no error if it is not there."""
     filesystem, path = open_filesystem(url)

@@ -1,0 +1,34 @@
+"""What labelling says about one image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True)
+class Label:
+    """The masks of one image and what is known about them.
+
+    Attributes:
+        heatmap: (h, w) uint8, latent size, min-max scaled per image.
+        preliminary_mask: (h, w) bool, latent size.
+        mask: (H, W) bool, the image's own size.
+        bbox: x, y, w, h in pixels; zeros if the mask is empty.
+        area: fraction of the image, 0-1.
+        separation: of the heatmap's mixture, 0-1.
+        refined_separation: of the difference's mixture, 0-1; NaN when not refined.
+        quality: 0-1.
+        flags: short stable words.
+    """
+
+    heatmap: np.ndarray
+    preliminary_mask: np.ndarray
+    mask: np.ndarray
+    bbox: tuple[int, int, int, int]
+    area: float
+    separation: float
+    refined_separation: float
+    quality: float
+    flags: list[str] = field(default_factory=list)

@@ -1,0 +1,108 @@
+"""Labels as rows, rows as Parquet: the same labels always give the same bytes."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from engine.corpus.sample import Defect
+from engine.labelling.label import Label
+from engine.labelling.prefetch import Picture
+from engine.labelling.run import LabelRun
+from schemas.label import label_schema
+from schemas.quarantine import QUARANTINE_SCHEMA
+
+
+def mask_to_png(mask: np.ndarray) -> bytes:
+    """A boolean mask (H, W) as a 1-bit PNG: white is the object."""
+    return _to_png(Image.fromarray(np.ascontiguousarray(mask, dtype=bool)))
+
+
+def heatmap_to_png(heatmap: np.ndarray) -> bytes:
+    """A uint8 map (h, w) as an 8-bit grey PNG."""
+    assert heatmap.dtype == np.uint8 and heatmap.ndim == 2
+    return _to_png(Image.fromarray(np.ascontiguousarray(heatmap)))
+
+
+def make_row(picture: Picture, label: Label, concept: str) -> dict[str, Any]:
+    """One row of `schemas.label`."""
+    height, width = picture.image.shape[:2]
+    assert label.mask.shape == (height, width), "a mask must have its image's own size"
+    return {
+        "shard": picture.shard,
+        "key": picture.key,
+        "concept": concept,
+        "width": width,
+        "height": height,
+        "mask": {"bytes": mask_to_png(label.mask), "path": f"{picture.key}.mask.png"},
+        "preliminary_mask": {
+            "bytes": mask_to_png(label.preliminary_mask),
+            "path": f"{picture.key}.preliminary.png",
+        },
+        "heatmap": {"bytes": heatmap_to_png(label.heatmap), "path": f"{picture.key}.heatmap.png"},
+        "bbox": list(label.bbox),
+        "area": float(label.area),
+        "separation": _or_null(label.separation),
+        "refined_separation": _or_null(label.refined_separation),
+        "quality": _or_null(label.quality),
+        "flags": list(label.flags),
+    }
+
+
+def labels_to_parquet(rows: list[dict[str, Any]], run: LabelRun) -> bytes:
+    """Rows as a label file, in the order given; no rows make a valid file without rows."""
+    schema = label_schema(
+        fingerprint=run.fingerprint,
+        model=run.model,
+        revision=run.revision,
+        seed=run.seed,
+        stage=run.stage,
+        prompt=run.prompt,
+    )
+    return _to_parquet(pa.Table.from_pylist(rows, schema=schema))
+
+
+def defects_to_parquet(defects: list[Defect]) -> bytes:
+    """Defects as a quarantine file, in the order given."""
+    rows = [
+        {
+            "shard": defect.shard,
+            "key": defect.key,
+            "stage": defect.stage,
+            "reason": defect.reason,
+            "error": defect.message,
+            "traceback": defect.traceback,
+        }
+        for defect in defects
+    ]
+    return _to_parquet(pa.Table.from_pylist(rows, schema=QUARANTINE_SCHEMA))
+
+
+def _to_parquet(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    # PNGs gain nothing from dictionaries, and statistics over them would only copy bytes into the footer.
+    pq.write_table(
+        table,
+        buffer,
+        compression="zstd",
+        row_group_size=1024,
+        use_dictionary=[name for name in ("shard", "concept", "reason") if name in table.schema.names],
+        write_statistics=["shard", "key"],
+    )
+    return buffer.getvalue()
+
+
+def _to_png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _or_null(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)

@@ -1,0 +1,200 @@
+"""A run directory: where a lease's files lie, what is done, which leases keep killing their workers."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from engine import storage
+from engine.corpus.lease import Lease
+from schemas.receipt import Receipt
+from schemas.run import RunManifest
+
+logger = logging.getLogger(__name__)
+
+STAGE_FOLDERS = {"preliminary": "preliminary"}
+"""Folder of a run directory that holds the labels of a stage."""
+
+
+class RunError(ValueError):
+    """The run directory cannot be used as asked; the message says why and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelRun:
+    """One driver's labelling of one run directory: all a worker needs besides its lease and labeller.
+
+    Attributes:
+        url: the run directory, absolute.
+        session: names this start of the driver. Attempts are counted within a session only, so that whoever
+            interrupts and resumes a run never gets closer to a quarantined lease.
+        batch_size: images per call of the labeller.
+    """
+
+    url: str
+    stage: str
+    concept: str
+    prompt: str
+    fingerprint: str
+    model: str
+    revision: str | None
+    seed: int
+    session: str
+    batch_size: int = 8
+
+    def labels_url(self, lease_id: str) -> str:
+        return storage.join(self.url, STAGE_FOLDERS[self.stage], f"{lease_id}.parquet")
+
+    def receipt_url(self, lease_id: str) -> str:
+        return storage.join(self.url, STAGE_FOLDERS[self.stage], f"{lease_id}.json")
+
+    def quarantine_url(self, lease_id: str) -> str:
+        return storage.join(self.url, "quarantine", f"{lease_id}.parquet")
+
+    def find_receipt(self, lease: Lease) -> Receipt | None:
+        """The receipt of a finished lease, or None if there is work to do."""
+        try:
+            receipt = Receipt.from_json(storage.read_bytes(self.receipt_url(lease.id)).decode())
+        except FileNotFoundError:
+            return None
+        return receipt if covers(receipt, lease) else None
+
+    @contextmanager
+    def attempt(self, lease_id: str) -> Iterator[Attempt]:
+        """Marks in the run directory that a worker is at the lease; unmarks it unless the process dies.
+
+        Also sweeps up what killed workers left: markers, and the temporary files these tell of.
+        """
+        folder = storage.join(self.url, ATTEMPTS)
+        deaths = 0
+        for name in storage.list_names(folder):
+            lease, _, owner = name.rpartition("~")
+            if lease != lease_id:
+                continue
+            session, _, token = owner.partition("-")
+            for url in (self.labels_url(lease_id), self.receipt_url(lease_id), self.quarantine_url(lease_id)):
+                storage.remove(storage.temporary_url(url, token))
+            if session == self.session:
+                deaths += 1
+            else:
+                storage.remove(storage.join(folder, name))
+        attempt = Attempt(token=uuid.uuid4().hex, deaths=deaths)
+        marker = storage.join(folder, f"{lease_id}~{self.session}-{attempt.token}")
+        storage.touch(marker)
+        try:
+            yield attempt
+        finally:
+            storage.remove(marker)
+
+
+ATTEMPTS = ".attempts"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One worker's attempt at a lease.
+
+    Attributes:
+        token: goes into the names of the temporary files the worker writes.
+        deaths: earlier attempts of this session that ended without a word.
+    """
+
+    token: str
+    deaths: int
+
+
+def new_session() -> str:
+    """A name for one start of a driver."""
+    return uuid.uuid4().hex[:12]
+
+
+def covers(receipt: Receipt, lease: Lease) -> bool:
+    """Whether the receipt says that all of the lease is done (one with a smaller limit does not)."""
+    limit = receipt.lease.get("limit")
+    return limit is None or (lease.limit is not None and limit >= lease.limit)
+
+
+def read_receipts(url: str, stage: str) -> dict[str, Receipt]:
+    """All receipts of a stage by lease id; RunError when one is unreadable."""
+    folder = storage.join(url, STAGE_FOLDERS[stage])
+    receipts = {}
+    names = [
+        name for name in storage.list_names(folder) if name.endswith(".json") and not name.startswith(".")
+    ]
+    for name, data in storage.read_many(folder, names):
+        try:
+            receipt = Receipt.from_json(data.decode())
+        except ValueError as error:
+            raise RunError(f"{storage.redact(storage.join(folder, name))} is {error}") from error
+        receipts[receipt.lease_id] = receipt
+    return receipts
+
+
+def subtract_receipts(leases: list[Lease], receipts: dict[str, Receipt], url: str) -> list[Lease]:
+    """The leases that are still to be done.
+
+    Raises:
+        RunError: the run directory holds labels of another corpus, whose shards are named alike.
+    """
+    planned = {lease.shard.name: lease for lease in leases}
+    for receipt in receipts.values():
+        was = receipt.lease
+        now = planned.get(was["shard"]["name"])
+        if now is not None and (was["shard"]["size"], was["parts"]) != (now.shard.size, now.parts):
+            raise RunError(
+                f"{storage.redact(url)} holds labels of another {now.shard.name}: that one had "
+                f"{was['shard']['size']} bytes in {was['parts']} part(s), this one has {now.shard.size} in "
+                f"{now.parts}; give each corpus its own --run"
+            )
+    return [lease for lease in leases if lease.id not in receipts or not covers(receipts[lease.id], lease)]
+
+
+def check_manifest(url: str, manifest: RunManifest) -> bool:
+    """Whether the run exists already, with the same fingerprint.
+
+    Raises:
+        RunError: it has another fingerprint (every difference is named), or `run.json` is unreadable.
+    """
+    path = storage.join(url, "run.json")
+    try:
+        found = RunManifest.from_json(storage.read_bytes(path).decode())
+    except FileNotFoundError:
+        return False
+    except ValueError as error:
+        raise RunError(f"{storage.redact(path)} is {error}; use another --run") from error
+    if differences := found.differences(manifest):
+        raise RunError(
+            f"{storage.redact(url)} was started with other settings ({'; '.join(differences)}): give the old "
+            "settings to resume it, or another --run to start anew"
+        )
+    return True
+
+
+def start_run(url: str, manifest: RunManifest) -> None:
+    """Writes `run.json` unless it is there, and proves that the run directory can be written to.
+
+    Raises:
+        RunError: it cannot.
+    """
+    try:
+        if check_manifest(url, manifest):
+            probe = storage.join(url, ATTEMPTS, f"probe~{uuid.uuid4().hex}")
+            storage.touch(probe)
+            storage.remove(probe)
+        else:
+            storage.atomic_put(manifest.to_json().encode(), storage.join(url, "run.json"))
+    except OSError as error:
+        raise RunError(
+            f"cannot write to the run directory {storage.redact(url)}: {error}; use another --run"
+        ) from error
+
+
+def redact_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings as `run.json` may show them: URLs without credentials."""
+    return {
+        name: storage.redact(value) if isinstance(value, str) else value for name, value in config.items()
+    }
