@@ -1,0 +1,112 @@
+"""Encoded images to arrays: one shape, one type, upright; every failure is a DecodeError."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+_ORIENTATION = 0x0112
+_TO_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class DecodeError(ValueError):
+    """Data that do not decode; `reason` is ``corrupt_image``, ``too_large`` or ``out_of_memory``."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(reason, message)
+        self.reason = reason
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def decode_image(data: bytes, *, max_pixels: int = 100_000_000) -> np.ndarray:
+    """Decodes a JPEG, PNG or WebP image completely, its first frame if it is animated.
+
+    EXIF orientation is applied, alpha put over white, 16-bit gray scaled to 8 with rounding, palettes and
+    CMYK converted.
+
+    Returns:
+        (H, W, 3) uint8 RGB, writable.
+
+    Raises:
+        DecodeError: damaged, of another format, or with more than `max_pixels` pixels (checked before
+            decoding; PIL's own limit of 179 million acts besides).
+    """
+    return np.array(_decode(data, max_pixels))
+
+
+def decode_mask(data: bytes, *, max_pixels: int = 100_000_000) -> np.ndarray:
+    """Decodes a mask image: what is neither black nor fully transparent is foreground.
+
+    Returns:
+        (H, W) bool
+
+    Raises:
+        DecodeError: as `decode_image`.
+    """
+    return np.asarray(np.array(_decode(data, max_pixels, paper="black")).any(axis=2))
+
+
+def _decode(data: bytes, max_pixels: int, paper: str = "white") -> Image.Image:
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise DecodeError(
+                    "too_large", f"{width} x {height} pixels are more than the limit of {max_pixels}."
+                )
+            if image.format == "PNG":
+                # Decoding does not look at the checksums of the pixel data; verify() does nothing else.
+                image.verify()
+                image = Image.open(io.BytesIO(data), formats=FORMATS)
+            image.load()
+            return _make_upright(_to_rgb(image, paper), image)
+    except DecodeError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise DecodeError("too_large", f"{error}.") from error
+    except UnidentifiedImageError as error:
+        begin = f"{len(data)} bytes beginning with {data[:8]!r}" if data else "zero bytes"
+        raise DecodeError("corrupt_image", f"Not a readable JPEG, PNG or WebP image: {begin}.") from error
+    except MemoryError as error:
+        raise DecodeError("out_of_memory", f"Not enough memory to decode {len(data)} bytes.") from error
+    except Exception as error:
+        # PIL's plugins raise nearly anything on damaged data: OSError, SyntaxError, struct.error, KeyError, …
+        raise DecodeError("corrupt_image", f"Damaged image: {type(error).__name__}: {error}.") from error
+
+
+def _to_rgb(image: Image.Image, paper: str) -> Image.Image:
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.int64).clip(0, 65535)
+        gray = ((values * 255 + 32767) // 65535).astype(np.uint8)
+        transparent = image.info.get("transparency")
+        if isinstance(transparent, int):
+            gray[values == transparent] = 255 if paper == "white" else 0
+        return Image.fromarray(gray).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, paper), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _make_upright(picture: Image.Image, original: Image.Image) -> Image.Image:
+    try:
+        orientation = original.getexif().get(_ORIENTATION)
+    except Exception:
+        # Broken EXIF in front of good pixels: every viewer shows such an image as it is stored.
+        orientation = None
+    method = _TO_UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    return picture if method is None else picture.transpose(method)

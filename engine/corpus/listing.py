@@ -1,0 +1,117 @@
+"""From a URL to the files behind it: patterns expanded, folders listed, all on one filesystem."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from engine.storage import open_filesystem, redact
+
+COMPRESSED_TAR = re.compile(r"\.(tgz|tbz2?|txz|tar\.[a-z0-9]+)$", re.IGNORECASE)
+_LARGEST_EXPANSION = 1_000_000
+_CONCURRENT_REQUESTS = 16
+
+
+class CorpusError(ValueError):
+    """A corpus that cannot be used as given; the message says why and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """Files by absolute URL, with their sizes in bytes (0 if the store does not tell), all below `root`."""
+
+    root: str
+    sizes: dict[str, int]
+
+
+def list_files(url: str, options: dict[str, Any]) -> Listing:
+    """The files a URL stands for: one file, a folder's, or those of a pattern of braces and wildcards.
+
+    Of a folder with tars directly in it only its own files are listed, of another one those at any depth.
+    What exists under the very name given is not taken for a pattern.
+    """
+    filesystem, given = open_filesystem(url, **options)
+    literal = filesystem.exists(given)
+    urls = [url] if literal else _expand_braces(url)
+    paths = [open_filesystem(each, **options)[1] for each in urls]
+    files: dict[str, dict[str, Any]] = {}
+    if literal or not _has_wildcard(given):
+        files = _find_files(filesystem, paths)
+        root = paths[0] if len(paths) == 1 else _folder_of_pattern(given)
+    else:
+        for path in paths:
+            found = filesystem.glob(path, detail=True)
+            matched = {name: info for name, info in found.items() if info["type"] == "file"}
+            # `corpus/*` means what lies in corpus; folders there are entered only when there is nothing else.
+            files.update(matched or _find_files(filesystem, list(found)))
+        root = _folder_of_pattern(given)
+
+    def to_url(path: str) -> str:
+        if isinstance(filesystem, LocalFileSystem):
+            return path
+        # Keeps whatever stood before the path: host, user, a chained cache. The path alone has lost it.
+        if urls[0].endswith(paths[0]):
+            return urls[0][: len(urls[0]) - len(paths[0])] + path
+        return filesystem.unstrip_protocol(path)
+
+    sizes = {to_url(path): int(info.get("size") or 0) for path, info in sorted(files.items())}
+    return Listing(root=to_url(root), sizes=sizes)
+
+
+def tar_name(url: str) -> str | None:
+    """The file name if it is a tar's, else None. The query of a web address is no part of it."""
+    name = (url.partition("?")[0] if url.startswith("http") else url).rpartition("/")[2]
+    return name if name.lower().endswith(".tar") and not name.startswith(".") else None
+
+
+def _find_files(filesystem: fsspec.AbstractFileSystem, paths: list[str]) -> dict[str, dict[str, Any]]:
+    with ThreadPoolExecutor(_CONCURRENT_REQUESTS) as pool:
+        infos = list(pool.map(lambda path: _info(filesystem, path), paths))
+    missing = [path for path, info in zip(paths, infos, strict=True) if info is None]
+    if missing:
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise CorpusError(f"{redact(missing[0])!r}{more} does not exist; check the path or the pattern.")
+    files: dict[str, dict[str, Any]] = {}
+    for path, info in zip(paths, infos, strict=True):
+        if info is not None and info["type"] != "directory":
+            files[path] = info
+            continue
+        entries = filesystem.ls(path, detail=True)
+        own = {entry["name"]: entry for entry in entries if entry["type"] == "file"}
+        has_tars = any(tar_name(name) or COMPRESSED_TAR.search(name) for name in own)
+        files.update(own if has_tars else filesystem.find(path, detail=True))
+    return files
+
+
+def _info(filesystem: fsspec.AbstractFileSystem, path: str) -> dict[str, Any] | None:
+    try:
+        return filesystem.info(path)
+    except FileNotFoundError:
+        return None
+
+
+def _expand_braces(url: str) -> list[str]:
+    if "{" not in url:
+        return [url]
+    from braceexpand import braceexpand  # comes with webdataset; a corpus without braces does without it
+
+    expanded = list(itertools.islice(braceexpand(url), _LARGEST_EXPANSION + 1))
+    if len(expanded) > _LARGEST_EXPANSION:
+        message = f"{redact(url)!r} stands for more than {_LARGEST_EXPANSION} names; has it a digit too many?"
+        raise CorpusError(message)
+    return list(dict.fromkeys(expanded))
+
+
+def _has_wildcard(path: str) -> bool:
+    # In a web address a question mark begins the query.
+    return bool(re.search(r"[*\[]" if path.startswith("http") else r"[*?\[]", path))
+
+
+def _folder_of_pattern(path: str) -> str:
+    return re.split(r"[*?\[{]", path, maxsplit=1)[0].rpartition("/")[0]
