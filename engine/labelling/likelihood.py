@@ -140,7 +140,7 @@ def _step(
 
 
 def _dg_dmoments(weights_B2: Tensor, means_B2: Tensor, variances_B2: Tensor, floor_B1: Tensor) -> Tensor:
-    """Derivatives by moments [B, 2, 3, 3] of g = (log pi - log var / 2 - mu^2 / (2 var), mu / var, -1 / 2 var).
+    """Derivatives [B, 2, 3, 3] by moments of (log pi - log var / 2 - mu^2 / (2 var), mu / var, -1 / (2 var)).
 
     With d mu = (dp - mu dm) / m and d var = (dq - 2 mu dp + (mu^2 - var) dm) / m for the moments (m, p, q),
     and d var = 0 for a variance that lies on its floor.
