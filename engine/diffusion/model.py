@@ -1,0 +1,203 @@
+"""A latent diffusion model m in the layout of `StableDiffusionPipeline`: loading, saving, and what the method asks of it.
+
+What depends on the architecture sits here; the rest of the engine sees latents, contexts and a U-Net.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch import Tensor
+from transformers import AutoTokenizer, CLIPTextModel, PreTrainedTokenizerBase
+
+COMPONENTS = ("unet", "vae", "text_encoder")
+
+
+class ModelError(ValueError):
+    """A model that cannot be used, and what to do about it."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LatentDiffusion:
+    """The parts of a text-to-image latent diffusion model.
+
+    Latents z are scaled by the autoencoder's `scaling_factor`; images are in [-1, 1].
+    """
+
+    vae: AutoencoderKL
+    unet: UNet2DConditionModel
+    text_encoder: CLIPTextModel
+    tokenizer: PreTrainedTokenizerBase
+    scheduler: DDPMScheduler
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.device
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent cell, along each side."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def latent_size(self) -> int:
+        """Side of the square latent the U-Net was trained on, in cells."""
+        size = self.unet.config.sample_size
+        return size if isinstance(size, int) else max(size)
+
+    @property
+    def resolution(self) -> int:
+        """Side of the square image the model was trained on, in pixels."""
+        return self.latent_size * self.factor
+
+    @property
+    def granularity(self) -> int:
+        """Latent sides must be multiples of this for the U-Net's skip connections to meet."""
+        return 2 ** (len(self.unet.config.block_out_channels) - 1)
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> LatentDiffusion:
+        """Move the networks (in place); returns self."""
+        for name in COMPONENTS:
+            getattr(self, name).to(device=device, dtype=dtype)
+        return self
+
+    def sampler_timesteps(self, steps: int) -> list[int]:
+        """The timesteps of a `steps`-step DDIM sampler of this model's schedule, lowest noise first."""
+        sampler = DDIMScheduler.from_config(self.scheduler.config)
+        if steps > sampler.config.num_train_timesteps:
+            raise ModelError(f"{steps} timesteps are more than the {sampler.config.num_train_timesteps} of the model")
+        sampler.set_timesteps(steps)
+        return sorted(int(t) for t in sampler.timesteps)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """z0 of images [B, 3, H, W] in [-1, 1]: the posterior's mean, scaled; [B, C, H/f, W/f]."""
+        return self.vae.encode(images.to(self.vae.dtype)).latent_dist.mean * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def decode(self, z0: Tensor) -> Tensor:
+        """Images in about [-1, 1] of scaled latents [B, C, h, w]: [B, 3, f h, f w]."""
+        return self.vae.decode((z0 / self.vae.config.scaling_factor).to(self.vae.dtype)).sample
+
+    @torch.no_grad()
+    def encode_text(self, prompts: list[str]) -> Tensor:
+        """Context of the prompts for cross-attention: [len(prompts), tokens, width]."""
+        tokens = self.tokenizer(
+            prompts,
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        return self.text_encoder(tokens.input_ids.to(self.text_encoder.device))[0]
+
+    def save(self, folder: Path) -> None:
+        """Write all parts as safetensors and JSON in the layout of `StableDiffusionPipeline`."""
+        pipeline = StableDiffusionPipeline(
+            vae=self.vae,
+            unet=self.unet,
+            text_encoder=self.text_encoder,
+            tokenizer=self.tokenizer,
+            scheduler=self.scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+        pipeline.save_pretrained(folder, safe_serialization=True)
+
+
+def find_model(name: str, revision: str | None = None) -> Path:
+    """The local folder of a model: a directory as it is, or a hub id's files, downloaded at `revision` and cached.
+
+    Raises:
+        ModelError: no such folder, a hub id without a revision, pickled weights only, or another layout.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise ModelError(f"--revision {revision} makes no sense for the local model {name}; leave it out")
+        check_layout(folder)
+        return folder.resolve()
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise ModelError(f"there is no model folder {name!r}; give a local directory in diffusers format or a hub id")
+    if revision is None:
+        raise ModelError(
+            f"{name!r} is no local folder; for a hub id also give --revision (a commit), so that every run uses the same weights"
+        )
+    from huggingface_hub import snapshot_download
+
+    patterns = ["model_index.json", "*/*.json", "*/*.txt", "*/model.safetensors", "*/diffusion_pytorch_model.safetensors"]
+    try:
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except Exception as error:
+        raise ModelError(f"the hub did not give {name!r} at revision {revision!r}: {error}") from error
+    check_layout(folder)
+    return folder
+
+
+def check_layout(folder: Path) -> None:
+    """Refuse a folder that is not a complete `StableDiffusionPipeline` in safetensors.
+
+    Raises:
+        ModelError: names the first thing that is missing or not allowed.
+    """
+    if not (folder / "model_index.json").is_file():
+        raise ModelError(f"{folder} has no model_index.json; it must be a model in diffusers format")
+    for part in (*COMPONENTS, "tokenizer", "scheduler"):
+        if not (folder / part).is_dir():
+            raise ModelError(f"{folder} has no {part}/ folder; it must hold unet, vae, text_encoder, tokenizer and scheduler")
+    for part in COMPONENTS:
+        if not list((folder / part).glob("*.safetensors")):
+            pickled = sorted(p.name for p in (folder / part).iterdir() if p.suffix in (".bin", ".pt", ".ckpt", ".pkl", ".pth"))
+            what = f"only pickled weights ({pickled[0]}), which are never loaded" if pickled else "no weights"
+            raise ModelError(f"{folder / part} has {what}; convert the model to safetensors")
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer alone, to check a prompt without loading any weights."""
+    return AutoTokenizer.from_pretrained(folder / "tokenizer", trust_remote_code=False)
+
+
+def load_model(folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> LatentDiffusion:
+    """Load a model from a local folder (see `find_model`), in evaluation mode and without gradients.
+
+    Raises:
+        ModelError: missing parts or files that cannot be read.
+    """
+    check_layout(folder)
+    options: dict[str, Any] = {"torch_dtype": dtype, "use_safetensors": True}
+    try:
+        model = LatentDiffusion(
+            vae=AutoencoderKL.from_pretrained(folder, subfolder="vae", **options),
+            unet=UNet2DConditionModel.from_pretrained(folder, subfolder="unet", **options),
+            text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=dtype, use_safetensors=True),
+            tokenizer=load_tokenizer(folder),
+            scheduler=DDPMScheduler.from_pretrained(folder, subfolder="scheduler"),
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{folder} cannot be loaded: {error}") from error
+    for name in COMPONENTS:
+        getattr(model, name).eval().requires_grad_(False)
+    return model.to(device)
+
+
+def hash_weights(folder: Path) -> str:
+    """SHA-256 over the configurations, vocabularies and weights of a model, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for part in sorted((*COMPONENTS, "tokenizer", "scheduler")):
+        for path in sorted((folder / part).iterdir()):
+            if path.suffix not in (".safetensors", ".json", ".txt"):
+                continue
+            digest.update(json.dumps([part, path.name, path.stat().st_size]).encode())
+            with path.open("rb") as file:
+                while block := file.read(1 << 24):
+                    digest.update(block)
+    return digest.hexdigest()
+
+

@@ -1,0 +1,77 @@
+"""Captioned images of a corpus, in memory, as the trainers want them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from engine.corpus import Sample, list_shards, open_lease, plan_leases
+from engine.corpus.decode import DecodeError, decode_image
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionedImages:
+    """N square images and their captions.
+
+    Attributes:
+        images: [N, 3, R, R] uint8.
+        captions: N texts.
+        skipped: number of corpus items without a caption or a readable image.
+    """
+
+    images: Tensor
+    captions: list[str]
+    skipped: int
+
+
+def load_captioned_images(url: str, *, resolution: int, limit: int | None = None) -> CaptionedImages:
+    """Read a captioned corpus: each image resized to a short side of `resolution` and centre-cropped to a square.
+
+    Raises:
+        ValueError: an unreadable corpus, or one without a single captioned image.
+    """
+    images: list[Tensor] = []
+    captions: list[str] = []
+    skipped = 0
+    for lease in plan_leases(list_shards(url), limit=limit):
+        for item in open_lease(lease):
+            try:
+                if not isinstance(item, Sample) or not (item.caption or "").strip():
+                    raise DecodeError("no_caption", "no caption")
+                images.append(_square(Image.fromarray(decode_image(item.image)), resolution))
+                captions.append(" ".join((item.caption or "").split()))
+            except DecodeError:
+                skipped += 1
+    if not images:
+        raise ValueError(f"{url} has no captioned image ({skipped} items without); each key needs an image and a .txt")
+    return CaptionedImages(images=torch.stack(images), captions=captions, skipped=skipped)
+
+
+def _square(image: Image.Image, resolution: int) -> Tensor:
+    scale = resolution / min(image.size)
+    if scale != 1:
+        size = (max(resolution, round(image.width * scale)), max(resolution, round(image.height * scale)))
+        image = image.resize(size, Image.Resampling.LANCZOS)
+    left, top = (image.width - resolution) // 2, (image.height - resolution) // 2
+    image = image.crop((left, top, left + resolution, top + resolution))
+    return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(resolution, resolution, 3).permute(2, 0, 1)
+
+
+def to_model_range(images: Tensor) -> Tensor:
+    """uint8 [..., 3, H, W] -> float32 in [-1, 1]."""
+    return images.float() / 127.5 - 1
+
+
+def batch_generator(seed: int, step: int) -> torch.Generator:
+    """The random numbers of one training step: a function of (seed, step), so a resumed run repeats none and skips none."""
+    return torch.Generator().manual_seed((seed << 32) + step)
+
+
+def batched(count: int, size: int) -> Iterator[slice]:
+    """Slices that cover range(count), `size` at a time."""
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))

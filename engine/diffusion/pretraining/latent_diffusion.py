@@ -1,0 +1,160 @@
+"""The second stage: text encoder and U-Net, trained together on the autoencoder's latents.
+
+The text encoder has no transformer layer by default: a small contextual encoder trained jointly moves all meaning
+into the end-of-text token and leaves the concept's own token without a region to attend to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerBase
+
+from engine.diffusion.model import LatentDiffusion
+from engine.diffusion.pretraining.data import batch_generator
+from engine.diffusion.pretraining.loop import LoopConfig, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentDiffusionConfig:
+    """Shape and objective of the diffusion model.
+
+    Attributes:
+        channels: width of each U-Net level, finest first.
+        attention: which levels carry cross-attention (and self-attention), finest first.
+        heads: attention heads of every level.
+        text_width: width of a token's embedding.
+        text_layers: transformer layers of the text encoder.
+        prediction_type: what the U-Net predicts: the noise ε or the velocity v.
+        caption_dropout: probability that a caption is replaced by `dropped_caption`.
+        noise_offset: strength of the per-channel constant added to the noise.
+    """
+
+    channels: tuple[int, ...] = (24, 48, 96, 128)
+    attention: tuple[bool, ...] = (False, True, True, False)
+    heads: int = 2
+    text_width: int = 96
+    text_layers: int = 0
+    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
+    caption_dropout: float = 0.1
+    dropped_caption: str = ""
+    noise_offset: float = 0.0
+
+    def __post_init__(self) -> None:
+        if len(self.channels) != len(self.attention):
+            raise ValueError(f"channels {self.channels} and attention {self.attention} differ in length")
+        if not any(self.attention):
+            raise ValueError("no level has attention; without cross-attention there is nothing to mine masks from")
+
+    def build_unet(self, latent_channels: int, sample_size: int) -> UNet2DConditionModel:
+        down = tuple("CrossAttnDownBlock2D" if yes else "DownBlock2D" for yes in self.attention)
+        up = tuple("CrossAttnUpBlock2D" if yes else "UpBlock2D" for yes in reversed(self.attention))
+        return UNet2DConditionModel(
+            sample_size=sample_size,
+            in_channels=latent_channels,
+            out_channels=latent_channels,
+            block_out_channels=self.channels,
+            layers_per_block=1,
+            down_block_types=down,
+            up_block_types=up,
+            mid_block_type="UNetMidBlock2DCrossAttn" if self.attention[-1] else "UNetMidBlock2D",
+            cross_attention_dim=self.text_width,
+            attention_head_dim=self.heads,
+            norm_num_groups=8,
+        )
+
+    def build_text_encoder(self, tokenizer: PreTrainedTokenizerBase) -> CLIPTextModel:
+        return CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=self.text_width,
+                intermediate_size=4 * self.text_width,
+                num_hidden_layers=self.text_layers,
+                num_attention_heads=2,
+                max_position_embeddings=tokenizer.model_max_length,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        )
+
+
+def make_scheduler(prediction_type: str) -> DDPMScheduler:
+    """The noise schedule of Stable Diffusion: 1000 steps, scaled-linear β from 0.00085 to 0.012."""
+    return DDPMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        prediction_type=prediction_type,
+        steps_offset=1,
+        timestep_spacing="leading",
+    )
+
+
+def train_latent_diffusion(
+    latents: Tensor,
+    captions: list[str],
+    vae: AutoencoderKL,
+    tokenizer: PreTrainedTokenizerBase,
+    config: LatentDiffusionConfig,
+    loop: LoopConfig,
+    *,
+    seed: int,
+    folder: Path,
+    device: torch.device,
+    on_checkpoint: Callable[[int, LatentDiffusion], None] | None = None,
+) -> tuple[LatentDiffusion, list[float]]:
+    """Fit U-Net and text encoder to scaled `latents` ([N, C, h, w]) and their captions by ‖prediction - target‖².
+
+    With 2N latents the second half are those of the mirrored images: each draw takes one or the other.
+    """
+    torch.manual_seed(seed)
+    unet = config.build_unet(latents.shape[1], latents.shape[-1]).to(device)
+    text_encoder = config.build_text_encoder(tokenizer).to(device)
+    scheduler = make_scheduler(config.prediction_type)
+    texts = sorted({*captions, config.dropped_caption})
+    tokens = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids.to(device)
+    row = {text: index for index, text in enumerate(texts)}
+    rows = torch.tensor([row[caption] for caption in captions])
+    dropped = torch.tensor(row[config.dropped_caption])
+    variants = len(latents) // len(captions)
+    last = scheduler.config.num_train_timesteps
+
+    def loss_at(step: int) -> Tensor:
+        g = batch_generator(seed, step)
+        n = loop.batch_size
+        index = torch.randint(len(captions), (n,), generator=g)
+        variant = torch.randint(variants, (n,), generator=g)
+        z0 = latents[index + variant * len(captions)].float()
+        t = torch.randint(last, (n,), generator=g)
+        noise = torch.randn(z0.shape, generator=g)
+        noise += config.noise_offset * torch.randn(*z0.shape[:2], 1, 1, generator=g)
+        text = torch.where(torch.rand(n, generator=g) < config.caption_dropout, dropped, rows[index])
+        zt = scheduler.add_noise(z0, noise, t).to(device)
+        target = noise if config.prediction_type == "epsilon" else scheduler.get_velocity(z0, noise, t)
+        context = text_encoder(tokens[text.to(device)])[0]
+        prediction = unet(zt, t.to(device), context).sample
+        return (prediction.float() - target.to(device)).square().mean()
+
+    def assemble(networks: dict) -> LatentDiffusion:
+        return LatentDiffusion(
+            vae=vae, unet=networks["unet"], text_encoder=networks["text"], tokenizer=tokenizer, scheduler=scheduler
+        )
+
+    averaged, losses = train(
+        {"unet": unet, "text": text_encoder},
+        loss_at,
+        loop,
+        checkpoint=folder / "latent-diffusion.safetensors",
+        title="latent diffusion",
+        device=device,
+        on_checkpoint=(lambda step, networks: on_checkpoint(step, assemble(dict(networks)))) if on_checkpoint else None,
+    )
+    return assemble(averaged), losses
