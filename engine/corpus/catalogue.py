@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.corpus.listing import COMPRESSED_TAR, CorpusError, Listing, list_files, tar_name
-from engine.corpus.members import assign_folder_keys
+from engine.corpus.members import assign_folder_keys, printable, unsafe_name
 from engine.storage import redact
 
 __all__ = ["CorpusError", "Shard", "list_shards"]
@@ -87,6 +87,9 @@ def _tar_shards(listing: Listing) -> list[Shard]:
         logger.warning("%s: %d files are not .tar and are ignored", redact(listing.root), others)
     by_stem: dict[str, Shard] = {}
     for shard in shards:
+        unsafe = unsafe_name(shard.name)
+        if unsafe:
+            raise CorpusError(f"The shard name {printable(shard.name)!r} is refused: {unsafe}; rename it.")
         other = by_stem.setdefault(shard.stem, shard)
         if other is not shard:
             raise CorpusError(

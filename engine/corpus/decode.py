@@ -57,10 +57,10 @@ def decode_mask(data: bytes, *, max_pixels: int = 100_000_000) -> np.ndarray:
     Raises:
         DecodeError: as `decode_image`.
     """
-    return np.asarray(np.array(_decode(data, max_pixels, paper="black")).any(axis=2))
+    return np.asarray(np.array(_decode(data, max_pixels, mask=True)).any(axis=2))
 
 
-def _decode(data: bytes, max_pixels: int, paper: str = "white") -> Image.Image:
+def _decode(data: bytes, max_pixels: int, mask: bool = False) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
@@ -73,11 +73,11 @@ def _decode(data: bytes, max_pixels: int, paper: str = "white") -> Image.Image:
                 image.verify()
                 image = Image.open(io.BytesIO(data), formats=FORMATS)
             image.load()
-            return _make_upright(_to_rgb(image, paper), image)
+            return _make_upright(_to_rgb(image, mask), image)
     except DecodeError:
         raise
     except Image.DecompressionBombError as error:
-        raise DecodeError("too_large", f"{error}.") from error
+        raise DecodeError("too_large", f"{str(error).rstrip('.')}.") from error
     except UnidentifiedImageError as error:
         begin = f"{len(data)} bytes beginning with {data[:8]!r}" if data else "zero bytes"
         raise DecodeError("corrupt_image", f"Not a readable JPEG, PNG or WebP image: {begin}.") from error
@@ -85,16 +85,20 @@ def _decode(data: bytes, max_pixels: int, paper: str = "white") -> Image.Image:
         raise DecodeError("out_of_memory", f"Not enough memory to decode {len(data)} bytes.") from error
     except Exception as error:
         # PIL's plugins raise nearly anything on damaged data: OSError, SyntaxError, struct.error, KeyError, …
-        raise DecodeError("corrupt_image", f"Damaged image: {type(error).__name__}: {error}.") from error
+        raise DecodeError(
+            "corrupt_image", f"Damaged image: {type(error).__name__}: {str(error).rstrip('.')}."
+        ) from error
 
 
-def _to_rgb(image: Image.Image, paper: str) -> Image.Image:
+def _to_rgb(image: Image.Image, mask: bool) -> Image.Image:
+    paper = "black" if mask else "white"
     if image.mode == "I" or image.mode.startswith("I;16"):
         values = np.asarray(image).astype(np.int64).clip(0, 65535)
-        gray = ((values * 255 + 32767) // 65535).astype(np.uint8)
+        # In a mask no value but zero may become zero.
+        gray = ((values * 255 + (65534 if mask else 32767)) // 65535).astype(np.uint8)
         transparent = image.info.get("transparency")
         if isinstance(transparent, int):
-            gray[values == transparent] = 255 if paper == "white" else 0
+            gray[values == transparent] = 0 if mask else 255
         return Image.fromarray(gray).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")

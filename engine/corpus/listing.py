@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from engine.storage import open_filesystem, redact
 
-COMPRESSED_TAR = re.compile(r"\.(tgz|tbz2?|txz|tar\.[a-z0-9]+)$", re.IGNORECASE)
+COMPRESSED_TAR = re.compile(r"\.(tgz|tbz2?|txz|tar\.(gz|bz2|xz|zst|lz4|br|z))$", re.IGNORECASE)
+_NUMBER_RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)")
 _LARGEST_EXPANSION = 1_000_000
 _CONCURRENT_REQUESTS = 16
 
@@ -101,8 +103,12 @@ def _expand_braces(url: str) -> list[str]:
         return [url]
     from braceexpand import braceexpand  # comes with webdataset; a corpus without braces does without it
 
-    expanded = list(itertools.islice(braceexpand(url), _LARGEST_EXPANSION + 1))
-    if len(expanded) > _LARGEST_EXPANSION:
+    # braceexpand builds each range in full before it gives out the first name.
+    ranges = [abs(int(last) - int(first)) + 1 for first, last in _NUMBER_RANGE.findall(url)]
+    expanded = []
+    if math.prod(ranges) <= _LARGEST_EXPANSION:
+        expanded = list(itertools.islice(braceexpand(url), _LARGEST_EXPANSION + 1))
+    if not 0 < len(expanded) <= _LARGEST_EXPANSION:
         message = f"{redact(url)!r} stands for more than {_LARGEST_EXPANSION} names; has it a digit too many?"
         raise CorpusError(message)
     return list(dict.fromkeys(expanded))

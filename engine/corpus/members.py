@@ -12,7 +12,7 @@ IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp"})
 MASK_SUFFIX = "mask.png"
 _NAMES_SHOWN = 5
 # webdataset's rule for members that describe the archive, and the folder that macOS adds to archives.
-_ABOUT_THE_ARCHIVE = re.compile(r"__[^/]*__($|/)|__MACOSX/")
+_ABOUT_THE_ARCHIVE = re.compile(r"__[^/]*__($|[/.])|__MACOSX/")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +190,7 @@ def _make_items(shard: str, key: str, members: list[Member]) -> list[Group | Def
             shard,
             key,
             "duplicate_key",
-            f"{printable(image.name)!r} is another image of this key; {kept!r} was used.",
+            f"{printable(image.name)!r} is one more image of this key; the first, {kept!r}, is used.",
         )
         for image in images[1:]
     ]

@@ -10,8 +10,8 @@ from typing import Any
 class Sample:
     """One image as found in a shard, still encoded.
 
-    `shard` is the file name of the tar, or ``folder-000000`` and so on in a folder of images. `key`, unique in
-    a shard, is the path inside it up to the first dot of the file name (in a folder: without the extension).
+    `shard` is the file name of the tar, or ``folder-000000`` and so on in a folder of images. `key`, unique
+    in a shard, is the path inside it up to the first dot of the file name (in a folder: without extension).
     `masks` holds ground truth as encoded PNGs, by concept; ``""`` is for ``key.mask.png``. It stays empty
     unless it is asked for: labelling never reads it.
     """

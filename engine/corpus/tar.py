@@ -63,7 +63,7 @@ def index_tar(file: BinaryIO, shard: str) -> Index:
     members = list(walk)
     items, apart = group_members(shard, members)
     damage = [walk.damage] if walk.damage else []
-    if damage and members:
+    if damage and members and not walk.saw_end:
         # A key that was cut off before its image came is part of that damage, not a sample without image.
         cut = printable(members[-1].key)
         items = [i for i in items if not (isinstance(i, Defect) and i.reason == "no_image" and i.key == cut)]
@@ -80,10 +80,15 @@ def index_tar(file: BinaryIO, shard: str) -> Index:
 
 
 class _Walk:
-    """Yields the regular files of a tar. `damage` is then (reason, message) if the end came too early."""
+    """Yields the regular files of a tar.
+
+    Afterwards `damage` is the (reason, message) of what was wrong, or None; `saw_end` tells whether the end
+    marker was there, so that no member can be missing in front of it.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self.damage: tuple[str, str] | None = None
+        self.saw_end = False
         self._file = file
         self._size = file.seek(0, io.SEEK_END)
 
@@ -117,8 +122,11 @@ class _Walk:
                 name = name[2:]
             # tarfile believes any size that a header states: it would seek far away, or backwards for ever.
             end, last = archive.offset, repr(printable(name))
-            if info.size < 0 or end <= position or end > self._size:
-                message = f"{last} should end at byte {end}, but the file has {self._size} bytes."
+            # Of a plain file only the padding may be missing.
+            plain = info.isreg() and not info.issparse()
+            data_end = info.offset_data + info.size if plain else end
+            if info.size < 0 or end <= position or data_end > self._size:
+                message = f"{last} should end at byte {data_end}, but the file has {self._size} bytes."
                 self.damage = ("truncated", message)
                 return
             position = end
@@ -134,9 +142,12 @@ class _Walk:
         tail = self._file.read(_LARGEST_RECORD + 1)
         if len(tail) < _BLOCK:
             self.damage = ("truncated", f"The archive ends after {last} without its end marker.")
-        elif tail[:_BLOCK].strip(b"\0"):
+            return
+        if tail[:_BLOCK].strip(b"\0"):
             self.damage = ("truncated", f"Unreadable header after {last}, at byte {offset} of {self._size}.")
-        elif tail.strip(b"\0") or len(tail) > _LARGEST_RECORD:
+            return
+        self.saw_end = True
+        if tail.strip(b"\0") or len(tail) > _LARGEST_RECORD:
             self.damage = (
                 "truncated",
                 f"{self._size - offset} bytes follow the end marker after {last}: several tars in one?",

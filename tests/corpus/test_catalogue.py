@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from engine.corpus import CorpusError, list_shards
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    for name in ("000001.tar", "000000.tar", "000010.tar", "README.md", "sub/000005.tar", ".000000.tar.tmp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    return tmp_path
+
+
+@pytest.fixture
+def memory() -> Iterator[fsspec.AbstractFileSystem]:
+    filesystem = fsspec.filesystem("memory")
+    yield filesystem
+    filesystem.rm("/corpus-test", recursive=True)
+
+
+def names(url: str) -> list[str]:
+    return [shard.name for shard in list_shards(url)]
+
+
+def test_a_folder_of_tars_is_its_own_tars_sorted(corpus: Path) -> None:
+    assert names(str(corpus)) == ["000000.tar", "000001.tar", "000010.tar"]
+    assert names(f"{corpus}/") == names(f"file://{corpus}") == names(str(corpus))
+    shard = list_shards(str(corpus))[1]
+    assert (shard.url, shard.size, shard.kind, shard.stem) == (f"{corpus}/000001.tar", 10, "tar", "000001")
+
+
+def test_patterns(corpus: Path) -> None:
+    assert names(f"{corpus}/00000*.tar") == ["000000.tar", "000001.tar"]
+    assert names(f"{corpus}/00000?.tar") == ["000000.tar", "000001.tar"]
+    assert names(f"{corpus}/*") == ["000000.tar", "000001.tar", "000010.tar"]
+    assert names(f"{corpus}/{{000000..000001}}.tar") == ["000000.tar", "000001.tar"]
+    assert names(f"{corpus}/{{000010,sub/*}}.tar") == ["000010.tar", "000005.tar"]
+    assert names(f"{corpus}/000010.tar") == ["000010.tar"]
+
+
+def test_a_relative_path_becomes_absolute(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(corpus)
+    assert list_shards("sub")[0].url == f"{corpus}/sub/000005.tar"
+
+
+def test_a_name_with_pattern_letters_that_exists_is_taken_literally(tmp_path: Path) -> None:
+    folder = tmp_path / "a[1] {x}"
+    folder.mkdir()
+    (folder / "0.tar").touch()
+    assert names(str(folder)) == ["0.tar"]
+
+
+def test_any_filesystem(memory: fsspec.AbstractFileSystem) -> None:
+    for name in ("a.tar", "b.tar"):
+        memory.pipe(f"/corpus-test/{name}", b"xyz")
+    for url in ("memory://corpus-test", "memory://corpus-test/*.tar", "memory://corpus-test/{a,b}.tar"):
+        shards = list_shards(url)
+        assert [shard.url for shard in shards] == ["memory://corpus-test/a.tar", "memory://corpus-test/b.tar"]
+        assert [shard.size for shard in shards] == [3, 3]
+
+
+def test_a_folder_of_images_is_cut_into_virtual_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.corpus.catalogue.SAMPLES_PER_FOLDER_SHARD", 2)
+    for name in ("b.jpg", "b.txt", "sub/deep/c.PNG", "a.webp", "notes.md", ".thumbs/a.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"12345")
+    shards = list_shards(str(tmp_path))
+    assert [(shard.name, shard.kind, shard.url) for shard in shards] == [
+        ("folder-000000", "folder", str(tmp_path)),
+        ("folder-000001", "folder", str(tmp_path)),
+    ]
+    assert [shard.members for shard in shards] == [("a.webp", "b.jpg", "b.txt"), ("sub/deep/c.PNG",)]
+    assert [shard.size for shard in shards] == [15, 5]
+    assert list_shards(f"{tmp_path}/*.jpg")[0].members == ("b.jpg",)
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("", "empty"),
+        ("DIR/nothing-here", "does not exist"),
+        ("DIR/{000000..000002}.tar", "000002.tar"),
+        ("DIR/*.nothing", "No .tar and no .jpg"),
+        ("DIR/hollow", "No .tar and no .jpg"),
+        ("DIR/README.md", "not a .tar"),
+        ("DIR/packed.tar.gz", "compressed"),
+        ("pipe:cat DIR/000000.tar", "command"),
+        ("nosuchscheme://bucket/x", "nosuchscheme"),
+        ("DIR/{0..9999999999}.tar", "digit too many"),
+    ],
+)
+def test_unusable_inputs_say_why(corpus: Path, url: str, words: str) -> None:
+    (corpus / "packed.tar.gz").touch()
+    (corpus / "hollow").mkdir()
+    with pytest.raises(CorpusError) as caught:
+        list_shards(url.replace("DIR", str(corpus)))
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_two_shards_of_one_name_are_refused(corpus: Path) -> None:
+    (corpus / "sub" / "000000.tar").touch()
+    with pytest.raises(CorpusError, match=r"000000\.tar"):
+        list_shards(f"{corpus}/**/*.tar")
+
+
+def test_shard_names_that_cannot_be_stored_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a\nb.tar").touch()
+    with pytest.raises(CorpusError, match="control characters"):
+        list_shards(str(tmp_path))
+
+
+def test_passwords_in_urls_stay_out_of_messages() -> None:
+    with pytest.raises(CorpusError) as caught:
+        list_shards("nosuchscheme://me:secret@host/x")
+    assert "secret" not in str(caught.value)
