@@ -1,0 +1,160 @@
+"""Rows and ground truth are joined by shard and key, and whatever cannot be compared is counted."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine.evaluation.evaluate import evaluate_run
+from engine.evaluation.metrics import Auroc, Overlap, fit_to_protocol
+from engine.evaluation.report import format_report
+from engine.evaluation.rows import EvaluationError
+from jobs.evaluate import main
+
+PERFECT = {"acc": 1.0, "iou": 1.0, "miou": 1.0, "images": 6}
+
+
+def evaluate(world: Any, concept: str | None = None) -> dict[str, Any]:
+    return evaluate_run(str(world.run), str(world.corpus), concept)
+
+
+def write_truth_as_rows(world: Any, folder: str = "preliminary") -> None:
+    for shard in ("000000.tar", "000001.tar"):
+        rows = [world.row(name, key, truth) for (name, key), truth in world.truths.items() if name == shard]
+        world.write_rows(f"{folder}/{shard[:-4]}.parquet", rows)
+
+
+def test_labels_that_equal_the_truth_score_one(world: Any) -> None:
+    write_truth_as_rows(world)
+    found = evaluate(world)
+    assert (found["concept"], found["images"], found["auroc_mean"]) == ("car", 6, 1.0)
+    assert found["preliminary"] == PERFECT
+    assert found["refined"] is None
+    assert not any(found["missing"].values())
+
+
+def test_measures_are_those_of_the_protocol_over_all_images(world: Any) -> None:
+    rng = np.random.default_rng(1)
+    areas, masks, finals, rows = Auroc(), Overlap(), Overlap(), []
+    for (shard, key), truth in world.truths.items():
+        size = truth.shape
+        heatmap, coarse = rng.integers(0, 256, (16, 20), np.uint8), rng.random((16, 20)) < 0.3
+        rows.append(world.row(shard, key, ~truth, heatmap=heatmap, preliminary_mask=coarse))
+        target = fit_to_protocol(truth, *size)
+        areas.update(fit_to_protocol(heatmap, *size), target)
+        masks.update(fit_to_protocol(coarse, *size), target)
+        finals.update(~target, target)
+    # parts of shards, as leases of big shards write them
+    world.write_rows("preliminary/000000-00000.parquet", rows[:2])
+    world.write_rows("preliminary/000000-00001.parquet", rows[2:3])
+    world.write_rows("preliminary/000001.parquet", rows[3:])
+    world.write_rows("labels/all.parquet", rows)
+    found = evaluate(world)
+    assert {name: found[name] for name in ("auroc_mean", "auroc_pooled")} == areas.result()
+    assert found["preliminary"] == {**masks.result(), "images": 6}
+    assert found["refined"] == {**finals.result(), "images": 6}
+
+
+def test_a_run_with_final_labels_only_is_evaluated_in_both_ways(world: Any) -> None:
+    write_truth_as_rows(world, "labels")
+    found = evaluate(world)
+    assert found["preliminary"] == found["refined"] == PERFECT
+
+
+def test_what_cannot_be_compared_is_counted(world: Any) -> None:
+    truths = world.truths
+    shard = "000000.tar"
+    rows = [world.row(shard, "000", truths[shard, "000"])]
+    rows.append(world.row(shard, "gone", truths[shard, "000"]))
+    rows.append(world.row(shard, "001", np.ones((5, 5), dtype=bool)))  # another size than its truth
+    rows.append(world.row("000009.tar", "000", truths[shard, "000"]))
+    world.write_rows("preliminary/000000.parquet", rows)
+    found = evaluate(world)
+    assert found["images"] == 1
+    assert found["missing"] == {
+        "rows_without_truth": 3,
+        "truth_without_row": 4,
+        "no_truth": 0,
+        "bad_truth": 1,
+    }
+    assert "4 truth without row" in format_report(found)
+
+
+def test_truth_is_that_of_the_concept(world: Any) -> None:
+    shard = "000002.tar"
+    car, dog = np.zeros((128, 128), dtype=bool), np.zeros((128, 128), dtype=bool)
+    car[:, :64], dog[:, 100:] = True, True
+    image = png(np.zeros((128, 128, 3), np.uint8))
+    world.write_shard(
+        shard,
+        {
+            "both": {
+                "jpg": image,
+                "json": b'{"concept": "dog"}',
+                "mask.png": png(dog),
+                "car.mask.png": png(car),
+            },
+            "dog": {"jpg": image, "json": b'{"concept": "dog"}', "mask.png": png(dog)},
+            "plain": {"jpg": image, "mask.png": png(car)},
+            "unlabelled": {"jpg": image},
+        },
+    )
+    rows = [world.row(shard, key, car) for key in ("both", "dog", "plain", "unlabelled")]
+    world.write_rows("preliminary/000002.parquet", rows)
+    found = evaluate(world)
+    assert found["preliminary"]["iou"] == 1.0
+    assert (found["images"], found["missing"]["no_truth"], found["missing"]["rows_without_truth"]) == (
+        2,
+        2,
+        2,
+    )
+    assert evaluate(world, "dog")["images"] == 3
+
+
+def test_nothing_to_compare_is_an_error_with_the_reason(world: Any) -> None:
+    with pytest.raises(EvaluationError, match="holds no labels"):
+        evaluate(world)
+    world.write_rows("preliminary/x.parquet", [world.row("x.tar", "000", np.ones((9, 9), dtype=bool))])
+    with pytest.raises(EvaluationError, match="6 truth without row"):
+        evaluate(world)
+
+
+def test_two_rows_of_one_image_are_refused(world: Any) -> None:
+    write_truth_as_rows(world)
+    world.write_rows(
+        "preliminary/again.parquet", [world.row("000000.tar", "001", world.truths["000000.tar", "001"])]
+    )
+    with pytest.raises(EvaluationError, match=r"two rows of 000000\.tar 001"):
+        evaluate(world)
+
+
+def test_the_job_prints_a_table_and_writes_json(world: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    write_truth_as_rows(world)
+    path = world.run / "report" / "evaluation.json"
+    assert main(["--run", str(world.run), "--input", str(world.corpus), "--json", str(path)]) == 0
+    assert json.loads(path.read_text()) == evaluate(world)
+    assert "100.00" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("corpus", ["nowhere", "corpus"])
+def test_the_job_ends_wrong_usage_with_one_sentence(
+    world: Any, corpus: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if corpus == "nowhere":
+        write_truth_as_rows(world)
+    assert main(["--run", str(world.run), "--input", str(world.corpus.parent / corpus)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+
+
+def png(array: np.ndarray) -> bytes:
+    import io
+
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, format="PNG")
+    return buffer.getvalue()

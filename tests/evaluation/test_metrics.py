@@ -1,0 +1,83 @@
+"""Accumulated measures against scikit-learn on the pooled pixels, and the geometry of the protocol."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, jaccard_score, roc_auc_score
+
+from engine.evaluation.metrics import SIDE, Auroc, Overlap, fit_to_protocol
+
+
+def random_images(seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Heatmaps with many ties and their truths, of unequal sizes and unequal amounts of foreground."""
+    rng = np.random.default_rng(seed)
+    images = []
+    for _ in range(6):
+        shape = tuple(rng.integers(5, 40, 2))
+        truth = rng.random(shape) < rng.uniform(0.05, 0.6)
+        heatmap = (rng.integers(0, 12, shape) * 17 + 60 * truth * rng.random()).clip(0, 255)
+        images.append((heatmap.astype(np.uint8), truth))
+    return images
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_auroc_equals_scikit_learns(seed: int) -> None:
+    images, measure = random_images(seed), Auroc()
+    for heatmap, truth in images:
+        measure.update(heatmap, truth)
+    found = measure.result()
+    each = [roc_auc_score(truth.ravel(), heatmap.ravel()) for heatmap, truth in images]
+    pooled = [np.concatenate([image[part].ravel() for image in images]) for part in (1, 0)]
+    assert found["auroc_mean"] == pytest.approx(np.mean(each), abs=1e-12)
+    assert found["auroc_pooled"] == pytest.approx(roc_auc_score(*pooled), abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_accuracy_and_iou_equal_scikit_learns_on_pooled_pixels(seed: int) -> None:
+    images, measure = random_images(seed), Overlap()
+    masks = [(heatmap > 100, truth) for heatmap, truth in images]
+    for mask, truth in masks:
+        measure.update(mask, truth)
+    mask, truth = (np.concatenate([image[part].ravel() for image in masks]) for part in (0, 1))
+    assert measure.result() == pytest.approx(
+        {
+            "acc": accuracy_score(truth, mask),
+            "iou": jaccard_score(truth, mask),
+            "miou": jaccard_score(truth, mask, average="macro"),
+        },
+        abs=1e-12,
+    )
+
+
+def test_images_of_one_class_enter_the_pooled_auroc_only() -> None:
+    measure = Auroc()
+    measure.update(np.array([[10, 20]], np.uint8), np.array([[False, True]]))
+    measure.update(np.array([[30, 30]], np.uint8), np.array([[False, False]]))
+    assert measure.result() == {"auroc_mean": 1.0, "auroc_pooled": pytest.approx(1 / 3)}
+
+
+def test_measures_without_pixels_are_nan() -> None:
+    assert all(math.isnan(value) for value in [*Auroc().result().values(), *Overlap().result().values()])
+
+
+def test_a_mask_of_latent_size_is_scaled_to_the_image_and_its_centre_is_compared() -> None:
+    mask = np.zeros((8, 16), dtype=bool)
+    mask[:, 8:] = True
+    fitted = fit_to_protocol(mask, 256, 512)
+    assert fitted.shape == (SIDE, SIDE) and fitted.dtype == bool
+    assert fitted[:, SIDE // 2 :].all() and not fitted[:, : SIDE // 2].any()
+
+
+def test_heatmaps_are_interpolated_and_masks_are_not() -> None:
+    heatmap = np.array([[0, 255], [0, 255]], dtype=np.uint8)
+    assert len(np.unique(fit_to_protocol(heatmap, 128, 128))) > 50
+    assert set(np.unique(fit_to_protocol(heatmap > 0, 128, 128))) == {False, True}
+
+
+@pytest.mark.parametrize("height, width", [(128, 128), (500, 333), (37, 211), (129, 128), (1, 1)])
+def test_every_image_size_gives_the_same_square(height: int, width: int) -> None:
+    assert fit_to_protocol(np.ones((3, 5), dtype=bool), height, width).shape == (SIDE, SIDE)
+    assert fit_to_protocol(np.ones((3, 5), dtype=bool), height, width).all()
