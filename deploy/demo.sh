@@ -5,6 +5,7 @@
 # Otherwise a local cluster is started for this one job, on free ports and with a token of its own, so that it meets no
 # other cluster of this machine, and it alone is stopped at the end. Exit code: that of `ray job submit` (0 or 1).
 # Needs `ray` and `python` of the project's environment first in PATH; `make demo` sees to it.
+# shellcheck disable=SC2317,SC2329 # functions called by a trap
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -23,22 +24,47 @@ fi
 umask 077
 folder=$(mktemp -d /tmp/maskmine.XXXXXX) # short, because Ray puts Unix sockets below it
 ray_pid=
-job_pid=
+submit_pid=
 
-# shellcheck disable=SC2317,SC2329 # called by the trap
+api() { # METHOD PATH: asks the job server of our cluster
+    python - "$@" 2>/dev/null <<'PYTHON'
+import os, sys, urllib.request
+headers = {"Authorization": "Bearer " + open(os.environ["RAY_AUTH_TOKEN_PATH"]).read()}
+request = urllib.request.Request(os.environ["RAY_API_SERVER_ADDRESS"] + sys.argv[2], method=sys.argv[1], headers=headers)
+print(urllib.request.urlopen(request, timeout=5).read().decode())
+PYTHON
+}
+
+unfinished_jobs() {
+    api GET /api/jobs/ | python -c '
+import json, sys
+print(*(j["submission_id"] for j in json.load(sys.stdin) if j["submission_id"] and j["status"] in ("PENDING", "RUNNING")))'
+}
+
+members() { # what our cluster started: the token's file, which no other process knows, is in the environment
+    grep -lsz "^RAY_AUTH_TOKEN_PATH=$RAY_AUTH_TOKEN_PATH$" /proc/[0-9]*/environ | cut -d/ -f3 || true
+}
+
 stop() {
     code=$?
     trap - EXIT
-    trap '' INT TERM # once is enough: what follows is bounded
-    [ -z "$job_pid" ] || kill "$job_pid" 2>/dev/null || true
+    trap '' INT TERM HUP # once is enough: what follows is bounded
+    if [ -n "$submit_pid" ]; then # interrupted: Ray would leave the job's own process behind
+        kill "$submit_pid" 2>/dev/null || true
+        for ((i = 0; i < 10; i++)); do
+            jobs=$(unfinished_jobs) && [ -n "$jobs" ] || break
+            for job in $jobs; do api POST "/api/jobs/$job/stop" >/dev/null || true; done
+            sleep 0.5
+        done
+    fi
     if [ -n "$ray_pid" ]; then
         kill -TERM "$ray_pid" 2>/dev/null || true
         for ((i = 0; i < STOP_SECONDS * 5; i++)); do
-            kill -0 -- "-$ray_pid" 2>/dev/null || break
+            kill -0 "$ray_pid" 2>/dev/null || break
             sleep 0.2
         done
-        kill -KILL -- "-$ray_pid" 2>/dev/null || true
-        wait "$ray_pid" 2>/dev/null || true
+        # shellcheck disable=SC2046 # a list of numbers
+        kill -KILL $(members) 2>/dev/null || true
     fi
     if [ "$code" -eq 0 ] || [ "$code" -ge 128 ]; then
         rm -rf "$folder"
@@ -54,34 +80,30 @@ trap 'exit 129' HUP
 
 export no_proxy="127.0.0.1,localhost${no_proxy:+,$no_proxy}" NO_PROXY="127.0.0.1,localhost${NO_PROXY:+,$NO_PROXY}"
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$folder/token
+export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 # nobody to drain for; the default waits 30 s
 unset RAY_AUTH_TOKEN # would win over the file
 python -c 'import secrets; print(secrets.token_hex(32), end="")' >"$RAY_AUTH_TOKEN_PATH"
 
-read -r gcs dashboard agent client < <(python -c '
-import socket
-sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(4)]
-print(*(s.getsockname()[1] for s in sockets))')
-
 echo "Starting a local Ray cluster for this job ..."
-set -m # own process group: Ctrl-C reaches this script only, and Ray's reaper, which kills its whole group, nobody else
-ray start --head --block --node-ip-address 127.0.0.1 --port "$gcs" --dashboard-host 127.0.0.1 \
-    --dashboard-port "$dashboard" --dashboard-agent-listen-port "$agent" --ray-client-server-port "$client" \
-    --object-store-memory 200000000 --temp-dir "$folder" --disable-usage-stats >"$folder/start.log" 2>&1 </dev/null &
+# All ports are free ones, and given: for those it has to find, Ray waits 15 s only, too short on a busy machine.
+read -r gcs dashboard agent metrics_agent metrics runtime_env client < <(python -c '
+import socket
+sockets = [socket.create_server(("", 0)) for _ in range(7)]
+print(*(s.getsockname()[1] for s in sockets))')
+export RAY_API_SERVER_ADDRESS=http://127.0.0.1:$dashboard
+
+set -m # own process group: Ctrl-C reaches this script alone, and Ray's reaper, which kills its whole group, Ray alone
+ray start --head --block --port "$gcs" --dashboard-host 127.0.0.1 --dashboard-port "$dashboard" \
+    --dashboard-agent-listen-port "$agent" --dashboard-agent-grpc-port "$metrics_agent" \
+    --metrics-export-port "$metrics" --runtime-env-agent-port "$runtime_env" --ray-client-server-port "$client" \
+    --object-store-memory 200000000 --temp-dir "$folder" >"$folder/start.log" 2>&1 </dev/null &
 ray_pid=$!
 set +m
 
-export RAY_ADDRESS=http://127.0.0.1:$dashboard RAY_API_SERVER_ADDRESS=http://127.0.0.1:$dashboard
-answers() {
-    python - 2>/dev/null <<'PYTHON'
-import os, urllib.request
-token = open(os.environ["RAY_AUTH_TOKEN_PATH"]).read()
-request = urllib.request.Request(os.environ["RAY_ADDRESS"] + "/api/jobs/", headers={"Authorization": "Bearer " + token})
-urllib.request.urlopen(request, timeout=5).read()
-PYTHON
-}
-until answers; do
+# The file comes when the node is up; the job server answers a little earlier.
+until [ -f "$folder/ray_current_cluster" ] && api GET /api/jobs/ >/dev/null; do
     if ! kill -0 "$ray_pid" 2>/dev/null || [ "$SECONDS" -ge "$START_SECONDS" ]; then
-        echo "demo: the job server did not answer within $START_SECONDS s. The end of Ray's log:" >&2
+        echo "demo: Ray did not start within $START_SECONDS s. The end of its log:" >&2
         tail -n 30 "$folder/start.log" >&2
         exit 1
     fi
@@ -90,8 +112,8 @@ done
 
 # In the background, because bash runs traps while it waits but not while a foreground command runs.
 ray job submit -- python jobs/label.py "$@" &
-job_pid=$!
+submit_pid=$!
 code=0
-wait "$job_pid" || code=$?
-job_pid=
+wait "$submit_pid" || code=$?
+submit_pid=
 exit "$code"
