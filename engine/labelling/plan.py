@@ -1,0 +1,169 @@
+"""What a labelling run is going to do, settled and checked before anything starts."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib import metadata
+from typing import Any
+
+from engine import storage
+from engine.corpus.catalogue import list_shards
+from engine.corpus.lease import Lease, plan_leases
+from engine.labelling.run import (
+    LabelRun,
+    RunError,
+    check_manifest,
+    new_session,
+    read_receipts,
+    redact_config,
+    subtract_receipts,
+)
+from engine.labelling.source import LabellerSource
+from engine.labelling.spec import LabelSpec
+from schemas.label import LABEL_SCHEMA_VERSION
+from schemas.receipt import Receipt
+from schemas.run import RunManifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelPlan:
+    """A checked run.
+
+    Attributes:
+        input_url: the corpus, absolute.
+        leases: all leases of the corpus (up to the limit); `remaining` are those without a receipt.
+        receipts: of the leases that are done, by lease id.
+        resumed: whether the run directory has a manifest already.
+    """
+
+    spec: LabelSpec
+    source: LabellerSource
+    run: LabelRun
+    manifest: RunManifest
+    input_url: str
+    leases: list[Lease]
+    remaining: list[Lease]
+    receipts: dict[str, Receipt]
+    resumed: bool
+
+    @property
+    def shards(self) -> int:
+        return len({lease.shard.name for lease in self.leases})
+
+    def describe(self) -> str:
+        """The plan for a person, one fact per line."""
+        done = sum(receipt.seen for receipt in self.receipts.values())
+        size = sum(lease.shard.size / lease.parts for lease in self.leases)
+        facts = [
+            ("concept", f"{self.spec.concept!r} in the prompt {self.spec.prompt!r}"),
+            ("stage", self.spec.stage),
+            ("input", storage.redact(self.input_url)),
+            ("shards", f"{self.shards} ({format_bytes(size)}), in {len(self.leases)} leases"),
+            ("model", self.run.model + (f" at {self.run.revision}" if self.run.revision else "")),
+            ("fingerprint", self.run.fingerprint),
+            ("run", storage.redact(self.run.url) + (" (to be resumed)" if self.resumed else " (new)")),
+            ("done", f"{len(self.leases) - len(self.remaining)} leases with {done} images"),
+            ("to do", f"{len(self.remaining)} leases"),
+        ]
+        return "\n".join(f"{name:<12}{fact}" for name, fact in facts)
+
+
+def plan_labelling(
+    *,
+    spec: LabelSpec,
+    source: LabellerSource,
+    input_url: str,
+    run_url: str,
+    limit: int | None = None,
+    batch_size: int = 8,
+    config: dict[str, Any] | None = None,
+) -> LabelPlan:
+    """Checks model, corpus and run directory; reads all of them and writes nothing.
+
+    Raises:
+        ValueError: something is wrong with what the user asked for; one sentence says what, and what to do.
+    """
+    input_url, run_url = storage.absolute(input_url), storage.absolute(run_url)
+    model_fields = source.check(spec)
+    fields = {"label_schema": LABEL_SCHEMA_VERSION, **spec.fingerprint_fields(), **model_fields}
+    manifest = RunManifest(
+        fingerprint=fields,
+        config=redact_config(config or {}),
+        versions=_versions(),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
+    resumed = check_manifest(run_url, manifest)
+    leases = plan_leases(list_shards(input_url), limit=limit)
+    receipts = read_receipts(run_url, spec.stage) if resumed else {}
+    remaining = subtract_receipts(leases, receipts, run_url)
+    open_ids = {lease.id for lease in remaining}
+    run = LabelRun(
+        url=run_url,
+        stage=spec.stage,
+        concept=spec.concept,
+        prompt=spec.prompt,
+        fingerprint=manifest.hash,
+        model=source.model,
+        revision=source.revision,
+        seed=spec.seed,
+        session=new_session(),
+        batch_size=batch_size,
+    )
+    done = {lease.id: receipts[lease.id] for lease in leases if lease.id not in open_ids}
+    for receipt in done.values():
+        if receipt.fingerprint != manifest.hash:
+            raise RunError(
+                f"the receipt of {receipt.lease_id} in {storage.redact(run_url)} has the fingerprint "
+                f"{receipt.fingerprint}, the run has {manifest.hash}; use another --run"
+            )
+    return LabelPlan(
+        spec=spec,
+        source=source,
+        run=run,
+        manifest=manifest,
+        input_url=input_url,
+        leases=leases,
+        remaining=remaining,
+        receipts=done,
+        resumed=resumed,
+    )
+
+
+def default_run_url(concept: str) -> str:
+    """``$MASKMINE_HOME/runs/<concept>``, absolute; MASKMINE_HOME is ``~/.maskmine`` unless set."""
+    home = os.environ.get("MASKMINE_HOME") or "~/.maskmine"
+    slug = re.sub(r"[^\w]+", "-", concept.strip().lower()).strip("-") or "concept"
+    return storage.join(storage.absolute(home), "runs", slug)
+
+
+def count_quarantined(receipts: Iterable[Receipt]) -> Counter[str]:
+    """Quarantined samples by reason, over all receipts."""
+    total: Counter[str] = Counter()
+    for receipt in receipts:
+        total.update(receipt.quarantined)
+    return total
+
+
+def format_bytes(size: float) -> str:
+    """A size for a person: ``12.3 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in ("maskmine", "torch", "diffusers", "transformers", "ray", "pyarrow", "pillow", "numpy"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions

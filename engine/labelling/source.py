@@ -1,0 +1,74 @@
+"""Where a worker gets its labeller from: something small to send to it, checked before anything starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from engine.labelling.shard import Labels
+from engine.labelling.spec import LabelSpec
+
+
+class LabellerSource(Protocol):
+    """Makes labellers of one model. Picklable; holds names, not weights."""
+
+    @property
+    def model(self) -> str:
+        """The model as the user named it."""
+
+    @property
+    def revision(self) -> str | None:
+        """Of a hub's model."""
+
+    def check(self, spec: LabelSpec) -> dict[str, Any]:
+        """What a run's fingerprint says about the model, such as a hash of its weights.
+
+        Raises:
+            ValueError: the model is missing or unusable, or cannot express the spec's concept and prompt.
+        """
+
+    def build(self, spec: LabelSpec, *, device: str, batch_size: int, threads: int | None = None) -> Labels:
+        """Loads the model (once per worker); `threads` limits those of this process."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSource:
+    """Labellers of a diffusion model: ``miniature``, an absolute local folder, or a hub id and revision."""
+
+    model: str
+    revision: str | None = None
+
+    @classmethod
+    def named(cls, model: str, revision: str | None = None) -> ModelSource:
+        """The model of that name as this process sees it; workers have other working directories."""
+        folder = Path(model).expanduser()
+        return cls(model=str(folder.resolve()) if folder.is_dir() else model, revision=revision)
+
+    def check(self, spec: LabelSpec) -> dict[str, Any]:
+        """Hash of the weights; ValueError for a missing model or a concept that it cannot express."""
+        from engine.diffusion.model import hash_weights, load_tokenizer
+        from engine.diffusion.prompt import locate_concept
+
+        folder = self._find()
+        locate_concept(load_tokenizer(folder), spec.prompt, spec.concept)
+        return {"model_weights": hash_weights(folder)}
+
+    def build(self, spec: LabelSpec, *, device: str, batch_size: int, threads: int | None = None) -> Labels:
+        """Loads the model onto the device."""
+        import torch
+
+        from engine.diffusion.model import load_model
+        from engine.labelling.labeller import Labeller
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        return Labeller(load_model(self._find(), device=device), spec)
+
+    def _find(self) -> Path:
+        # Found by every worker for itself: what is bundled, or cached from the hub, lies elsewhere on other
+        # nodes.
+        from engine.diffusion.model import find_model
+        from engine.miniature import model_path
+
+        return find_model(str(model_path()) if self.model == "miniature" else self.model, self.revision)

@@ -1,0 +1,84 @@
+"""What a labelling run came to, for the person who started it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine import storage
+from engine.labelling.plan import LabelPlan, count_quarantined
+from engine.labelling.run import STAGE_FOLDERS
+from schemas.receipt import Receipt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """The end of a run.
+
+    Attributes:
+        receipts: of all leases that are done, from this start of the run and earlier ones, by lease id.
+        failed_leases: what kept a lease from being labelled, by lease id; starting the run again tries again.
+        loading: seconds until the first worker had loaded its model.
+        seconds: spent labelling from then on.
+    """
+
+    plan: LabelPlan
+    receipts: dict[str, Receipt]
+    failed_leases: dict[str, str]
+    loading: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def seen(self) -> int:
+        return sum(receipt.seen for receipt in self.receipts.values())
+
+    @property
+    def quarantined(self) -> int:
+        return sum(receipt.failed for receipt in self.receipts.values())
+
+    @property
+    def new(self) -> int:
+        """Images seen in this start."""
+        return self.seen - sum(receipt.seen for receipt in self.plan.receipts.values())
+
+    def failed(self, max_failures: float) -> bool:
+        """Whether more than this fraction of the images is in quarantine, or leases are left."""
+        return bool(self.failed_leases) or self.quarantined > max_failures * self.seen
+
+    def describe(self, *, contact_sheet: str | None = None) -> str:
+        """The summary, one fact per line."""
+        run = self.plan.run
+        labels = storage.redact(storage.join(run.url, STAGE_FOLDERS[run.stage]))
+        if self.plan.remaining:
+            rate = f" ({self.new / self.seconds:.3g} images/s)" if self.seconds > 0 else ""
+            earlier = self.seen - self.new
+            images = f"{self.new} in {self.seconds:.0f} s{rate} after {self.loading:.0f} s of loading"
+            images += f", {earlier} before" if earlier else ""
+        else:
+            images = f"{self.seen}, everything was done already"
+        reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(self._reasons().items()))
+        quarantine = f": {reasons}; see {storage.redact(storage.join(run.url, 'quarantine'))}" if reasons else ""
+        facts = [
+            ("images", images),
+            ("shards", f"{self.plan.shards}, in {len(self.plan.leases)} leases"),
+            ("quarantined", f"{self.quarantined}{quarantine}"),
+            ("labels", f"{labels}/*.parquet"),
+            ("to open", open_labels_line(labels)),
+        ]
+        if contact_sheet:
+            facts.append(("to look at", contact_sheet))
+        for lease_id, error in self.failed_leases.items():
+            facts.append(("failed", f"{lease_id}: {error}"))
+        return "\n".join(f"{name:<13}{fact}" for name, fact in facts)
+
+    def _reasons(self) -> dict[str, int]:
+        return count_quarantined(self.receipts.values())
+
+
+def open_labels_line(folder: str) -> str:
+    """One line of Python that gives all labels of a folder as a pandas frame."""
+    if storage.is_local(folder):
+        return f"import glob, pandas; pandas.concat(map(pandas.read_parquet, glob.glob('{folder}/*.parquet')))"
+    return (
+        "import fsspec, pandas; pandas.concat(pandas.read_parquet(file.full_name) "
+        f"for file in fsspec.open_files('{folder}/*.parquet'))"
+    )

@@ -1,0 +1,153 @@
+"""Reaching a Ray cluster, and dividing it among workers."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from engine import storage
+
+logger = logging.getLogger(__name__)
+
+SPARE_CPUS = 0.5
+"""Never given to workers: where they take every CPU, Ray Data's other operators wait for ever."""
+
+
+class ClusterError(ValueError):
+    """The cluster cannot be used for this run; the message says why and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """How many labelling workers to run and what each reserves.
+
+    Attributes:
+        count: wanted; `ready` of them fit on the cluster as it is now (more may once it has grown).
+    """
+
+    count: int
+    ready: int
+    num_cpus: float
+    num_gpus: float
+    device: str
+
+
+def check_address() -> None:
+    """Raises ClusterError for an address that only `ray job submit` understands; asks nobody."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address.startswith(("http://", "https://")):
+        raise ClusterError(
+            f"RAY_ADDRESS is {storage.redact(address)}, the address of a job server: run this with "
+            "`ray job submit --working-dir . -- python jobs/label.py ...`, or unset it to run here"
+        )
+
+
+def connect() -> None:
+    """Joins the cluster this process belongs to, or this machine's, or starts one quietly.
+
+    Inside a submitted job, and where RAY_ADDRESS is set, that cluster is meant. Else the last one started on
+    this machine with `ray start` is joined; if there is none, one is started that ends with this process.
+
+    Raises:
+        ClusterError: the cluster cannot be reached.
+    """
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    start = partial(ray.init, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+    try:
+        with _quiet_core():
+            start()
+    except (ConnectionError, RuntimeError) as error:
+        where = os.environ.get("RAY_ADDRESS")
+        if where and where != "local":
+            raise ClusterError(f"no Ray cluster answers at RAY_ADDRESS={where}: {error}") from error
+        # A cluster that has ended without saying so leaves its address behind.
+        logger.warning("the Ray cluster of this machine does not answer (%s); starting another one", error)
+        with _quiet_core():
+            start(address="local")
+
+
+@contextmanager
+def _quiet_core() -> Iterator[None]:
+    """Keeps Ray's C++ core from writing between our lines (it also announces that it was told to keep quiet).
+
+    Ray's errors still come as exceptions, and its log files are where they always are.
+    """
+    level = os.environ.get("RAY_BACKEND_LOG_LEVEL")
+    os.environ["RAY_BACKEND_LOG_LEVEL"] = level or "fatal"
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+        if level is None:
+            del os.environ["RAY_BACKEND_LOG_LEVEL"]
+
+
+def divide(*, leases: int, wanted: int | None = None) -> Workers:
+    """One worker per GPU where there are GPUs, else one per CPU; never more than leases.
+
+    A CPU worker computes in one thread whatever their number, so that their number does not change the
+    labels.
+
+    Args:
+        wanted: number of workers asked for. On GPUs, those that don't fit now start when the cluster has
+            grown.
+    """
+    total = ray.cluster_resources()
+    cpus, gpus = total.get("CPU", 1.0), int(total.get("GPU", 0))
+    count = max(1, min(leases, wanted or gpus or int(cpus)))
+    if gpus:
+        ready = min(count, gpus)
+        share = min(1.0, max(cpus - SPARE_CPUS, 0) / max(ready, gpus))
+        return Workers(count=count, ready=ready, num_cpus=_floor(share), num_gpus=1, device="cuda")
+    share = min(1.0, max(cpus - SPARE_CPUS, cpus / 2) / count)
+    return Workers(count=count, ready=count, num_cpus=_floor(share), num_gpus=0, device="cpu")
+
+
+def check_reach(urls: Iterable[str]) -> None:
+    """Raises ClusterError unless every node sees each local path (object stores are not asked)."""
+    paths = {url for url in urls if storage.is_local(url)}
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if not paths or len(nodes) < 2:
+        return
+    look = ray.remote(num_cpus=0, max_retries=0)(_missing)
+    asked = [
+        (
+            node["NodeManagerHostname"],
+            look.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(sorted(paths)),
+        )
+        for node in nodes
+    ]
+    for host, answer in asked:
+        for path in ray.get(answer):
+            raise ClusterError(
+                f"node {host} of the cluster does not see {path}: on several nodes the run directory and the "
+                "corpus must be on a shared filesystem or an object store, for example --run s3://bucket/folder"
+            )
+
+
+def _missing(paths: list[str]) -> list[str]:
+    return [path for path in paths if not os.path.exists(path)]
+
+
+def _floor(value: float) -> float:
+    # Ray counts in ten-thousandths of a CPU.
+    return max(math.floor(value * 1000) / 1000, 0.001)

@@ -1,0 +1,108 @@
+"""The driver of a labelling run: starts it, watches it, and ends it in order whatever happens."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import NoReturn
+
+import ray
+
+from engine import storage
+from engine.labelling.plan import LabelPlan
+from engine.labelling.run import ATTEMPTS, start_run
+from engine.labelling.shard import LabellerBroken
+from engine.labelling.summary import Outcome
+from engine.pipeline.cluster import check_address, check_reach, connect, divide
+from engine.pipeline.label import LabellingError, label_leases
+from engine.pipeline.progress import ProgressLine, Tally, count, start_board
+from schemas.receipt import Receipt
+
+logger = logging.getLogger(__name__)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as `ray job stop` and cluster managers send it, treated like Ctrl-C."""
+
+
+def drive(plan: LabelPlan, *, workers: int | None = None) -> Outcome:
+    """Labels what the plan has left.
+
+    Raises:
+        ValueError: the run directory cannot be written to, or the cluster cannot be used.
+        LabellingError: the run cannot go on; resuming is safe.
+        KeyboardInterrupt: interrupted; resuming is safe.
+    """
+    receipts, failed = dict(plan.receipts), dict[str, str]()
+    started = began = ended = time.monotonic()
+    if plan.remaining:
+        check_address()
+        start_run(plan.run.url, plan.manifest)
+        with _cluster():
+            check_reach([plan.run.url, *{lease.shard.url for lease in plan.remaining[:1]}])
+            pool = divide(leases=len(plan.remaining), wanted=workers)
+            board = start_board()
+            line = ProgressLine(_tally(plan, receipts, board))
+            with line, _explained():
+                for result in label_leases(plan, pool, board):
+                    if isinstance(result, Receipt):
+                        receipts[result.lease_id] = result
+                    else:
+                        failed[result[0]] = result[1]
+            ended = time.monotonic()
+            began = line.began or started
+    if not failed:
+        with suppress(OSError):  # only tidiness
+            storage.remove_folder(storage.join(plan.run.url, ATTEMPTS))
+    return Outcome(
+        plan=plan, receipts=receipts, failed_leases=failed, loading=began - started, seconds=ended - began
+    )
+
+
+def _tally(
+    plan: LabelPlan, receipts: dict[str, Receipt], board: ray.actor.ActorHandle
+) -> Callable[[], tuple[Tally, bool]]:
+    def tally() -> tuple[Tally, bool]:
+        opened = ray.get(board.leases.remote(), timeout=30)
+        return count(plan.leases, dict(receipts), opened), bool(opened)
+
+    return tally
+
+
+@contextmanager
+def _cluster() -> Iterator[None]:
+    """A connection to Ray with our way of ending on signals; one that was there before is left as it is."""
+    ours = not ray.is_initialized()
+    connect()
+
+    def terminate(number: int, frame: FrameType | None) -> NoReturn:
+        raise Terminated
+
+    before = None
+    with suppress(ValueError):  # signals belong to the main thread
+        before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        # From here on nothing but the end of the connection: a second signal must not leave workers behind.
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+        if ours:
+            ray.shutdown()
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turns what Ray wraps around a worker's error back into the one sentence that matters."""
+    try:
+        yield
+    except (ray.exceptions.RayError, RuntimeError) as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, (LabellerBroken, LabellingError)):
+            cause = cause.__cause__ or cause.__context__
+        lines = [line for line in str(cause or error).splitlines() if line.strip()]
+        raise LabellingError(lines[-1].strip() if lines else type(error).__name__) from error

@@ -1,0 +1,117 @@
+"""Labelling a corpus on Ray: leases go to an actor pool, receipts come back."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+import ray.data
+
+from engine.corpus.lease import Lease
+from engine.labelling.plan import LabelPlan
+from engine.labelling.run import LabelRun
+from engine.labelling.shard import LeaseProgress, label_lease
+from engine.labelling.source import LabellerSource
+from engine.labelling.spec import LabelSpec
+from engine.pipeline.cluster import Workers
+from schemas.receipt import Receipt
+
+logger = logging.getLogger(__name__)
+
+MAX_FAILED_STARTS = 3
+"""So many workers may die while loading (besides those that may be loading now) before it is an error."""
+
+PATIENCE = (1.0, 5.0, 20.0)
+"""Seconds to wait before each new try of a lease whose corpus or run directory could not be reached."""
+
+
+class LabellingError(RuntimeError):
+    """The run cannot go on; what is done is safe, and the same command resumes it."""
+
+
+class ShardLabeller:
+    """A worker: loads the labeller once, then turns leases into files and receipts."""
+
+    def __init__(
+        self, source: LabellerSource, spec: LabelSpec, run: LabelRun, workers: Workers, board: Any
+    ) -> None:
+        # Ray starts an actor again whose process died in here, for ever: somebody has to count.
+        starts = ray.get(board.starting.remote())
+        if starts > workers.count + MAX_FAILED_STARTS:
+            raise LabellingError(
+                f"{starts} worker processes have died while they loaded the model {run.model}"
+            )
+        self._run, self._board = run, board
+        # One thread on CPUs, whatever their number: sums are rounded in another order with more.
+        threads = 1 if workers.device == "cpu" else None
+        self._labeller = source.build(spec, device=workers.device, batch_size=run.batch_size, threads=threads)
+        board.started.remote()
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
+        """One lease (JSON) to its receipt (JSON), or to the error that kept it from being labelled."""
+        lease = Lease.from_json(json.loads(batch["lease"][0]))
+        for wait in (*PATIENCE, None):
+            try:
+                receipt = label_lease(lease, self._labeller, self._run, self._report)
+                return {"lease_id": [lease.id], "receipt": [receipt.to_json()], "error": [""]}
+            except OSError as error:
+                if wait is None:
+                    message = f"{type(error).__name__}: {error}"
+                    return {"lease_id": [lease.id], "receipt": [""], "error": [message]}
+                logger.warning("lease %s: %s; trying again in %g s", lease.id, error, wait)
+                time.sleep(wait)
+        raise AssertionError
+
+    def _report(self, progress: LeaseProgress) -> None:
+        self._board.report.remote(progress)
+
+
+def label_leases(plan: LabelPlan, workers: Workers, board: Any) -> Iterator[Receipt | tuple[str, str]]:
+    """Labels the plan's remaining leases.
+
+    Yields:
+        the receipt of each lease as it finishes, or (lease id, error) of one that could not be reached.
+    """
+    leases = [{"lease": json.dumps(lease.to_json())} for lease in plan.remaining]
+    constructor = {
+        "source": plan.source,
+        "spec": plan.spec,
+        "run": plan.run,
+        "workers": workers,
+        "board": board,
+    }
+    quiet_ray_data()
+    rows = (
+        ray.data.from_items(leases, override_num_blocks=len(leases))
+        .map_batches(
+            ShardLabeller,
+            fn_constructor_kwargs=constructor,
+            batch_size=1,
+            # One lease at a time per worker: a second one in its queue would wait while others idle at the
+            # end.
+            compute=ray.data.ActorPoolStrategy(
+                min_size=workers.ready, max_size=workers.count, max_tasks_in_flight_per_actor=1
+            ),
+            num_cpus=workers.num_cpus,
+            num_gpus=workers.num_gpus,
+            # Ray Data replaces lost workers and tries their leases again without end, as it should. For a lease
+            # that kills its workers, attempt markers make an end of it (see engine.labelling.shard).
+        )
+        .iter_rows()
+    )
+    for row in rows:
+        yield Receipt.from_json(row["receipt"]) if row["receipt"] else (row["lease_id"], row["error"])
+
+
+def quiet_ray_data() -> None:
+    """Ray Data's bars move per lease, too rarely to say anything; and no lease is late for it."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    # A lease takes minutes, on a slow machine more than the half hour that Ray Data allows by default.
+    context.execution_no_progress_timeout_s = -1
+    logging.getLogger("ray.data").setLevel(logging.ERROR)

@@ -1,0 +1,188 @@
+"""How far the labelling is: workers report to one small actor, the driver shows one line."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, TextIO
+
+import ray
+
+from engine.corpus.lease import Lease
+from engine.labelling.shard import LeaseProgress
+from schemas.receipt import Receipt
+
+
+class Board:
+    """State of the actor: the last word of each lease, and the starts of workers that came to nothing yet."""
+
+    def __init__(self) -> None:
+        self._leases: dict[str, LeaseProgress] = {}
+        self._starting = 0
+
+    def report(self, progress: LeaseProgress) -> None:
+        self._leases[progress.lease_id] = progress
+
+    def starting(self) -> int:
+        """A worker begins to load; returns how many have, counting it, since one last succeeded."""
+        self._starting += 1
+        return self._starting
+
+    def started(self) -> None:
+        self._starting = 0
+
+    def forget(self, lease_ids: list[str]) -> None:
+        """The driver holds the receipts of these leases: they need no place here."""
+        for lease_id in lease_ids:
+            self._leases.pop(lease_id, None)
+
+    def leases(self) -> list[LeaseProgress]:
+        return list(self._leases.values())
+
+
+def start_board() -> Any:
+    """The board as an actor that takes no CPU and is started anew if its node goes."""
+    return ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Board).remote()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """Numbers of one moment. `planned` is exact unless `estimated`; None while nothing is known."""
+
+    done: int
+    planned: int | None
+    estimated: bool
+    quarantined: int
+    leases_done: int
+    leases: int
+
+
+def count(
+    leases: Iterable[Lease], receipts: dict[str, Receipt], open_leases: Iterable[LeaseProgress]
+) -> Tally:
+    """Adds up finished leases (by receipt), opened ones (by report); estimates the rest by bytes."""
+    reports = {progress.lease_id: progress for progress in open_leases}
+    done = planned = quarantined = finished = total = 0
+    known_bytes = unknown_bytes = 0.0
+    for lease in leases:
+        total += 1
+        size = lease.shard.size / lease.parts
+        if receipt := receipts.get(lease.id):
+            finished += 1
+            done, planned = done + receipt.seen, planned + receipt.seen
+            quarantined += receipt.failed
+            known_bytes += size
+        elif report := reports.get(lease.id):
+            done, planned = done + report.labelled + report.quarantined, planned + report.planned
+            quarantined += report.quarantined
+            known_bytes += size
+        else:
+            unknown_bytes += size
+    estimated = unknown_bytes > 0
+    if estimated:
+        planned += round(unknown_bytes * planned / known_bytes) if known_bytes else 0
+    return Tally(
+        done=done,
+        planned=planned if known_bytes or not estimated else None,
+        estimated=estimated,
+        quarantined=quarantined,
+        leases_done=finished,
+        leases=total,
+    )
+
+
+def format_line(tally: Tally, *, rate: float | None) -> str:
+    """``128 of ~400 images · 3.2 images/s · 1 quarantined · 2 of 8 leases · ETA 1m25s``."""
+    planned = "?" if tally.planned is None else f"{'~' if tally.estimated else ''}{tally.planned}"
+    parts = [f"{tally.done} of {planned} images"]
+    if rate is not None:
+        parts.append(f"{rate:.3g} images/s")
+    parts.append(f"{tally.quarantined} quarantined")
+    parts.append(f"{tally.leases_done} of {tally.leases} leases")
+    if rate and tally.planned is not None and tally.done < tally.planned:
+        parts.append(f"ETA {format_duration((tally.planned - tally.done) / rate)}")
+    return " · ".join(parts)
+
+
+def format_duration(seconds: float) -> str:
+    """``9s``, ``1m25s``, ``2h05m``, ``3d04h``."""
+    whole = max(0, round(seconds))
+    for big, small, unit, rest in ((86400, 3600, "d", "h"), (3600, 60, "h", "m"), (60, 1, "m", "s")):
+        if whole >= big:
+            return f"{whole // big}{unit}{whole % big // small:02d}{rest}"
+    return f"{whole}s"
+
+
+class ProgressLine:
+    """Shows the line while used as a context manager: in place on a terminal, every ten seconds in a log.
+
+    `tally` gives the numbers of the moment, and whether a lease has been opened in this session.
+    """
+
+    def __init__(
+        self,
+        tally: Callable[[], tuple[Tally, bool]],
+        *,
+        stream: TextIO | None = None,
+        every: float | None = None,
+    ) -> None:
+        self._tally = tally
+        self._stream = stream or sys.stderr
+        self._terminal = self._stream.isatty()
+        self._every = every if every is not None else (1.0 if self._terminal else 10.0)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
+        self._began: tuple[float, int] | None = None
+
+    @property
+    def began(self) -> float | None:
+        """When work was first seen, on the clock of `time.monotonic`: workers load their models before."""
+        return self._began[0] if self._began else None
+
+    def __enter__(self) -> ProgressLine:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join(timeout=10)
+        if kind is None:
+            self._look(show=True)
+        if self._terminal:
+            self._stream.write("\n")
+
+    def _run(self) -> None:
+        # Looked at more often than a log wants lines: the rate counts from when work is first seen.
+        shown = time.monotonic()
+        while not self._stop.wait(1.0):
+            show = time.monotonic() - shown >= self._every
+            self._look(show=show)
+            shown = time.monotonic() if show else shown
+
+    def _look(self, *, show: bool) -> None:
+        with suppress(ray.exceptions.RayError):  # a board that is being restarted; there is a next time
+            tally, opened = self._tally()
+            now = time.monotonic()
+            if self._began is None and opened:
+                self._began = (now, tally.done)
+            if not show:
+                return
+            rate = None
+            if self._began and tally.done > self._began[1] and now > self._began[0]:
+                rate = (tally.done - self._began[1]) / (now - self._began[0])
+            line = format_line(tally, rate=rate)
+            if self._terminal:
+                width = shutil.get_terminal_size().columns - 1
+                line = f"\r{line[:width]:<{width}}"
+            else:
+                line += "\n"
+            self._stream.write(line)
+            self._stream.flush()
