@@ -1,4 +1,4 @@
-"""A latent diffusion model m in the layout of `StableDiffusionPipeline`: loading, saving, and what the method asks of it.
+"""A latent diffusion model m in the layout of `StableDiffusionPipeline`: loading, saving, what the method asks of it.
 
 What depends on the architecture sits here; the rest of the engine sees latents, contexts and a U-Net.
 """
@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPTextModel, PreTrainedTokenizerBase
 
@@ -128,11 +134,18 @@ def find_model(name: str, revision: str | None = None) -> Path:
         raise ModelError(f"there is no model folder {name!r}; give a local directory in diffusers format or a hub id")
     if revision is None:
         raise ModelError(
-            f"{name!r} is no local folder; for a hub id also give --revision (a commit), so that every run uses the same weights"
+            f"{name!r} is no local folder; for a hub id also give --revision (a commit),"
+            " so that every run uses the same weights"
         )
     from huggingface_hub import snapshot_download
 
-    patterns = ["model_index.json", "*/*.json", "*/*.txt", "*/model.safetensors", "*/diffusion_pytorch_model.safetensors"]
+    patterns = [
+        "model_index.json",
+        "*/*.json",
+        "*/*.txt",
+        "*/model.safetensors",
+        "*/diffusion_pytorch_model.safetensors",
+    ]
     try:
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except Exception as error:
@@ -151,10 +164,14 @@ def check_layout(folder: Path) -> None:
         raise ModelError(f"{folder} has no model_index.json; it must be a model in diffusers format")
     for part in (*COMPONENTS, "tokenizer", "scheduler"):
         if not (folder / part).is_dir():
-            raise ModelError(f"{folder} has no {part}/ folder; it must hold unet, vae, text_encoder, tokenizer and scheduler")
+            raise ModelError(
+                f"{folder} has no {part}/ folder; it must hold unet, vae, text_encoder, tokenizer and scheduler"
+            )
     for part in COMPONENTS:
         if not list((folder / part).glob("*.safetensors")):
-            pickled = sorted(p.name for p in (folder / part).iterdir() if p.suffix in (".bin", ".pt", ".ckpt", ".pkl", ".pth"))
+            pickled = sorted(
+                p.name for p in (folder / part).iterdir() if p.suffix in (".bin", ".pt", ".ckpt", ".pkl", ".pth")
+            )
             what = f"only pickled weights ({pickled[0]}), which are never loaded" if pickled else "no weights"
             raise ModelError(f"{folder / part} has {what}; convert the model to safetensors")
 
@@ -164,7 +181,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(folder / "tokenizer", trust_remote_code=False)
 
 
-def load_model(folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> LatentDiffusion:
+def load_model(
+    folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> LatentDiffusion:
     """Load a model from a local folder (see `find_model`), in evaluation mode and without gradients.
 
     Raises:
@@ -199,5 +218,3 @@ def hash_weights(folder: Path) -> str:
                 while block := file.read(1 << 24):
                     digest.update(block)
     return digest.hexdigest()
-
-

@@ -49,7 +49,7 @@ def write_corpus(
     Identical arguments give identical bytes. A shard appears under its name only when it is complete.
 
     Raises:
-        ValueError: a count or shard size below 1, an unknown concept, or a folder that already holds tars of another size.
+        ValueError: a count or shard size below 1, an unknown concept, or a folder that already holds other tars.
     """
     if count < 1 or shard_size < 1:
         raise ValueError(f"count is {count} and shard size {shard_size}; both must be at least 1")

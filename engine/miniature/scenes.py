@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from engine.miniature.backgrounds import PLACES, draw_background, light, smooth_noise
-from engine.miniature.shapes import CONCEPTS, Part, Thing, box, describe, ellipse, limb
+from engine.miniature.shapes import Part, box, ellipse, limb
+from engine.miniature.things import CONCEPTS, Thing, describe
 
 SUPERSAMPLING = 3
 MINIMUM_AREA, MAXIMUM_AREA = 0.03, 0.60
@@ -46,7 +47,9 @@ def draw_scene(seed: int, index: int, *, width: int = 128, height: int = 128, co
         raise ValueError(f"the miniature world has no {concept!r}; it has {', '.join(CONCEPTS)}")
     if min(width, height) < 32:
         raise ValueError(f"a scene of {width}x{height} pixels is too small; both sides must be at least 32")
-    rng = np.random.default_rng([seed, index, width, height, 0 if concept is None else 1 + list(CONCEPTS).index(concept)])
+    rng = np.random.default_rng(
+        [seed, index, width, height, 0 if concept is None else 1 + list(CONCEPTS).index(concept)]
+    )
     things = _choose_things(rng, concept)
     place = list(PLACES)[rng.integers(len(PLACES))]
     image = draw_background(rng, place, height, width)
@@ -104,10 +107,8 @@ def _write_caption(rng: np.random.Generator, things: list[Thing], place: str) ->
         text = f"a photo of a {things[0].concept} and a {things[1].concept}"
     else:
         thing = things[0]
-        if thing.concept == "human":
-            colored = f"human in {thing.adjective}"
-        else:
-            colored = f"{thing.adjective} {thing.concept}"
+        human = thing.concept == "human"
+        colored = f"human in {thing.adjective}" if human else f"{thing.adjective} {thing.concept}"
         noun = colored if rng.random() < 0.45 and not thing.extra else thing.concept
         article = "an" if noun[0] in "aeiou" else "a"
         text = f"a photo of {article} {noun}"
@@ -130,7 +131,9 @@ def _paint(image: np.ndarray, alpha: np.ndarray, color: np.ndarray | tuple[float
     image += alpha[..., None] * (np.asarray(color, np.float32) - image)
 
 
-def _place(rng: np.random.Generator, thing: Thing, height: int, width: int, spot: tuple[float, float], share: float) -> list[np.ndarray]:
+def _place(
+    rng: np.random.Generator, thing: Thing, height: int, width: int, spot: tuple[float, float], share: float
+) -> list[np.ndarray]:
     """Outlines of all parts in pixels, scaled so that the thing covers a drawn fraction of the image."""
     probe = np.zeros((48, 48), np.float32)
     for part in thing.parts:
@@ -175,7 +178,9 @@ def _draw_thing(
 def _surface(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Brightness pattern of a thing's surface: shading from above, mottling, sometimes stripes. (H, W), near 1."""
     y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
-    pattern = 1.12 - rng.uniform(0.1, 0.3) * y + rng.uniform(0, 0.1) * smooth_noise(rng, height, width, rng.uniform(8, 30))
+    pattern = (
+        1.12 - rng.uniform(0.1, 0.3) * y + rng.uniform(0, 0.1) * smooth_noise(rng, height, width, rng.uniform(8, 30))
+    )
     if rng.random() < 0.15:
         direction = rng.uniform(0, np.pi)
         pattern += 0.12 * np.sign(np.sin((np.cos(direction) * x + np.sin(direction) * y) * rng.uniform(40, 90)))
@@ -199,7 +204,10 @@ def _draw_clutter(rng: np.random.Generator, image: np.ndarray) -> None:
         elif kind == 1:
             part = Part(points=_blob(rng, cx, cy, size * 1.5, size * 1.2), color=(0.15, rng.uniform(0.3, 0.5), 0.13))
         elif kind == 2:
-            part = Part(points=limb(cx, cy, cx, cy - size * 4, size * 0.4, size * 0.35), color=(gray, gray * 0.8, gray * 0.6))
+            part = Part(
+                points=limb(cx, cy, cx, cy - size * 4, size * 0.4, size * 0.35),
+                color=(gray, gray * 0.8, gray * 0.6),
+            )
         elif kind == 3:
             part = Part(points=box(cx - size, cy - size, cx + size, cy + size), color=(0.62, 0.47, 0.28))
         else:
@@ -214,7 +222,10 @@ def _occlude(rng: np.random.Generator, image: np.ndarray, coverage: dict[str, np
     h, w, _ = image.shape
     x = rng.uniform(0.15, 0.85) * w
     if rng.random() < 0.5:
-        points, color = limb(x, h, x, -5, w * 0.05, w * 0.05), np.array([0.4, 0.3, 0.2]) * rng.uniform(0.6, 1.5)
+        points, color = (
+            limb(x, h, x, -5, w * 0.05, w * 0.05),
+            np.array([0.4, 0.3, 0.2]) * rng.uniform(0.6, 1.5),
+        )
     else:
         points = _blob(rng, x, h, w * rng.uniform(0.15, 0.35), h * rng.uniform(0.1, 0.25))
         color = np.array([0.2, 0.42, 0.15]) * rng.uniform(0.7, 1.3)

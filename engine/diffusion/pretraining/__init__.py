@@ -1,1 +1,1 @@
-"""Train a small latent diffusion model from scratch on captioned images: autoencoder, tokenizer, text encoder and U-Net."""
+"""Train a small latent diffusion model from scratch on captioned images alone."""

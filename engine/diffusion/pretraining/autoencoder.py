@@ -45,7 +45,13 @@ class AutoencoderConfig:
 
 
 def train_autoencoder(
-    images: Tensor, config: AutoencoderConfig, loop: LoopConfig, *, seed: int, folder: Path, device: torch.device
+    images: Tensor,
+    config: AutoencoderConfig,
+    loop: LoopConfig,
+    *,
+    seed: int,
+    folder: Path,
+    device: torch.device,
 ) -> tuple[AutoencoderKL, list[float]]:
     """Fit an autoencoder to `images` ([N, 3, R, R] uint8) with |x - x̂| + (x - x̂)² + kl_weight · KL.
 
@@ -68,7 +74,12 @@ def train_autoencoder(
         return difference.abs().mean() + difference.square().mean() + config.kl_weight * posterior.kl().mean()
 
     averaged, losses = train(
-        {"vae": vae}, loss_at, loop, checkpoint=folder / "autoencoder.safetensors", title="autoencoder", device=device
+        {"vae": vae},
+        loss_at,
+        loop,
+        checkpoint=folder / "autoencoder.safetensors",
+        title="autoencoder",
+        device=device,
     )
     trained = averaged["vae"].eval()
     assert isinstance(trained, AutoencoderKL)

@@ -1,4 +1,4 @@
-"""Training state as one safetensors file: modules, their averages, optimizer moments, and the step. No pickle anywhere."""
+"""Training state as one safetensors file: modules, their averages, optimizer moments, the step. No pickle anywhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ from torch import Tensor, nn
 
 
 def save_checkpoint(
-    path: Path, *, step: int, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, losses: list[float]
+    path: Path,
+    *,
+    step: int,
+    modules: Mapping[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+    losses: list[float],
 ) -> None:
     """Write the state after `step` steps; the file appears under its name only when complete."""
     tensors: dict[str, Tensor] = {}
@@ -22,14 +27,18 @@ def save_checkpoint(
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{key}": torch.as_tensor(value).cpu() for key, value in state.items()}
     partial = path.with_name(f".{path.name}.partial")
-    save_file({k: v.clone() for k, v in tensors.items()}, partial, metadata={"step": str(step), "losses": json.dumps(losses)})
+    save_file(
+        {k: v.clone() for k, v in tensors.items()},
+        partial,
+        metadata={"step": str(step), "losses": json.dumps(losses)},
+    )
     partial.rename(path)
 
 
 def load_checkpoint(
     path: Path, *, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
 ) -> tuple[int, list[float]]:
-    """Restore what `save_checkpoint` wrote, in place; returns the number of steps done and the loss curve, (0, []) without a file."""
+    """Restore in place what `save_checkpoint` wrote; returns the steps done and the losses, (0, []) without a file."""
     if not path.exists():
         return 0, []
     with safe_open(path, "pt") as file:

@@ -58,7 +58,9 @@ def _square(image: Image.Image, resolution: int) -> Tensor:
         image = image.resize(size, Image.Resampling.LANCZOS)
     left, top = (image.width - resolution) // 2, (image.height - resolution) // 2
     image = image.crop((left, top, left + resolution, top + resolution))
-    return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(resolution, resolution, 3).permute(2, 0, 1)
+    return (
+        torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(resolution, resolution, 3).permute(2, 0, 1)
+    )
 
 
 def to_model_range(images: Tensor) -> Tensor:
@@ -67,7 +69,7 @@ def to_model_range(images: Tensor) -> Tensor:
 
 
 def batch_generator(seed: int, step: int) -> torch.Generator:
-    """The random numbers of one training step: a function of (seed, step), so a resumed run repeats none and skips none."""
+    """The random numbers of one step: a function of (seed, step), so that a resumed run repeats none and skips none."""
     return torch.Generator().manual_seed((seed << 32) + step)
 
 

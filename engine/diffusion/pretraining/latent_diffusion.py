@@ -145,7 +145,11 @@ def train_latent_diffusion(
 
     def assemble(networks: dict) -> LatentDiffusion:
         return LatentDiffusion(
-            vae=vae, unet=networks["unet"], text_encoder=networks["text"], tokenizer=tokenizer, scheduler=scheduler
+            vae=vae,
+            unet=networks["unet"],
+            text_encoder=networks["text"],
+            tokenizer=tokenizer,
+            scheduler=scheduler,
         )
 
     averaged, losses = train(

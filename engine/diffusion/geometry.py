@@ -1,0 +1,71 @@
+"""Where an image of any size lies on the square canvas of the model, and the way back.
+
+The image is scaled to fit the canvas and put into its upper left corner. Its scaled sides are whole multiples of the
+latent cell, so that a latent cell lies either inside or outside, and mapping between image and latent is a plain
+resize: there is no offset that could be off by one. The rest of the canvas is mid-grey and takes part in nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """An image of `width` × `height` pixels occupies `columns` × `rows` latent cells of a `cells` × `cells` canvas."""
+
+    width: int
+    height: int
+    columns: int
+    rows: int
+    cells: int
+    factor: int
+
+    @classmethod
+    def fit(cls, width: int, height: int, *, cells: int, factor: int) -> Placement:
+        """The largest placement that keeps the aspect ratio to within half a cell; at least one cell a side."""
+        scale = cells / max(width, height)
+        return cls(
+            width=width,
+            height=height,
+            columns=min(cells, max(1, round(width * scale))),
+            rows=min(cells, max(1, round(height * scale))),
+            cells=cells,
+            factor=factor,
+        )
+
+    @property
+    def fills(self) -> bool:
+        """Whether the image covers the whole canvas."""
+        return self.columns == self.rows == self.cells
+
+
+def image_to_canvas(image: np.ndarray, place: Placement) -> Tensor:
+    """(H, W, 3) uint8 -> [3, f cells, f cells] float32 in [-1, 1], 0 outside the image."""
+    assert image.shape[:2] == (place.height, place.width), (image.shape, place)
+    size = (place.columns * place.factor, place.rows * place.factor)
+    if (place.width, place.height) != size:
+        image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
+    side = place.cells * place.factor
+    canvas = torch.zeros(3, side, side)
+    canvas[:, : size[1], : size[0]] = torch.from_numpy(image.copy()).permute(2, 0, 1) / 127.5 - 1
+    return canvas
+
+
+def valid_cells(places: list[Placement]) -> Tensor:
+    """[B, cells, cells] bool: the latent cells that belong to the images."""
+    valid = torch.zeros(len(places), places[0].cells, places[0].cells, dtype=torch.bool)
+    for index, place in enumerate(places):
+        valid[index, : place.rows, : place.columns] = True
+    return valid
+
+
+def upsample_mask(mask: np.ndarray, width: int, height: int) -> np.ndarray:
+    """(h, w) bool at latent size -> (height, width) bool at image size, each pixel taking the cell it lies in."""
+    picture = Image.fromarray(mask.astype(np.uint8))
+    return np.asarray(picture.resize((width, height), Image.Resampling.NEAREST)).astype(bool)

@@ -1,0 +1,51 @@
+"""The preliminary mask M_pre: a mixture on the mean attention map, then orphan cells removed (paper, Sec. 3.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engine.labelling.mixture import Mixture, fit_mixture, heatmap_to_mask, remove_orphans
+from engine.labelling.spec import MixtureRule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preliminary:
+    """M_pre of a batch: mask [B, h, w] bool, and the mixture it was cut with."""
+
+    mask: Tensor
+    mixture: Mixture
+
+
+def heatmap_to_preliminary(heatmap: Tensor, valid: Tensor, *, rule: MixtureRule) -> Preliminary:
+    """Cut M̂ ([B, h, w], with the cells that belong to the images in `valid`) into foreground and background."""
+    mixture = fit_mixture(heatmap, valid, rule=rule)
+    mask = remove_orphans(heatmap_to_mask(heatmap, valid, mixture), valid)
+    return Preliminary(mask=mask, mixture=mixture)
+
+
+def scale_to_bytes(heatmap: Tensor, valid: Tensor) -> Tensor:
+    """Min-max scaling of each image's valid cells to 0..255, as the paper normalises scores: uint8 [B, h, w].
+
+    Constant or non-finite maps become 0 everywhere.
+    """
+    low = heatmap.masked_fill(~valid, torch.inf).amin((1, 2), keepdim=True)
+    high = heatmap.masked_fill(~valid, -torch.inf).amax((1, 2), keepdim=True)
+    scaled = (heatmap - low) / (high - low) * 255
+    return scaled.nan_to_num(0.0, 0.0, 0.0).clamp(0, 255).round().to(torch.uint8)
+
+
+def mask_flags(mask: Tensor, *, one_mode: bool) -> list[str]:
+    """What is remarkable about one mask ([h, w] bool, valid cells only).
+
+    one_mode: the mixture found no two modes; empty, full: no or all cells; touches_border: reaches the image's edge.
+    """
+    flags = ["one_mode"] if one_mode else []
+    if not mask.any():
+        return [*flags, "empty"]
+    if mask.all():
+        return [*flags, "full"]
+    border = mask[0].any() or mask[-1].any() or mask[:, 0].any() or mask[:, -1].any()
+    return [*flags, "touches_border"] if border else flags

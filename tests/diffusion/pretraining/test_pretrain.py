@@ -1,0 +1,110 @@
+"""Training a model from scratch: it learns, it resumes, it is saved as a model that loads."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from engine.diffusion.model import find_model, load_model
+from engine.diffusion.pretraining.autoencoder import AutoencoderConfig
+from engine.diffusion.pretraining.latent_diffusion import LatentDiffusionConfig
+from engine.diffusion.pretraining.loop import LoopConfig
+from engine.diffusion.pretraining.pretrain import PretrainConfig, pretrain
+from engine.diffusion.pretraining.tokenizer import UNKNOWN, build_tokenizer
+from engine.miniature.corpus import write_corpus
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scenes")
+    list(write_corpus(folder, count=12, seed=1, width=32, height=32))
+    return PretrainConfig(
+        input=str(folder),
+        resolution=32,
+        limit=None,
+        mirror=True,
+        prompt_length=16,
+        seed=1,
+        vae=None,
+        autoencoder=AutoencoderConfig(channels=(8, 8), latent_channels=2, crop=16),
+        autoencoder_loop=LoopConfig(steps=30, batch_size=8, checkpoint_every=10, warmup=2, ema_decay=0.5),
+        diffusion=LatentDiffusionConfig(channels=(8, 16), attention=(False, True), text_width=16),
+        diffusion_loop=LoopConfig(steps=6, batch_size=8, checkpoint_every=2, warmup=2),
+    )
+
+
+def weights(model) -> dict[str, torch.Tensor]:
+    parts = ("vae", "unet", "text_encoder")
+    return {f"{part}.{k}": v for part in parts for k, v in getattr(model, part).state_dict().items()}
+
+
+def test_an_interrupted_training_ends_with_the_weights_of_an_undisturbed_one(config, tmp_path, monkeypatch):
+    whole = pretrain(config, tmp_path / "whole", device=CPU)
+
+    from engine.diffusion.pretraining import loop
+
+    saves = []
+    real = loop.save_checkpoint
+
+    def die_after_some_checkpoints(path, **state):
+        real(path, **state)
+        saves.append(path)
+        if len(saves) in (2, 5):  # once in each of the two trainings
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "save_checkpoint", die_after_some_checkpoints)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(config, tmp_path / "cut", device=CPU)
+    resumed = pretrain(config, tmp_path / "cut", device=CPU)
+    expected = weights(whole)
+    assert all(torch.equal(value, expected[name]) for name, value in weights(resumed).items())
+
+
+def test_the_loss_falls_and_the_card_tells_it(config, tmp_path):
+    pretrain(config, tmp_path, device=CPU)
+    record = json.loads((tmp_path / "training.json").read_text())
+    curve = [loss for _, loss in record["loss_curves"]["autoencoder"]]
+    assert len(curve) == 30 and sum(curve[-5:]) < 0.8 * sum(curve[:5])
+    assert record["images"] == 12 and record["config"]["seed"] == 1
+    assert (tmp_path / "training" / "samples.png").stat().st_size > 0
+
+
+def test_the_result_is_a_model_folder_with_latents_of_unit_variance(config, tmp_path):
+    pretrain(config, tmp_path, device=CPU)
+    model = load_model(find_model(str(tmp_path)))
+    from engine.diffusion.pretraining.data import load_captioned_images, to_model_range
+
+    images = load_captioned_images(config.input, resolution=32).images
+    assert abs(float(model.encode(to_model_range(images)).std()) - 1) < 0.02
+
+
+def test_a_folder_with_another_training_is_refused(config, tmp_path):
+    pretrain(config, tmp_path, device=CPU)
+    with pytest.raises(ValueError, match="seed: 1 -> 2"):
+        pretrain(replace(config, seed=2), tmp_path, device=CPU)
+
+
+def test_a_corpus_without_captions_is_refused(config, tmp_path):
+    from tests.corpus.hostile import encode
+
+    folder = tmp_path / "plain"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(encode(np.zeros((32, 32, 3), np.uint8)))
+    with pytest.raises(ValueError, match="no captioned image"):
+        pretrain(replace(config, input=str(folder)), tmp_path / "out", device=CPU)
+
+
+def test_every_word_of_the_captions_is_one_token_and_others_are_unknown():
+    tokenizer = build_tokenizer(["a photo of a fire truck"] * 2, length=12)
+    ids = tokenizer("a photo of a Fire zebra", padding="max_length").input_ids
+    assert len(ids) == 12
+    words = tokenizer.convert_ids_to_tokens(ids)
+    assert words[:8] == ["<|startoftext|>", "a", "photo", "of", "a", "fire", UNKNOWN, "<|endoftext|>"]
+    assert set(words[8:]) == {"<|endoftext|>"}

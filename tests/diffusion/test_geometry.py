@@ -1,0 +1,46 @@
+"""Placing images of any size on the canvas, and masks back on the images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from engine.diffusion.geometry import Placement, image_to_canvas, upsample_mask, valid_cells
+
+SIZES = [(512, 512), (640, 427), (427, 640), (31, 17), (1, 900), (5000, 8), (128, 96)]
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_a_placement_keeps_the_aspect_ratio_to_half_a_cell(width, height):
+    place = Placement.fit(width, height, cells=32, factor=4)
+    assert max(place.columns, place.rows) == 32
+    scale = 32 / max(width, height)
+    assert abs(place.columns - width * scale) <= 0.5 or place.columns == 1
+    assert abs(place.rows - height * scale) <= 0.5 or place.rows == 1
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_the_canvas_outside_the_image_is_grey_and_not_valid(width, height):
+    place = Placement.fit(width, height, cells=16, factor=8)
+    canvas = image_to_canvas(np.full((height, width, 3), 255, np.uint8), place)
+    inside = valid_cells([place])[0].repeat_interleave(8, 0).repeat_interleave(8, 1)
+    assert torch.equal(canvas[0] == 1, inside)
+    assert torch.equal(canvas[0] == 0, ~inside)
+
+
+@pytest.mark.parametrize(("width", "height"), [(640, 428), (96, 128), (333, 77)])
+def test_a_square_comes_back_where_it_was(width, height):
+    """A known object survives image -> canvas -> cells -> image with its edges within one cell: no shift, no flip."""
+    image = np.zeros((height, width, 3), np.uint8)
+    x0, x1, y0, y1 = width // 4, width // 2, height // 3, height - height // 8
+    image[y0:y1, x0:x1] = 255
+    place = Placement.fit(width, height, cells=64, factor=8)
+    canvas = image_to_canvas(image, place)[0]
+    cells = torch.nn.functional.avg_pool2d(canvas[None], 8)[0][: place.rows, : place.columns] > 0
+    mask = upsample_mask(cells.numpy(), width, height)
+    assert mask.shape == (height, width)
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    cell = max(width, height) / 64
+    for got, want in ((columns[0], x0), (columns[-1] + 1, x1), (rows[0], y0), (rows[-1] + 1, y1)):
+        assert abs(got - want) <= cell

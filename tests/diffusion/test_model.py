@@ -1,0 +1,95 @@
+"""Model folders: the layout of StableDiffusionPipeline, safetensors only."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+from engine.diffusion.model import ModelError, find_model, hash_weights, load_model
+from engine.diffusion.sampling import sample_ddim
+from tests.diffusion.models import make_model
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    paths = {}
+    for kind in ("sd1", "sd2"):
+        paths[kind] = tmp_path_factory.mktemp(kind)
+        make_model(kind).save(paths[kind])
+    return paths
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sd2"])
+def test_a_saved_model_loads_with_equal_weights(folders, kind):
+    loaded, original = load_model(find_model(str(folders[kind]))), make_model(kind)
+    for part in ("unet", "vae", "text_encoder"):
+        for name, value in getattr(original, part).state_dict().items():
+            assert torch.equal(getattr(loaded, part).state_dict()[name], value), (part, name)
+    assert loaded.scheduler.config.prediction_type == ("v_prediction" if kind == "sd2" else "epsilon")
+    assert loaded.resolution == 128 and loaded.factor == 8
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sd2"])
+def test_diffusers_own_pipeline_samples_what_ours_samples(folders, kind):
+    """An independent reference for loading, prompt encoding, timesteps, DDIM and both prediction types."""
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        folders[kind], safety_checker=None, requires_safety_checker=False
+    )
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, set_alpha_to_one=True)
+    pipeline.set_progress_bar_config(disable=True)
+    noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    reference = pipeline(
+        "a photo of a car", latents=noise, num_inference_steps=5, guidance_scale=1.0, output_type="latent"
+    ).images
+    model = load_model(folders[kind])
+    ours = sample_ddim(model, noise, model.encode_text(["a photo of a car"]), 5)
+    torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-4)
+
+
+def test_the_latent_is_the_scaled_mean_and_decodes_back_to_image_size(folders):
+    model = load_model(folders["sd1"])
+    image = torch.rand(1, 3, 128, 128) * 2 - 1
+    z0 = model.encode(image)
+    expected = model.vae.encode(image).latent_dist.mean * model.vae.config.scaling_factor
+    assert torch.equal(z0, expected) and z0.shape == (1, 4, 16, 16)
+    assert model.decode(z0).shape == image.shape
+
+
+def test_the_hash_changes_with_a_single_weight(folders, tmp_path):
+    first = hash_weights(folders["sd1"])
+    assert first == hash_weights(folders["sd1"])
+    model = make_model("sd1")
+    model.unet.conv_in.bias += 1e-3
+    model.save(tmp_path)
+    assert hash_weights(tmp_path) != first
+
+
+def test_a_missing_model_is_refused():
+    with pytest.raises(ModelError, match="no model folder 'nowhere'"):
+        find_model("nowhere")
+
+
+def test_a_hub_id_needs_a_revision():
+    with pytest.raises(ModelError, match="--revision"):
+        find_model("somebody/some-model")
+
+
+def test_pickled_weights_are_refused(tmp_path):
+    make_model("sd1").save(tmp_path)
+    weights = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+    with pytest.raises(ModelError, match="pickled weights"):
+        find_model(str(tmp_path))
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path):
+    with pytest.raises(ModelError, match=r"model_index\.json"):
+        find_model(str(tmp_path))
+
+
+def test_a_damaged_weight_file_is_refused(tmp_path):
+    make_model("sd1").save(tmp_path)
+    (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"not safetensors")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_model(tmp_path)

@@ -1,0 +1,79 @@
+"""The mean attention map against a plain loop over timesteps and images."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from engine.diffusion.attention import AttentionCapture
+from engine.diffusion.noise import draw_noise
+from engine.diffusion.prompt import ConceptPrompt
+from engine.labelling.heatmap import mean_attention
+from engine.labelling.spec import LabelSpec
+from tests.diffusion.models import make_model
+
+KEYS = ["a", "b", "c"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model("sd1")
+
+
+def spec(**changes) -> LabelSpec:
+    values = {"concept": "car", "prompt": "a photo of a car", "timesteps": 10, "attention_steps": 4, "seed": 5}
+    return LabelSpec(**{**values, **changes})
+
+
+def latents() -> torch.Tensor:
+    return torch.randn(3, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def parse(model, text="a photo of a car", concepts=("car",)) -> ConceptPrompt:
+    return ConceptPrompt.parse(model.tokenizer, text, concepts)
+
+
+@pytest.mark.parametrize("draws", [1, 2])
+def test_batched_timesteps_equal_a_loop_over_them(model, draws):
+    prompt = parse(model)
+    got = mean_attention(model, latents(), KEYS, prompt, spec(draws=draws), batch_size=7)
+    context = model.encode_text([prompt.text])
+    for image, key in enumerate(KEYS):
+        noise = draw_noise(5, key, "preliminary", (4 * draws, 4, 16, 16))
+        maps = []
+        for step, t in enumerate([1, 101, 201, 301]):
+            alpha_bar = model.scheduler.alphas_cumprod[t]
+            for draw in range(draws):
+                zt = alpha_bar.sqrt() * latents()[image] + (1 - alpha_bar).sqrt() * noise[step * draws + draw]
+                with AttentionCapture(model.unet, prompt.selector) as capture, torch.no_grad():
+                    model.unet(zt[None], torch.tensor([t]), context)
+                    maps.append(capture.read(16, 16)[0, 0])
+        torch.testing.assert_close(got[image, 0], torch.stack(maps).mean(0), rtol=1e-4, atol=1e-7)
+
+
+def test_a_sample_gets_the_same_map_alone_and_in_company(model):
+    together = mean_attention(model, latents(), KEYS, parse(model), spec(), batch_size=64)
+    alone = mean_attention(model, latents()[1:2], KEYS[1:2], parse(model), spec(), batch_size=64)
+    torch.testing.assert_close(together[1:2], alone, rtol=1e-5, atol=1e-8)
+
+
+def test_the_timesteps_kept_apart_average_to_the_map(model):
+    apart = mean_attention(model, latents(), KEYS, parse(model), spec(), per_timestep=True)
+    assert apart.shape == (3, 4, 1, 16, 16)
+    torch.testing.assert_close(apart.mean(1), mean_attention(model, latents(), KEYS, parse(model), spec()))
+
+
+def test_several_concepts_of_one_prompt_come_from_one_pass(model, monkeypatch):
+    text = "a photo of a human with arms and legs"
+    calls = []
+    forward = model.unet.forward
+    monkeypatch.setattr(model.unet, "forward", lambda *a, **k: calls.append(1) or forward(*a, **k))
+    both = mean_attention(model, latents(), KEYS, parse(model, text, ("arms", "legs")), spec(), batch_size=64)
+    assert both.shape[1] == 2 and len(calls) == 1
+    legs = mean_attention(model, latents(), KEYS, parse(model, text, ("legs",)), spec(), batch_size=64)
+    torch.testing.assert_close(both[:, 1:], legs, rtol=1e-5, atol=1e-8)
+
+
+def test_the_seed_changes_the_map(model):
+    first = mean_attention(model, latents(), KEYS, parse(model), spec())
+    assert not torch.equal(first, mean_attention(model, latents(), KEYS, parse(model), spec(seed=6)))
