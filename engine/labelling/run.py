@@ -122,9 +122,7 @@ def read_receipts(url: str, stage: str) -> dict[str, Receipt]:
     """All receipts of a stage by lease id; RunError when one is unreadable."""
     folder = storage.join(url, STAGE_FOLDERS[stage])
     receipts = {}
-    names = [
-        name for name in storage.list_names(folder) if name.endswith(".json") and not name.startswith(".")
-    ]
+    names = [name for name in storage.list_names(folder) if name.endswith(".json") and not name.startswith(".")]
     for name, data in storage.read_many(folder, names):
         try:
             receipt = Receipt.from_json(data.decode())
@@ -164,6 +162,8 @@ def check_manifest(url: str, manifest: RunManifest) -> bool:
         found = RunManifest.from_json(storage.read_bytes(path).decode())
     except FileNotFoundError:
         return False
+    except OSError as error:
+        raise RunError(f"cannot read the run directory: {error}; use another --run") from error
     except ValueError as error:
         raise RunError(f"{storage.redact(path)} is {error}; use another --run") from error
     if differences := found.differences(manifest):
@@ -195,6 +195,4 @@ def start_run(url: str, manifest: RunManifest) -> None:
 
 def redact_config(config: dict[str, Any]) -> dict[str, Any]:
     """The settings as `run.json` may show them: URLs without credentials."""
-    return {
-        name: storage.redact(value) if isinstance(value, str) else value for name, value in config.items()
-    }
+    return {name: storage.redact(value) if isinstance(value, str) else value for name, value in config.items()}

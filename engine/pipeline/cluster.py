@@ -130,9 +130,9 @@ def check_reach(urls: Iterable[str]) -> None:
     asked = [
         (
             node["NodeManagerHostname"],
-            look.options(
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(sorted(paths)),
+            look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+                sorted(paths)
+            ),
         )
         for node in nodes
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,6 @@ import ray
 from engine import storage
 from engine.labelling.plan import LabelPlan
 from engine.labelling.run import ATTEMPTS, start_run
-from engine.labelling.shard import LabellerBroken
 from engine.labelling.summary import Outcome
 from engine.pipeline.cluster import check_address, check_reach, connect, divide
 from engine.pipeline.label import LabellingError, label_leases
@@ -23,6 +23,10 @@ from engine.pipeline.progress import ProgressLine, Tally, count, start_board
 from schemas.receipt import Receipt
 
 logger = logging.getLogger(__name__)
+
+
+_CAUSE = re.compile(r"(?!ray\.)[\w.]+(Error|Exception|Interrupt|Exit): .")
+"""The line of a traceback's text that names an exception of ours and not of Ray's."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -58,9 +62,7 @@ def drive(plan: LabelPlan, *, workers: int | None = None) -> Outcome:
     if not failed:
         with suppress(OSError):  # only tidiness
             storage.remove_folder(storage.join(plan.run.url, ATTEMPTS))
-    return Outcome(
-        plan=plan, receipts=receipts, failed_leases=failed, loading=began - started, seconds=ended - began
-    )
+    return Outcome(plan=plan, receipts=receipts, failed_leases=failed, loading=began - started, seconds=ended - began)
 
 
 def _tally(
@@ -100,9 +102,10 @@ def _explained() -> Iterator[None]:
     """Turns what Ray wraps around a worker's error back into the one sentence that matters."""
     try:
         yield
+    except LabellingError:
+        raise
     except (ray.exceptions.RayError, RuntimeError) as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, (LabellerBroken, LabellingError)):
-            cause = cause.__cause__ or cause.__context__
-        lines = [line for line in str(cause or error).splitlines() if line.strip()]
-        raise LabellingError(lines[-1].strip() if lines else type(error).__name__) from error
+        logger.debug("a worker failed", exc_info=True)
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        causes = [line for line in lines if _CAUSE.match(line)]
+        raise LabellingError(causes[-1] if causes else lines[0]) from error

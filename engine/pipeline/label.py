@@ -14,7 +14,7 @@ import ray.data
 from engine.corpus.lease import Lease
 from engine.labelling.plan import LabelPlan
 from engine.labelling.run import LabelRun
-from engine.labelling.shard import LeaseProgress, label_lease
+from engine.labelling.shard import LabellerBroken, LeaseProgress, label_lease
 from engine.labelling.source import LabellerSource
 from engine.labelling.spec import LabelSpec
 from engine.pipeline.cluster import Workers
@@ -36,32 +36,29 @@ class LabellingError(RuntimeError):
 class ShardLabeller:
     """A worker: loads the labeller once, then turns leases into files and receipts."""
 
-    def __init__(
-        self, source: LabellerSource, spec: LabelSpec, run: LabelRun, workers: Workers, board: Any
-    ) -> None:
+    def __init__(self, source: LabellerSource, spec: LabelSpec, run: LabelRun, workers: Workers, board: Any) -> None:
         # Ray starts an actor again whose process died in here, for ever: somebody has to count.
         starts = ray.get(board.starting.remote())
         if starts > workers.count + MAX_FAILED_STARTS:
-            raise LabellingError(
-                f"{starts} worker processes have died while they loaded the model {run.model}"
-            )
+            raise LabellingError(f"{starts} worker processes have died while they loaded the model {run.model}")
         self._run, self._board = run, board
         # One thread on CPUs, whatever their number: sums are rounded in another order with more.
         threads = 1 if workers.device == "cpu" else None
         self._labeller = source.build(spec, device=workers.device, batch_size=run.batch_size, threads=threads)
         board.started.remote()
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         """One lease (JSON) to its receipt (JSON), or to the error that kept it from being labelled."""
         lease = Lease.from_json(json.loads(batch["lease"][0]))
         for wait in (*PATIENCE, None):
             try:
                 receipt = label_lease(lease, self._labeller, self._run, self._report)
-                return {"lease_id": [lease.id], "receipt": [receipt.to_json()], "error": [""]}
+                return _row(lease, receipt=receipt.to_json())
+            except LabellerBroken as error:
+                return _row(lease, error=str(error), fatal=True)
             except OSError as error:
                 if wait is None:
-                    message = f"{type(error).__name__}: {error}"
-                    return {"lease_id": [lease.id], "receipt": [""], "error": [message]}
+                    return _row(lease, error=f"{type(error).__name__}: {error}")
                 logger.warning("lease %s: %s; trying again in %g s", lease.id, error, wait)
                 time.sleep(wait)
         raise AssertionError
@@ -70,11 +67,18 @@ class ShardLabeller:
         self._board.report.remote(progress)
 
 
+def _row(lease: Lease, *, receipt: str = "", error: str = "", fatal: bool = False) -> dict[str, list[Any]]:
+    return {"lease_id": [lease.id], "receipt": [receipt], "error": [error], "fatal": [fatal]}
+
+
 def label_leases(plan: LabelPlan, workers: Workers, board: Any) -> Iterator[Receipt | tuple[str, str]]:
     """Labels the plan's remaining leases.
 
     Yields:
         the receipt of each lease as it finishes, or (lease id, error) of one that could not be reached.
+
+    Raises:
+        LabellingError: the labeller fails on everything, or cannot be loaded.
     """
     leases = [{"lease": json.dumps(lease.to_json())} for lease in plan.remaining]
     constructor = {
@@ -98,12 +102,14 @@ def label_leases(plan: LabelPlan, workers: Workers, board: Any) -> Iterator[Rece
             ),
             num_cpus=workers.num_cpus,
             num_gpus=workers.num_gpus,
-            # Ray Data replaces lost workers and tries their leases again without end, as it should. For a lease
-            # that kills its workers, attempt markers make an end of it (see engine.labelling.shard).
+            # Ray Data replaces lost workers and tries their leases again without end, as it should. For a
+            # lease that kills its workers, attempt markers make an end of it (see engine.labelling.shard).
         )
         .iter_rows()
     )
     for row in rows:
+        if row["fatal"]:
+            raise LabellingError(row["error"])
         yield Receipt.from_json(row["receipt"]) if row["receipt"] else (row["lease_id"], row["error"])
 
 

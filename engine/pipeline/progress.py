@@ -63,9 +63,7 @@ class Tally:
     leases: int
 
 
-def count(
-    leases: Iterable[Lease], receipts: dict[str, Receipt], open_leases: Iterable[LeaseProgress]
-) -> Tally:
+def count(leases: Iterable[Lease], receipts: dict[str, Receipt], open_leases: Iterable[LeaseProgress]) -> Tally:
     """Adds up finished leases (by receipt), opened ones (by report); estimates the rest by bytes."""
     reports = {progress.lease_id: progress for progress in open_leases}
     done = planned = quarantined = finished = total = 0

@@ -2,9 +2,9 @@
 
     python tests/pipeline/drive.py --concept car ... with FAULT=<kind>:<value> in the environment
 
-Faults: `worker:KEY` kills the worker process that labels KEY; `poison:KEY` does so every time, `worker` only
-once per run directory. `put:SUFFIX` kills a worker once between writing and renaming a file whose name ends
-so.
+Faults: `worker:KEY` kills the worker process that labels KEY, once; `poison:KEY` does so every time.
+`put:NAME` kills a worker once between writing and renaming a file whose name ends so. `start` kills workers
+while they load. `broken` makes labellers fail whatever they are given.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ class FaultyLabeller(FakeLabeller):
     once = Path()
 
     def __call__(self, images: list[np.ndarray], keys: list[str]) -> list[Label]:
+        if self.kind == "broken":
+            raise RuntimeError("device lost")
         if self.value in keys:
             if self.kind == "poison":
                 die()
@@ -54,9 +56,7 @@ class FaultySource(FakeSource):
     fault: str = ""
     once: str = ""
 
-    def build(
-        self, spec: LabelSpec, *, device: str, batch_size: int, threads: int | None = None
-    ) -> FakeLabeller:
+    def build(self, spec: LabelSpec, *, device: str, batch_size: int, threads: int | None = None) -> FakeLabeller:
         kind, _, value = self.fault.partition(":")
         once = Path(self.once)
         if kind == "start":

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.corpus.hostile import make_corpus_tar, write_hostile_corpus
+
+DRIVE = Path(__file__).with_name("drive.py")
+SHARDS, PER_SHARD = 4, 6
+
+Job = Callable[..., int]
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    for shard in range(SHARDS):
+        numbers = [shard * 100 + number for number in range(PER_SHARD)]
+        (folder / f"{shard:06d}.tar").write_bytes(make_corpus_tar(numbers))
+    return folder
+
+
+@pytest.fixture
+def job(drive: ModuleType, ray_address: str, tmp_path: Path) -> Job:
+    """Runs the labelling job in this process, with a fault if one is given."""
+
+    def run(run: Path, corpus: Path, *options: str, fault: str = "") -> int:
+        source = drive.FaultySource(fault=fault, once=str(tmp_path / "once"))
+        arguments = ["--concept", "car", "--input", str(corpus), "--run", str(run), "--batch-size", "2"]
+        return drive.main([*arguments, *options], source=source)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def undisturbed(drive: ModuleType, ray_address: str, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run directory of a run to which nothing happened."""
+    run = tmp_path_factory.mktemp("runs") / "undisturbed"
+    arguments = ["--concept", "car", "--input", str(corpus), "--run", str(run), "--batch-size", "2"]
+    assert drive.main([*arguments, "--workers", "2"], source=drive.FaultySource()) == 0
+    return run
+
+
+def parquets(run: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(run)): path.read_bytes() for path in sorted(run.rglob("*.parquet"))}
+
+
+def leftovers(run: Path) -> list[str]:
+    return [path.name for path in run.rglob("*") if path.name.startswith(".") or path.suffix == ".tmp"]
+
+
+def keys(run: Path) -> list[tuple[str, str]]:
+    """(shard, key) of all rows, doubles too."""
+    tables = [pq.read_table(path, columns=["shard", "key"]) for path in (run / "preliminary").glob("*.parquet")]
+    return sorted((row["shard"], row["key"]) for table in tables for row in table.to_pylist())
+
+
+@pytest.mark.slow
+def test_every_image_of_the_corpus_gets_one_row(undisturbed: Path) -> None:
+    expected = [(f"{s:06d}.tar", f"{s * 100 + n:06d}") for s in range(SHARDS) for n in range(PER_SHARD)]
+    assert keys(undisturbed) == expected
+    assert leftovers(undisturbed) == []
+
+
+@pytest.mark.slow
+def test_one_worker_writes_the_same_files_as_two(job: Job, corpus: Path, undisturbed: Path, tmp_path: Path) -> None:
+    assert job(tmp_path / "run", corpus, "--workers", "1") == 0
+    assert parquets(tmp_path / "run") == parquets(undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["worker:000203", "put:000001.parquet", "put:000002.json"])
+def test_a_killed_worker_changes_nothing(job: Job, corpus: Path, undisturbed: Path, tmp_path: Path, fault: str) -> None:
+    assert job(tmp_path / "run", corpus, fault=fault) == 0
+    assert (tmp_path / "once").exists(), "the fault must have struck"
+    assert parquets(tmp_path / "run") == parquets(undisturbed)
+    assert leftovers(tmp_path / "run") == []
+
+
+@pytest.mark.slow
+def test_a_lease_that_kills_every_worker_is_quarantined_and_the_others_are_labelled(
+    job: Job, corpus: Path, undisturbed: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert job(run, corpus, fault="poison:000101") == 1
+    assert "worker_died 6" in capfd.readouterr().out
+    assert [key for key in keys(undisturbed) if key[0] != "000001.tar"] == keys(run)
+    rows = pq.read_table(run / "quarantine" / "000001.parquet").to_pylist()
+    assert [row["key"] for row in rows] == [f"{100 + number:06d}" for number in range(PER_SHARD)]
+    assert leftovers(run) == []
+    assert job(run, corpus, fault="poison:000101") == 1, "it is not tried again, and still not forgotten"
+
+
+@pytest.mark.slow
+def test_workers_that_die_while_loading_end_the_run(
+    job: Job, corpus: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert job(tmp_path / "run", corpus, fault="start") == 1
+    assert "while they loaded the model" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_labeller_that_always_fails_ends_the_run_and_quarantines_nothing(
+    job: Job, corpus: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert job(tmp_path / "run", corpus, fault="broken") == 1
+    assert "fails on a plain picture too: RuntimeError: device lost" in capfd.readouterr().err
+    assert parquets(tmp_path / "run") == {}
+
+
+@pytest.mark.slow
+def test_all_good_samples_of_a_hostile_corpus_are_labelled_and_each_bad_one_is_quarantined(
+    job: Job, tmp_path: Path
+) -> None:
+    truth = write_hostile_corpus(tmp_path / "corpus")
+    run = tmp_path / "run"
+    assert job(run, tmp_path / "corpus") == 1
+    assert keys(run) == truth["good"]
+    tables = [pq.read_table(path) for path in (run / "quarantine").glob("*.parquet")]
+    rows = [row for table in tables for row in table.to_pylist()]
+    assert sorted((row["shard"], row["key"], row["reason"]) for row in rows) == truth["bad"]
+    assert all(row["error"] for row in rows)
+    assert job(run, tmp_path / "corpus", "--max-failures", "1") == 0
+
+
+def start_driver(run: Path, corpus: Path, address: str) -> subprocess.Popen[str]:
+    arguments = ["--concept", "car", "--input", str(corpus), "--run", str(run), "--batch-size", "2"]
+    return subprocess.Popen(
+        [sys.executable, str(DRIVE), *arguments],
+        env={**os.environ, "RAY_ADDRESS": address, "DELAY": "0.3"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for_receipt(run: Path, driver: subprocess.Popen[str]) -> None:
+    while not list((run / "preliminary").glob("*.json")):
+        assert driver.poll() is None, driver.communicate()[0]
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_driver_resumes_to_the_same_files(
+    job: Job, ray_address: str, corpus: Path, undisturbed: Path, tmp_path: Path, sent: signal.Signals
+) -> None:
+    run = tmp_path / "run"
+    driver = start_driver(run, corpus, ray_address)
+    wait_for_receipt(run, driver)
+    driver.send_signal(sent)
+    output, _ = driver.communicate(timeout=120)
+    assert len(list((run / "preliminary").glob("*.json"))) < SHARDS, "it must have been killed midway"
+    if sent is signal.SIGTERM:
+        assert driver.returncode == 143
+        assert "run the same command to resume" in output
+        assert "Traceback" not in output
+    assert job(run, corpus) == 0
+    assert parquets(run) == parquets(undisturbed)
+    assert leftovers(run) == []
