@@ -5,8 +5,8 @@ fraction of the values in a bin. S = sum_z n r(z) T(z) are the moments (mass, fi
 under the responsibilities r; those of component 0 are (1, 0, 1) - S, so S alone is the state. The log-odds of
 component 1 are d(z) = delta(S) . T(z), and r = sigmoid(d).
 
-One EM step is S -> G(S) = sum_z n sigmoid(delta(S) . T) T. Its Jacobian is W A, with W = sum_z n r (1 - r) T
-T' and A = d delta / d S = C C', both symmetric. In coordinates y = C' S the Jacobian C' W C is symmetric as
+One EM step is S -> G(S) = sum_z n sigmoid(delta(S) . T) T. Its Jacobian is W A, with W = sum_z n r (1 - r) T T'
+and A = d delta / d S = C C', both symmetric. In coordinates y = C' S the Jacobian C' W C is symmetric as
 well: with its eigenvalues rho, a step on G(S) = S divides each eigen-coordinate of the EM step by |1 - rho|.
 That is Newton's step where the likelihood is concave (rho < 1) and walks away from saddles elsewhere. |dy| is
 the length of a step in the metric of the complete-data information; it is kept within a trust radius.
@@ -59,14 +59,17 @@ def maximise_likelihood(
     best = torch.full_like(centre_B1[:, 0], -torch.inf)
     radius = torch.full_like(centre_B1, FIRST_RADIUS)
     for number in range(MAX_STEPS):
-        em, newton, feasible, likelihood = _step(state, z, powers, floor, radius)
+        parameters = _parameters(state, floor)
+        em, likelihood, r = _em_step(parameters, z, powers)
         lost = likelihood < best - 1e-14
         moving = lost | ((em - state).abs().amax(1) > TOLERANCE)
-        leap = feasible & moving & (number >= WARM_UP)
-        if number >= WARM_UP:
+        leap = em
+        if number >= WARM_UP and moving.any():
+            newton, feasible = _newton_step(state, em, r, parameters, powers, floor, radius)
+            leap = torch.where((feasible & moving)[:, None], newton, em)
             radius = torch.where((feasible & ~lost)[:, None], radius * 2, radius / 4).clamp(max=LAST_RADIUS)
 
-        state = torch.where(lost[:, None], fallback, torch.where(leap[:, None], newton, em))
+        state = torch.where(lost[:, None], fallback, leap)
         state_B3 = state_B3.index_copy(0, item_A, state)
         steps_B = steps_B.index_fill(0, item_A, number + 1)
         if not moving.any():
@@ -100,58 +103,61 @@ def _parameters(state_B3: Tensor, floor_B1: Tensor) -> tuple[Tensor, Tensor, Ten
     return weights_B2, means_B2, torch.maximum(variances_B2, floor_B1)
 
 
-def _step(
-    state_B3: Tensor, z_BK: Tensor, powers_B5K: Tensor, floor_B1: Tensor, radius_B1: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(EM step [B, 3], Newton step [B, 3], whether that one can be taken [B], log-likelihood [B]) of a state.
+def _em_step(
+    parameters: tuple[Tensor, Tensor, Tensor], z_BK: Tensor, powers_B5K: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(state after an EM step [B, 3], mean log-likelihood [B] of the parameters, responsibilities [B, K]).
 
-    The log-likelihood is that of the given state: the mean over the standardised values, up to a constant.
+    The log-likelihood is that of the standardised values, up to a constant.
     """
-    weights_B2, means_B2, variances_B2 = _parameters(state_B3, floor_B1)
-    # E step: log(pi_k N_k(z)) = g_k . T(z)
-    g2_B2, g1_B2 = -0.5 / variances_B2, means_B2 / variances_B2
-    g_B23 = torch.stack(
-        [(weights_B2 / variances_B2.sqrt()).log() - 0.5 * means_B2 * g1_B2, g1_B2, g2_B2], dim=2
-    )
+    weights_B2, means_B2, variances_B2 = parameters
+    # log(pi_k N_k(z)) = g_k . T(z) up to a constant
+    g1_B2 = means_B2 / variances_B2
+    g0_B2 = (weights_B2 / variances_B2.sqrt()).log() - 0.5 * means_B2 * g1_B2
+    g_B23 = torch.stack([g0_B2, g1_B2, -0.5 / variances_B2], dim=2)
     delta_B3 = g_B23[:, 1] - g_B23[:, 0]
     d_BK = (delta_B3[:, 2:] * z_BK + delta_B3[:, 1:2]) * z_BK + delta_B3[:, :1]
     r_BK = d_BK.sigmoid()
     likelihood_B = g_B23[:, 0, 0] + g_B23[:, 0, 2] - (powers_B5K[:, 0] * F.logsigmoid(-d_BK)).sum(1)
-    em_B3 = (powers_B5K[:, :3] * r_BK[:, None]).sum(2)
+    return (powers_B5K[:, :3] * r_BK[:, None]).sum(2), likelihood_B, r_BK
 
-    # Jacobian of the EM step; both components contribute to A, since what leaves one enters the other
+
+def _newton_step(
+    state_B3: Tensor,
+    em_B3: Tensor,
+    r_BK: Tensor,
+    parameters: tuple[Tensor, Tensor, Tensor],
+    powers_B5K: Tensor,
+    floor_B1: Tensor,
+    radius_B1: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """(state after a Newton step [B, 3], shortened to the trust radius; whether it can be taken [B])."""
+    _, _, variances_B2 = parameters
     w_B33 = (powers_B5K * (r_BK * (1 - r_BK))[:, None]).sum(2).unfold(1, 3, 1)
-    a_B33 = _dg_dmoments(weights_B2, means_B2, variances_B2, floor_B1).sum(1)
-    c_B33, failed_B = torch.linalg.cholesky_ex(a_B33)
-    c_B33 = torch.where(
-        (failed_B == 0)[:, None, None], c_B33, torch.eye(3, dtype=c_B33.dtype, device=c_B33.device)
-    )
+    h_BH3 = _hermite(parameters, floor_B1)
+    c_B33, failed_B = torch.linalg.cholesky_ex(h_BH3.mT @ h_BH3)
+    c_B33 = torch.where((failed_B == 0)[:, None, None], c_B33, torch.eye(3, dtype=c_B33.dtype, device=c_B33.device))
     rho_B3, basis_B33 = torch.linalg.eigh(c_B33.mT @ w_B33 @ c_B33)
 
-    # Newton step in y, shortened to the trust radius
     y_B31 = basis_B33.mT @ (c_B33.mT @ (em_B3 - state_B3)[:, :, None])
     y_B31 = y_B31 / (1 - rho_B3).abs().clamp(min=1e-8)[:, :, None]
     y_B31 = y_B31 * (radius_B1 / torch.maximum(y_B31.norm(dim=1), radius_B1))[:, :, None]
     newton_B3 = state_B3 + torch.linalg.solve_triangular(c_B33.mT, basis_B33 @ y_B31, upper=True).squeeze(2)
-    _, _, reached_B2 = _parameters(newton_B3, floor_B1)
-    proper_B = ((reached_B2 > floor_B1) | (variances_B2 <= floor_B1)).all(1)
-    proper_B &= (newton_B3[:, 0] > 1e-6) & (newton_B3[:, 0] < 1 - 1e-6)
-    return em_B3, newton_B3, (failed_B == 0) & proper_B, likelihood_B
+    reached_B2 = _parameters(newton_B3, floor_B1)[2]
+    feasible_B = ((reached_B2 > floor_B1) | (variances_B2 <= floor_B1)).all(1) & (failed_B == 0)
+    return newton_B3, feasible_B & (newton_B3[:, 0] > 1e-6) & (newton_B3[:, 0] < 1 - 1e-6)
 
 
-def _dg_dmoments(weights_B2: Tensor, means_B2: Tensor, variances_B2: Tensor, floor_B1: Tensor) -> Tensor:
-    """Derivatives [B, 2, 3, 3] by moments of (log pi - log var / 2 - mu^2 / (2 var), mu / var, -1 / (2 var)).
+def _hermite(parameters: tuple[Tensor, Tensor, Tensor], floor_B1: Tensor) -> Tensor:
+    """H [B, 6, 3] with A = H' H.
 
-    With d mu = (dp - mu dm) / m and d var = (dq - 2 mu dp + (mu^2 - var) dm) / m for the moments (m, p, q),
-    and d var = 0 for a variance that lies on its floor.
+    The moments of component k change with its natural parameters g_k by pi E[T T'] under its Gaussian, so A is the
+    sum of the inverses over both components (what leaves one enters the other). The rows of H are the coefficients
+    of the Gaussians' orthonormal polynomials; those of degree 2 are 0 for a variance that stays on its floor.
     """
-    mu, var = means_B2, variances_B2
-    zero, one = torch.zeros_like(mu), torch.ones_like(mu)
-    dm = torch.stack([one, zero, zero], dim=2)
-    dmu = torch.stack([-mu, one, zero], dim=2)
-    dvar = torch.stack([mu.square() - var, -2 * mu, one], dim=2) * (var > floor_B1)[:, :, None]
-    mu, var = mu[:, :, None], var[:, :, None]
-    dg0 = dm - mu / var * dmu + 0.5 * (mu.square() / var - 1) / var * dvar
-    dg1 = dmu / var - mu / var.square() * dvar
-    dg2 = 0.5 * dvar / var.square()
-    return torch.stack([dg0, dg1, dg2], dim=2) / weights_B2[:, :, None, None]
+    weights_B2, mu, variances_B2 = parameters
+    zero, root = torch.zeros_like(mu), weights_B2.rsqrt()
+    first = root * variances_B2.rsqrt()
+    second = root / variances_B2 * 0.5**0.5 * (variances_B2 > floor_B1)
+    rows = [root, zero, zero, -mu * first, first, zero, (mu.square() - variances_B2) * second, -2 * mu * second, second]
+    return torch.stack(rows, dim=2).unflatten(2, (3, 3)).flatten(1, 2)

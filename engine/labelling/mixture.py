@@ -72,9 +72,7 @@ def fit_mixture(
     if values.ndim < 2:
         raise ValueError(f"values have shape {tuple(values.shape)}; expected [batch, ...]")
     if valid is not None and valid.shape != values.shape:
-        raise ValueError(
-            f"valid has shape {tuple(valid.shape)}, values have {tuple(values.shape)}; they must agree"
-        )
+        raise ValueError(f"valid has shape {tuple(valid.shape)}, values have {tuple(values.shape)}; they must agree")
     device = values.device
     if device.type == "mps":  # has no float64
         values, valid = values.cpu(), None if valid is None else valid.cpu()
@@ -88,9 +86,7 @@ def fit_mixture(
     if fitted_B.any():
         fit = maximise_likelihood(count_BK[fitted_B], mean_BK[fitted_B], variance_floor=VARIANCE_FLOOR)
         order = fit[1].argsort(dim=1, stable=True)
-        weights_B2[fitted_B], means_B2[fitted_B], variances_B2[fitted_B] = (
-            p.gather(1, order) for p in fit[:3]
-        )
+        weights_B2[fitted_B], means_B2[fitted_B], variances_B2[fitted_B] = (p.gather(1, order) for p in fit[:3])
     crossing_B = _crossing(weights_B2, means_B2, variances_B2)
     one_mode_B = crossing_B.isnan()
     separation_B = separation_score(weights_B2, means_B2, variances_B2, crossing_B)
@@ -148,18 +144,23 @@ def _histogram(values_BN: Tensor, valid_BN: Tensor | None) -> tuple[Tensor, ...]
     if values_BN.dtype != torch.float64:
         values_BN = values_BN.float()
     items, size = values_BN.shape
-    if valid_BN is None:
-        low_B1, high_B1 = (
-            (values_BN.amin(1, True), values_BN.amax(1, True)) if size else values_BN.new_zeros(2, items, 1)
-        )
+    if not size:
+        low_B1, high_B1 = values_BN.new_zeros(2, items, 1)
+    elif valid_BN is None:
+        low_B1, high_B1 = values_BN.amin(1, True), values_BN.amax(1, True)
     else:
         low_B1 = values_BN.masked_fill(~valid_BN, math.inf).amin(1, True)
         high_B1 = values_BN.masked_fill(~valid_BN, -math.inf).amax(1, True)
     range_B1 = high_B1 - low_B1  # NaN or infinite as soon as one value is; -inf when no value is valid
     fitted_B = (range_B1.isfinite() & (range_B1 > 0)).squeeze(1)
 
-    unit_BN = ((values_BN - low_B1) / range_B1).nan_to_num(0.0).clamp(0, 1)
-    fixed_BN = (unit_BN * (BINS << _FRACTION_BITS)).long()
+    if valid_BN is not None or not fitted_B.all():  # what does not count must not be a bin's number either
+        counted_BN = fitted_B[:, None].expand(items, size)
+        counted_BN = counted_BN if valid_BN is None else counted_BN & valid_BN
+        values_BN = torch.where(counted_BN, values_BN, 0.0)
+        low_B1, range_B1 = torch.where(fitted_B[:, None], low_B1, 0.0), torch.where(fitted_B[:, None], range_B1, 1.0)
+    unit_BN = (values_BN - low_B1).div_(range_B1).clamp_(0, 1)
+    fixed_BN = unit_BN.mul_(BINS << _FRACTION_BITS).long()
     bin_BN = (fixed_BN >> _FRACTION_BITS).clamp_(max=BINS - 1)
     one_BN = torch.ones_like(fixed_BN) if valid_BN is None else valid_BN.long()
     empty_BK = fixed_BN.new_zeros(items, BINS)
@@ -173,15 +174,13 @@ def _crossing(weights_B2: Tensor, means_B2: Tensor, variances_B2: Tensor) -> Ten
     """The root of d(u) between the means [B], NaN without one.
 
     Between the means d' = (u - mu_0) / var_0 + (mu_1 - u) / var_1 is positive: there is at most one root.
-    With s = u - mu_0 and gap = mu_1 - mu_0, d = a s^2 + b s + c with b >= 0, and the root where d rises is -2
-    c / (b + sqrt(b^2 - 4 a c)), which is stable at equal variances (a = 0) too.
+    With s = u - mu_0 and gap = mu_1 - mu_0, d = a s^2 + b s + c with b >= 0, and the root where d rises is
+    -2 c / (b + sqrt(b^2 - 4 a c)), which is stable at equal variances (a = 0) too.
     """
     gap_B = means_B2[:, 1] - means_B2[:, 0]
     a_B = 0.5 * (1 / variances_B2[:, 0] - 1 / variances_B2[:, 1])
     b_B = gap_B / variances_B2[:, 1]
-    c_B = torch.log(weights_B2[:, 1] / weights_B2[:, 0]) + 0.5 * torch.log(
-        variances_B2[:, 0] / variances_B2[:, 1]
-    )
+    c_B = torch.log(weights_B2[:, 1] / weights_B2[:, 0]) + 0.5 * torch.log(variances_B2[:, 0] / variances_B2[:, 1])
     c_B = c_B - 0.5 * gap_B.square() / variances_B2[:, 1]
     root_B = -2 * c_B / (b_B + (b_B.square() - 4 * a_B * c_B).clamp(min=0).sqrt())
     rises_B = (c_B < 0) & (a_B * gap_B.square() + b_B * gap_B + c_B > 0)

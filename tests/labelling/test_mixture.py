@@ -115,6 +115,15 @@ def test_an_item_does_not_depend_on_its_batch() -> None:
             assert torch.equal(getattr(alone, name)[0], getattr(together, name)[index]), name
 
 
+@pytest.mark.gpu
+def test_a_gpu_gives_the_masks_of_the_cpu() -> None:
+    maps = torch.from_numpy(np.stack([two_mode_map(64, (2.2, 6), seed=(13, index)) for index in range(16)]))
+    expected, found = fit_mixture(maps), fit_mixture(maps.cuda())
+    assert found.threshold.is_cuda
+    torch.testing.assert_close(found.threshold.cpu(), expected.threshold, rtol=1e-9, atol=0)
+    assert torch.equal(heatmap_to_mask(maps.cuda(), None, found).cpu(), heatmap_to_mask(maps, None, expected))
+
+
 @pytest.mark.parametrize("scale, shift", [(1e-6, 0.0), (1e4, -3.0), (0.25, 7.0)])
 def test_masks_do_not_depend_on_the_unit_of_the_values(scale: float, shift: float) -> None:
     values = torch.from_numpy(two_mode_map(32, (4, 4), seed=(5,)))[None].double()
@@ -172,6 +181,12 @@ def test_fewer_than_two_valid_cells_give_an_empty_mask_beside_good_items() -> No
     mixture = fit_mixture(values, valid)
     assert mixture.one_mode.tolist() == [True, True, False]
     assert torch.isinf(mixture.threshold).tolist() == [True, True, False]
+
+
+def test_empty_batches_and_maps_are_fitted_to_nothing() -> None:
+    assert fit_mixture(torch.zeros(0, 4, 4)).threshold.shape == (0,)
+    values = torch.zeros(2, 0, 4)
+    assert fit_mixture(values, values.bool()).one_mode.tolist() == [True, True]
 
 
 def test_two_distinct_values_are_told_apart() -> None:
