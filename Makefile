@@ -16,6 +16,7 @@ help: ## list these targets
 	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
 
 setup: $(STAMP) ## make the virtual environment .venv with the pinned dependencies (PYTHON=python3.12 chooses another Python)
+	@echo "Ready: $(VENV) has what pyproject.toml and deploy/constraints.txt ask for."
 
 demo: $(STAMP) ## label the bundled corpus on a local Ray cluster (CONCEPT=bird, ARGS="--limit 50"); run again, it resumes
 	@PATH="$(CURDIR)/$(BIN):$$PATH" deploy/demo.sh --concept "$(CONCEPT)" --stage preliminary $(ARGS)
@@ -36,7 +37,7 @@ clean: ## remove the virtual environment, caches and build leftovers (never labe
 # another Python than the one asked for is made anew; else pip only changes what differs.
 $(STAMP): pyproject.toml deploy/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
-	    echo "maskmine needs Python 3.10 or later; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || true)." \
+	    echo "maskmine needs Python 3.10 or later; '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo not found)." \
 	         "Name another one: make setup PYTHON=python3.11" >&2; exit 1; }
 	@version='import sys; print(sys.version_info[:2])'; \
 	if [ "$$($(BIN)/python -c "import pip; $$version" 2>/dev/null)" != "$$($(PYTHON) -c "$$version")" ]; then \
