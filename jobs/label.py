@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import signal
 import sys
 from dataclasses import dataclass
@@ -127,6 +128,9 @@ usage."""
 
 def main(arguments: list[str] | None = None, *, source: LabellerSource | None = None) -> int:
     """Parses, plans, labels, and sums up; returns the exit code. Tests pass another `source` of labellers."""
+    # Their warnings are about parts that labelling does not use.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
         options = tyro.cli(

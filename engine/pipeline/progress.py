@@ -97,13 +97,15 @@ def count(leases: Iterable[Lease], receipts: dict[str, Receipt], open_leases: It
 
 def format_line(tally: Tally, *, rate: float | None) -> str:
     """``128 of ~400 images · 3.2 images/s · 1 quarantined · 2 of 8 leases · ETA 1m25s``."""
-    planned = "?" if tally.planned is None else f"{'~' if tally.estimated else ''}{tally.planned}"
+    if tally.planned is None:
+        return f"workers are loading the model · {tally.leases} leases to do"
+    planned = f"{'~' if tally.estimated else ''}{tally.planned}"
     parts = [f"{tally.done} of {planned} images"]
     if rate is not None:
         parts.append(f"{rate:.3g} images/s")
     parts.append(f"{tally.quarantined} quarantined")
     parts.append(f"{tally.leases_done} of {tally.leases} leases")
-    if rate and tally.planned is not None and tally.done < tally.planned:
+    if rate and tally.done < tally.planned:
         parts.append(f"ETA {format_duration((tally.planned - tally.done) / rate)}")
     return " · ".join(parts)
 

@@ -104,7 +104,7 @@ def test_a_lease_that_kills_every_worker_is_quarantined_and_the_others_are_label
 def test_workers_that_die_while_loading_end_the_run(
     job: Job, corpus: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert job(tmp_path / "run", corpus, fault="start") == 1
+    assert job(tmp_path / "run", corpus, "--workers", "1", fault="start") == 1
     assert "while they loaded the model" in capfd.readouterr().err
 
 

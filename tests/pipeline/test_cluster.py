@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import pytest
+
+from engine.pipeline import cluster
+
+
+@pytest.mark.parametrize(
+    ("resources", "leases", "wanted", "count", "ready", "device"),
+    [
+        ({"CPU": 2.0}, 10, None, 2, 2, "cpu"),
+        ({"CPU": 1.0}, 10, None, 1, 1, "cpu"),
+        ({"CPU": 64.0}, 10, None, 10, 10, "cpu"),
+        ({"CPU": 2.0}, 10, 5, 5, 5, "cpu"),
+        ({"CPU": 16.0, "GPU": 4.0}, 10, None, 4, 4, "cuda"),
+        ({"CPU": 16.0, "GPU": 4.0}, 10, 8, 8, 4, "cuda"),
+        ({"CPU": 16.0, "GPU": 4.0}, 2, None, 2, 2, "cuda"),
+        ({}, 10, None, 1, 1, "cpu"),
+    ],
+)
+def test_workers_fit_the_cluster_and_leave_room(
+    monkeypatch: pytest.MonkeyPatch,
+    resources: dict[str, float],
+    leases: int,
+    wanted: int | None,
+    count: int,
+    ready: int,
+    device: str,
+) -> None:
+    monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: resources)
+    workers = cluster.divide(leases=leases, wanted=wanted)
+    assert (workers.count, workers.ready, workers.device) == (count, ready, device)
+    cpus = resources.get("CPU", 1.0)
+    assert 0 < workers.num_cpus * workers.ready <= max(cpus - cluster.SPARE_CPUS, cpus / 2)
+    assert workers.num_gpus * workers.ready <= resources.get("GPU", 0)
+
+
+def test_a_job_servers_address_is_refused_before_anybody_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
+    with pytest.raises(cluster.ClusterError, match="ray job submit"):
+        cluster.check_address()
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
+    cluster.check_address()
