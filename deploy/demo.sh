@@ -21,8 +21,7 @@ if [ -n "${RAY_API_SERVER_ADDRESS:-${RAY_ADDRESS:-}}" ]; then
 fi
 
 # --- a cluster of our own ---
-umask 077
-folder=$(mktemp -d /tmp/maskmine.XXXXXX) # short, because Ray puts Unix sockets below it
+folder=$(mktemp -d /tmp/maskmine.XXXXXX) # readable by this user only; short, because Ray puts Unix sockets below it
 ray_pid=
 submit_pid=
 
