@@ -49,10 +49,10 @@ class PretrainJob:
     """CPU threads; default all."""
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     autoencoder_loop: LoopConfig = field(
-        default_factory=lambda: LoopConfig(steps=1300, batch_size=16, checkpoint_every=100)
+        default_factory=lambda: LoopConfig(steps=4800, batch_size=8, learning_rate=2e-3, checkpoint_every=200)
     )
     diffusion: LatentDiffusionConfig = field(default_factory=LatentDiffusionConfig)
-    diffusion_loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=3000))
+    diffusion_loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=2800))
 
 
 def main() -> int:

@@ -22,12 +22,14 @@ class AutoencoderConfig:
         latent_channels: channels of z.
         crop: side of the random training crops in pixels; the network is convolutional, so it works at any size.
         kl_weight: weight of the KL term.
+        norm_groups: groups of the normalisation layers; more than one loses the relation of channels, hence colours.
     """
 
     channels: tuple[int, ...] = (16, 32, 64)
     latent_channels: int = 4
-    crop: int = 64
+    crop: int = 48
     kl_weight: float = 1e-6
+    norm_groups: int = 1
 
     def build(self, resolution: int) -> AutoencoderKL:
         """An untrained autoencoder. No attention in its middle: crops and whole images then see the same network."""
@@ -39,7 +41,7 @@ class AutoencoderConfig:
             up_block_types=("UpDecoderBlock2D",) * levels,
             latent_channels=self.latent_channels,
             layers_per_block=1,
-            norm_num_groups=8,
+            norm_num_groups=self.norm_groups,
             mid_block_add_attention=False,
         )
 
