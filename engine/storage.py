@@ -42,9 +42,7 @@ def open_filesystem(url: str, **options: Any) -> tuple[fsspec.AbstractFileSystem
     except ImportError as error:
         raise StorageError(f"{redact(url)!r} needs a package that is not installed: {error}") from error
     except ValueError as error:
-        raise StorageError(
-            f"{redact(url)!r} cannot be opened: {error}; give a folder or a URL fsspec knows"
-        ) from error
+        raise StorageError(f"{redact(url)!r} cannot be opened: {error}; give a folder or a URL fsspec knows") from error
 
 
 def is_local(url: str) -> bool:
@@ -160,9 +158,7 @@ def list_names(url: str) -> list[str]:
         entries = filesystem.ls(path, detail=True)
     except FileNotFoundError:
         return []
-    return sorted(
-        entry["name"].rstrip("/").rpartition("/")[2] for entry in entries if entry["type"] == "file"
-    )
+    return sorted(entry["name"].rstrip("/").rpartition("/")[2] for entry in entries if entry["type"] == "file")
 
 
 def touch(url: str) -> None:

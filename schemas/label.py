@@ -23,16 +23,12 @@ LABEL_SCHEMA = pa.schema(
         pa.field("mask", PNG, nullable=False),  # 1 bit, height × width
         pa.field("preliminary_mask", PNG, nullable=False),  # 1 bit, latent size
         pa.field("heatmap", PNG, nullable=False),  # 8 bit grey, latent size, min–max scaled per image
-        pa.field(
-            "bbox", pa.list_(pa.int32(), 4), nullable=False
-        ),  # x, y, w, h in pixels; zeros if the mask is empty
+        pa.field("bbox", pa.list_(pa.int32(), 4), nullable=False),  # x, y, w, h in pixels; zeros if the mask is empty
         pa.field("area", pa.float32(), nullable=False),  # fraction of the image, 0–1
         pa.field("separation", pa.float32()),  # of the heatmap's mixture, 0–1
         pa.field("refined_separation", pa.float32()),  # of the difference's mixture; null before refinement
         pa.field("quality", pa.float32()),  # 0–1, from signals that need no ground truth
-        pa.field(
-            "flags", pa.list_(pa.string()), nullable=False
-        ),  # for example one_mode, empty, touches_border
+        pa.field("flags", pa.list_(pa.string()), nullable=False),  # for example one_mode, empty, touches_border
     ]
 )
 

@@ -56,11 +56,7 @@ class Receipt:
             values = json.loads(text)
             version = values["schema_version"]
             if version != RECEIPT_SCHEMA_VERSION:
-                raise ValueError(
-                    f"its schema version is {version}, this program reads {RECEIPT_SCHEMA_VERSION}"
-                )
+                raise ValueError(f"its schema version is {version}, this program reads {RECEIPT_SCHEMA_VERSION}")
             return cls(**values)
         except (KeyError, TypeError, AssertionError, ValueError) as error:
-            raise ValueError(
-                f"not a receipt: {error}; delete the file to have its lease labelled again"
-            ) from error
+            raise ValueError(f"not a receipt: {error}; delete the file to have its lease labelled again") from error

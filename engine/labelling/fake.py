@@ -75,8 +75,6 @@ class FakeSource:
         """Fingerprint fields of the model; there is nothing to go wrong."""
         return {"model_weights": self.model}
 
-    def build(
-        self, spec: LabelSpec, *, device: str, batch_size: int, threads: int | None = None
-    ) -> FakeLabeller:
+    def build(self, spec: LabelSpec, *, device: str, batch_size: int, threads: int | None = None) -> FakeLabeller:
         """A labeller for one worker."""
         return FakeLabeller(self.model, spec, device=device, batch_size=batch_size, delay=self.delay)

@@ -60,9 +60,7 @@ class LeaseProgress:
 Report = Callable[[LeaseProgress], None]
 
 
-def label_lease(
-    lease: Lease, labeller: Labels, run: LabelRun, report: Report = lambda progress: None
-) -> Receipt:
+def label_lease(lease: Lease, labeller: Labels, run: LabelRun, report: Report = lambda progress: None) -> Receipt:
     """Labels one lease and returns its receipt; a lease that has one is returned at once.
 
     May be killed at any instant, and run again or twice at the same time: the label file's bytes depend on
@@ -123,16 +121,12 @@ class _Work:
         """Quarantines all of the lease unseen: whatever is in it kills the process that touches it."""
         message = f"{deaths} worker processes died on this part of the corpus; it was not labelled."
         if deaths > MAX_DEATHS:  # even listing the keys kills
-            whole = Defect(
-                shard=self.lease.shard.name, key="", stage="label", reason="worker_died", message=message
-            )
+            whole = Defect(shard=self.lease.shard.name, key="", stage="label", reason="worker_died", message=message)
             self.defects.append((0, whole))
             return
         for index, item in enumerate(open_lease(self.lease)):
             if not isinstance(item, Defect):
-                item = Defect(
-                    shard=item.shard, key=item.key, stage="label", reason="worker_died", message=message
-                )
+                item = Defect(shard=item.shard, key=item.key, stage="label", reason="worker_died", message=message)
             self.defects.append((index, item))
 
     def write(self, attempt: Attempt, started: float) -> Receipt:
@@ -190,9 +184,7 @@ class _Work:
             labels = self.labeller([picture.image for picture in batch], [picture.key for picture in batch])
             return list(zip(batch, labels, strict=True))
         except Exception:
-            logger.warning(
-                "a batch of %s failed; its images are labelled one by one", self.lease.id, exc_info=True
-            )
+            logger.warning("a batch of %s failed; its images are labelled one by one", self.lease.id, exc_info=True)
             return [(picture, label) for picture in batch if (label := self._label_alone(picture))]
         finally:
             self.seconds["label"] += time.perf_counter() - began
@@ -241,15 +233,11 @@ def _public(lease: Lease) -> dict[str, Any]:
 def _prove_sound(labeller: Labels, error: Exception) -> None:
     """Raises LabellerBroken if the labeller fails on a plain picture as well."""
     ramp = np.linspace(0, 255, 64, dtype=np.uint8)
-    picture = np.stack(
-        [np.tile(ramp, (64, 1)), np.tile(ramp[:, None], (1, 64)), np.full((64, 64), 128, np.uint8)], 2
-    )
+    picture = np.stack([np.tile(ramp, (64, 1)), np.tile(ramp[:, None], (1, 64)), np.full((64, 64), 128, np.uint8)], 2)
     try:
         labeller([picture], ["probe"])
     except Exception as again:
-        raise LabellerBroken(
-            f"the labeller fails on a plain picture too: {type(again).__name__}: {again}"
-        ) from error
+        raise LabellerBroken(f"the labeller fails on a plain picture too: {type(again).__name__}: {again}") from error
 
 
 def _finished(receipt: Receipt) -> LeaseProgress:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
+import socket
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import ray
+from ray._private.services import find_bootstrap_address
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from engine import storage
@@ -20,6 +22,9 @@ logger = logging.getLogger(__name__)
 
 SPARE_CPUS = 0.5
 """Never given to workers: where they take every CPU, Ray Data's other operators wait for ever."""
+
+
+_PLAIN_ADDRESS = re.compile(r"[^/:]+:\d+")
 
 
 class ClusterError(ValueError):
@@ -42,13 +47,15 @@ class Workers:
 
 
 def check_address() -> None:
-    """Raises ClusterError for an address that only `ray job submit` understands; asks nobody."""
+    """Raises ClusterError when RAY_ADDRESS names a cluster that cannot be joined; Ray itself tries for minutes."""
     address = os.environ.get("RAY_ADDRESS", "")
     if address.startswith(("http://", "https://")):
         raise ClusterError(
             f"RAY_ADDRESS is {storage.redact(address)}, the address of a job server: run this with "
             "`ray job submit --working-dir . -- python jobs/label.py ...`, or unset it to run here"
         )
+    if _PLAIN_ADDRESS.fullmatch(address) and not _answers(address):
+        raise ClusterError(f"no Ray cluster answers at RAY_ADDRESS={address}; start it, or unset it to run here")
 
 
 def connect() -> None:
@@ -64,18 +71,25 @@ def connect() -> None:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    start = partial(ray.init, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+    address = None
+    if not os.environ.get("RAY_ADDRESS"):
+        # What `ray start` noted; a cluster that ended without saying so leaves its note behind.
+        address = find_bootstrap_address(None)
+        address = address if address and _answers(address) else "local"
     try:
         with _quiet_core():
-            start()
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     except (ConnectionError, RuntimeError) as error:
-        where = os.environ.get("RAY_ADDRESS")
-        if where and where != "local":
-            raise ClusterError(f"no Ray cluster answers at RAY_ADDRESS={where}: {error}") from error
-        # A cluster that has ended without saying so leaves its address behind.
-        logger.warning("the Ray cluster of this machine does not answer (%s); starting another one", error)
-        with _quiet_core():
-            start(address="local")
+        raise ClusterError(f"Ray cannot be reached or started: {error}") from error
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=10):
+            return True
+    except (OSError, ValueError):
+        return False
 
 
 @contextmanager

@@ -50,7 +50,8 @@ def drive(plan: LabelPlan, *, workers: int | None = None) -> Outcome:
             check_reach([plan.run.url, *{lease.shard.url for lease in plan.remaining[:1]}])
             pool = divide(leases=len(plan.remaining), wanted=workers)
             board = start_board()
-            line = ProgressLine(_tally(plan, receipts, board))
+            before = sum(receipt.seen for receipt in receipts.values())
+            line = ProgressLine(_tally(plan, receipts, board), done=before)
             with line, _explained():
                 for result in label_leases(plan, pool, board):
                     if isinstance(result, Receipt):
@@ -67,10 +68,10 @@ def drive(plan: LabelPlan, *, workers: int | None = None) -> Outcome:
 
 def _tally(
     plan: LabelPlan, receipts: dict[str, Receipt], board: ray.actor.ActorHandle
-) -> Callable[[], tuple[Tally, bool]]:
-    def tally() -> tuple[Tally, bool]:
-        opened = ray.get(board.leases.remote(), timeout=30)
-        return count(plan.leases, dict(receipts), opened), bool(opened)
+) -> Callable[[], tuple[Tally, float | None]]:
+    def tally() -> tuple[Tally, float | None]:
+        opened, age = ray.get(board.state.remote(), timeout=30)
+        return count(plan.leases, dict(receipts), opened), age
 
     return tally
 

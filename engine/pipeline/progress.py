@@ -25,8 +25,10 @@ class Board:
     def __init__(self) -> None:
         self._leases: dict[str, LeaseProgress] = {}
         self._starting = 0
+        self._first: float | None = None
 
     def report(self, progress: LeaseProgress) -> None:
+        self._first = self._first or time.monotonic()
         self._leases[progress.lease_id] = progress
 
     def starting(self) -> int:
@@ -37,13 +39,10 @@ class Board:
     def started(self) -> None:
         self._starting = 0
 
-    def forget(self, lease_ids: list[str]) -> None:
-        """The driver holds the receipts of these leases: they need no place here."""
-        for lease_id in lease_ids:
-            self._leases.pop(lease_id, None)
-
-    def leases(self) -> list[LeaseProgress]:
-        return list(self._leases.values())
+    def state(self) -> tuple[list[LeaseProgress], float | None]:
+        """Every lease's progress, and the seconds since the first of them was opened."""
+        age = None if self._first is None else time.monotonic() - self._first
+        return list(self._leases.values()), age
 
 
 def start_board() -> Any:
@@ -122,13 +121,16 @@ def format_duration(seconds: float) -> str:
 class ProgressLine:
     """Shows the line while used as a context manager: in place on a terminal, every ten seconds in a log.
 
-    `tally` gives the numbers of the moment, and whether a lease has been opened in this session.
+    `tally` gives the numbers of the moment, and the seconds since the first lease of this session was opened:
+    rates count from then on, so that loading models does not blur them. `done` images were done before this
+    session.
     """
 
     def __init__(
         self,
-        tally: Callable[[], tuple[Tally, bool]],
+        tally: Callable[[], tuple[Tally, float | None]],
         *,
+        done: int = 0,
         stream: TextIO | None = None,
         every: float | None = None,
     ) -> None:
@@ -138,12 +140,9 @@ class ProgressLine:
         self._every = every if every is not None else (1.0 if self._terminal else 10.0)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
-        self._began: tuple[float, int] | None = None
-
-    @property
-    def began(self) -> float | None:
-        """When work was first seen, on the clock of `time.monotonic`: workers load their models before."""
-        return self._began[0] if self._began else None
+        self._done = done
+        self.began: float | None = None
+        """When the first lease was opened, on the clock of `time.monotonic`; None until it is known."""
 
     def __enter__(self) -> ProgressLine:
         self._thread.start()
@@ -155,29 +154,21 @@ class ProgressLine:
         self._stop.set()
         self._thread.join(timeout=10)
         if kind is None:
-            self._look(show=True)
+            self._show()
         if self._terminal:
             self._stream.write("\n")
 
     def _run(self) -> None:
-        # Looked at more often than a log wants lines: the rate counts from when work is first seen.
-        shown = time.monotonic()
-        while not self._stop.wait(1.0):
-            show = time.monotonic() - shown >= self._every
-            self._look(show=show)
-            shown = time.monotonic() if show else shown
+        while not self._stop.wait(self._every):
+            self._show()
 
-    def _look(self, *, show: bool) -> None:
+    def _show(self) -> None:
         with suppress(ray.exceptions.RayError):  # a board that is being restarted; there is a next time
-            tally, opened = self._tally()
-            now = time.monotonic()
-            if self._began is None and opened:
-                self._began = (now, tally.done)
-            if not show:
-                return
-            rate = None
-            if self._began and tally.done > self._began[1] and now > self._began[0]:
-                rate = (tally.done - self._began[1]) / (now - self._began[0])
+            tally, age = self._tally()
+            if self.began is None and age is not None:
+                self.began = time.monotonic() - age
+            new = tally.done - self._done
+            rate = new / age if age and new > 0 else None
             line = format_line(tally, rate=rate)
             if self._terminal:
                 width = shutil.get_terminal_size().columns - 1

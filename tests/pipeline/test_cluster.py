@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from engine.pipeline import cluster
@@ -39,5 +41,12 @@ def test_a_job_servers_address_is_refused_before_anybody_is_asked(monkeypatch: p
     monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
     with pytest.raises(cluster.ClusterError, match="ray job submit"):
         cluster.check_address()
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
-    cluster.check_address()
+
+
+def test_a_cluster_that_does_not_answer_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        cluster.check_address()
+    with pytest.raises(cluster.ClusterError, match=address):
+        cluster.check_address()

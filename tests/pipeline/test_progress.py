@@ -74,7 +74,7 @@ def test_reporting_twice_counts_once() -> None:
     board = Board()
     for labelled in (1, 4, 4):
         board.report(LeaseProgress(lease_id="a", planned=9, labelled=labelled, quarantined=0))
-    assert [progress.labelled for progress in board.leases()] == [4]
+    assert [progress.labelled for progress in board.state()[0]] == [4]
 
 
 def test_the_board_counts_starts_that_came_to_nothing() -> None:
@@ -87,12 +87,12 @@ def test_the_board_counts_starts_that_came_to_nothing() -> None:
 def test_a_log_gets_whole_lines_and_always_the_last_one() -> None:
     stream = io.StringIO()
     tally = Tally(done=4, planned=4, estimated=False, quarantined=0, leases_done=1, leases=1)
-    with ProgressLine(lambda: (tally, True), stream=stream, every=0.0):
+    with ProgressLine(lambda: (tally, 2.0), stream=stream, every=0.01):
         while stream.getvalue().count("\n") < 1:
             time.sleep(0.01)
     lines = stream.getvalue().splitlines()
     assert len(lines) >= 2
-    assert set(lines) == {"4 of 4 images · 0 quarantined · 1 of 1 leases"}
+    assert set(lines) == {"4 of 4 images · 2 images/s · 0 quarantined · 1 of 1 leases"}
 
 
 def test_a_terminal_is_written_in_place() -> None:
@@ -102,7 +102,7 @@ def test_a_terminal_is_written_in_place() -> None:
 
     stream = Terminal()
     tally = Tally(done=4, planned=4, estimated=False, quarantined=0, leases_done=1, leases=1)
-    with ProgressLine(lambda: (tally, True), stream=stream):
+    with ProgressLine(lambda: (tally, None), stream=stream):
         pass
     assert stream.getvalue().startswith("\r4 of 4 images")
     assert stream.getvalue().count("\n") == 1
