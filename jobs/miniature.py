@@ -9,6 +9,9 @@ from typing import Annotated
 
 import tyro
 
+# Where the project is not installed (a job's working directory), it is found beside this file.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from engine.miniature.corpus import write_corpus
 
 

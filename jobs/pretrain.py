@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 import tyro
+
+# Where the project is not installed (a job's working directory), it is found beside this file.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine.diffusion.pretraining.autoencoder import AutoencoderConfig
 from engine.diffusion.pretraining.latent_diffusion import LatentDiffusionConfig
@@ -75,7 +79,7 @@ def main() -> int:
             diffusion=job.diffusion,
             diffusion_loop=job.diffusion_loop,
         )
-        pretrain(config, job.output, device=torch.device(job.device))
+        pretrain(config, job.output, device=torch.device(job.device), command=shlex.join(["python", *sys.argv]))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -72,10 +72,12 @@ def test_an_interrupted_training_ends_with_the_weights_of_an_undisturbed_one(con
 def test_the_loss_falls_and_the_card_tells_it(config, tmp_path):
     pretrain(config, tmp_path, device=CPU)
     record = json.loads((tmp_path / "training.json").read_text())
-    curve = [loss for _, loss in record["loss_curves"]["autoencoder"]]
-    assert len(curve) == 30 and sum(curve[-10:]) < 0.9 * sum(curve[:10])
+    curve = record["losses"]["autoencoder"]
+    assert curve[-1][0] == 30 and sum(loss for _, loss in curve[-3:]) < 0.9 * sum(loss for _, loss in curve[:3])
     assert record["images"] == 12 and record["config"]["seed"] == 1
-    assert (tmp_path / "training" / "samples.png").stat().st_size > 0
+    assert (tmp_path / "samples.png").stat().st_size > 0
+    card = (tmp_path / "README.md").read_text()
+    assert "12 captioned images" in card and "| latent diffusion | 6 |" in card
 
 
 def test_the_result_is_a_model_folder_with_latents_of_unit_variance(config, tmp_path):
