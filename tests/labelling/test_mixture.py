@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
@@ -28,9 +30,9 @@ def two_mode_map(size: int, gap: tuple[float, float], seed: tuple[int, ...]) -> 
     return (0.3 + 0.01 * np.where(inside, shift + wide * noise, narrow * noise)).astype(np.float32)
 
 
-def sklearn_fit(values: np.ndarray, **start) -> GaussianMixture:
+def sklearn_fit(values: np.ndarray, *, tolerance: float = 1e-10, **start: np.ndarray) -> GaussianMixture:
     """scikit-learn's fit of values scaled to 0..1, run until the likelihood stands still."""
-    fit = GaussianMixture(2, tol=1e-10, max_iter=100_000, reg_covar=1e-9, random_state=0, **start)
+    fit = GaussianMixture(2, tol=tolerance, max_iter=100_000, reg_covar=1e-9, random_state=0, **start)
     return fit.fit(values.reshape(-1, 1))
 
 
@@ -52,46 +54,61 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
     return (a & b).sum() / max(1, (a | b).sum())
 
 
-def agreement(gap: tuple[float, float], sizes: dict[int, int], seed: int) -> np.ndarray:
-    """IoU of our mask and scikit-learn's of each map.
+@dataclass(frozen=True)
+class Agreement:
+    """Mask IoU of each map with scikit-learn's, and on how many maps we found a likelier optimum than it did."""
 
-    Its own k-means starts the reference; where that ends in another optimum, scikit-learn is also started
-    from ours, and the likelier of its two fits is the reference.
+    iou: np.ndarray
+    likelier: int
+
+    def __str__(self) -> str:
+        return f"{len(self.iou)} maps, worst {self.iou.min():.6f}, mean {self.iou.mean():.6f}, {self.likelier=}"
+
+
+def agreement(gap: tuple[float, float], sizes: dict[int, int], seed: int) -> Agreement:
+    """Compare our masks with those of scikit-learn's converged fits, which start from its own k-means.
+
+    Where the masks differ, scikit-learn's fit is run on to a tolerance of 1e-13 (its steps may gain less than
+    1e-10 each for thousands of steps). If it then lies in another optimum than ours, scikit-learn is also
+    started from ours, and the likelier of its two fits is the reference.
     """
-    found = []
+    found, likelier = [], 0
     for size, count in sizes.items():
         maps = np.stack([two_mode_map(size, gap, seed=(seed, size, index)) for index in range(count)])
         values = torch.from_numpy(maps)
         mixture = fit_mixture(values)
         masks = heatmap_to_mask(values, None, mixture).numpy()
         for index, (raw, mask) in enumerate(zip(maps.astype(np.float64), masks, strict=True)):
-            unit = ((raw - raw.min()) / np.ptp(raw)).ravel()
+            low, span = raw.min(), np.ptp(raw)
+            unit = (raw - low) / span
             reference = sklearn_fit(unit)
-            ours = (mixture.means[index].numpy() - raw.min()) / np.ptp(raw)
+            if iou(mask, upper_set_of(reference, unit)) < 0.999:
+                reference = sklearn_fit(unit, tolerance=1e-13)
+            ours = (mixture.means[index].numpy() - low) / span
             if np.abs(np.sort(reference.means_[:, 0]) - ours).max() > 0.01:
-                precisions = np.ptp(raw) ** 2 / mixture.variances[index].numpy()
                 other = sklearn_fit(
                     unit,
                     means_init=ours[:, None],
                     weights_init=mixture.weights[index].numpy(),
-                    precisions_init=precisions[:, None, None],
+                    precisions_init=(span**2 / mixture.variances[index].numpy())[:, None, None],
                 )
-                column = unit[:, None]
-                reference = max(reference, other, key=lambda fit: fit.score(column))
-            found.append(iou(mask, upper_set_of(reference, unit).reshape(raw.shape)))
-    return np.array(found)
+                column = unit.reshape(-1, 1)
+                if other.score(column) > reference.score(column):
+                    reference, likelier = other, likelier + 1
+            found.append(iou(mask, upper_set_of(reference, unit)))
+    return Agreement(np.array(found), likelier)
 
 
 def test_masks_of_separated_modes_agree_with_scikit_learn() -> None:
     found = agreement((4.5, 8), {32: 100, 64: 20, 512: 1}, seed=1)
-    print(f"separated: {len(found)} maps, worst {found.min():.6f}, mean {found.mean():.6f}")
-    assert found.min() >= 0.999
+    print(f"separated: {found}")
+    assert found.iou.min() >= 0.999
 
 
 def test_masks_of_overlapping_modes_agree_with_scikit_learn() -> None:
-    found = agreement((2.2, 3.5), {32: 75, 64: 8, 512: 1}, seed=2)
-    print(f"overlapping: {len(found)} maps, worst {found.min():.6f}, mean {found.mean():.6f}")
-    assert found.min() >= 0.99
+    found = agreement((2.2, 3.5), {32: 78, 64: 4, 256: 1}, seed=2)
+    print(f"overlapping: {found}")
+    assert found.iou.min() >= 0.99
 
 
 def test_parameters_of_a_map_agree_with_scikit_learn() -> None:
