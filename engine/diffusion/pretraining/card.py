@@ -26,20 +26,15 @@ def write_card(
 ) -> None:
     """Write README.md (for people) and training.json (for programs) beside the model in `folder`."""
     curves = {name: thin(values) for name, values in losses.items() if values}
-    record = {
-        "date": date.today().isoformat(),
-        "command": command,
-        "images": images,
-        "config": config,
-        "losses": curves,
-    }
+    day = date.today().isoformat()
+    record = {"date": day, "command": command, "images": images, "config": config, "losses": curves}
     (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")
     size = sum(path.stat().st_size for part in COMPONENTS for path in (folder / part).glob("*.safetensors"))
     lines = [
         "# Model card",
         "",
-        f"A text-to-image latent diffusion model in diffusers format ({size / 1e6:.1f} MB of safetensors), trained from "
-        f"scratch on {images} captioned images of {config['resolution']} pixels. No mask was read.",
+        f"A text-to-image latent diffusion model in diffusers format ({size / 1e6:.1f} MB of safetensors), trained "
+        f"from scratch on {images} captioned images of {config['resolution']} pixels. No mask was read.",
         "",
         f"    {command}",
         "",
