@@ -56,9 +56,7 @@ def test_a_failed_write_cleans_up_after_itself(tmp_path: Path, monkeypatch: pyte
     assert os.listdir(tmp_path) == []
 
 
-def test_a_put_survives_its_temporary_file_being_swept_away(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_put_survives_its_temporary_file_being_swept_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replace = os.replace
     calls = []
 
@@ -84,9 +82,7 @@ def test_an_unknown_scheme_is_refused_in_one_sentence() -> None:
         storage.open_filesystem("nonsense://bucket/x")
 
 
-def test_local_paths_become_absolute_and_object_urls_stay(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_local_paths_become_absolute_and_object_urls_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert storage.absolute("runs/car/") == str(tmp_path / "runs" / "car")

@@ -38,18 +38,14 @@ def test_a_receipt_accounts_for_every_sample() -> None:
         Receipt(lease={}, lease_id="x", stage="s", fingerprint="f", seen=2, labelled=1)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"schema_version": 99}', '{"schema_version": 1, "seen": 1}']
-)
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema_version": 99}', '{"schema_version": 1, "seen": 1}'])
 def test_what_is_no_receipt_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not a receipt"):
         Receipt.from_json(text)
 
 
 def test_a_manifest_survives_json_and_names_each_difference() -> None:
-    ours = RunManifest(
-        fingerprint={"concept": "car", "seed": 0, "draws": 1}, config={"input": "x"}, created="now"
-    )
+    ours = RunManifest(fingerprint={"concept": "car", "seed": 0, "draws": 1}, config={"input": "x"}, created="now")
     theirs = RunManifest(fingerprint={"concept": "bird", "seed": 0, "rule": "midpoint"})
     assert RunManifest.from_json(ours.to_json()) == ours
     assert ours.differences(theirs) == [
@@ -61,9 +57,7 @@ def test_a_manifest_survives_json_and_names_each_difference() -> None:
 
 
 def test_the_fingerprint_ignores_config_versions_and_order() -> None:
-    one = RunManifest(
-        fingerprint={"a": 1, "b": 2}, config={"workers": 1}, versions={"torch": "1"}, created="x"
-    )
+    one = RunManifest(fingerprint={"a": 1, "b": 2}, config={"workers": 1}, versions={"torch": "1"}, created="x")
     two = RunManifest(fingerprint={"b": 2, "a": 1}, config={"workers": 8})
     assert one.hash == two.hash
     assert one.differences(two) == []
@@ -77,9 +71,7 @@ def test_an_edited_manifest_is_refused() -> None:
 
 
 def test_label_and_quarantine_schemas_survive_parquet() -> None:
-    schema = label_schema(
-        fingerprint="f", model="m", revision=None, seed=3, stage="preliminary", prompt="a p"
-    )
+    schema = label_schema(fingerprint="f", model="m", revision=None, seed=3, stage="preliminary", prompt="a p")
     for expected in (schema, QUARANTINE_SCHEMA):
         buffer = io.BytesIO()
         pq.write_table(pa.Table.from_pylist([], schema=expected), buffer)
