@@ -56,7 +56,9 @@ class PretrainJob:
         default_factory=lambda: LoopConfig(steps=4800, batch_size=8, learning_rate=2e-3, checkpoint_every=200)
     )
     diffusion: LatentDiffusionConfig = field(default_factory=LatentDiffusionConfig)
-    diffusion_loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=2800))
+    diffusion_loop: LoopConfig = field(
+        default_factory=lambda: LoopConfig(steps=4500, batch_size=16, checkpoint_every=250)
+    )
 
 
 def main() -> int:
