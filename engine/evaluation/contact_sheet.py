@@ -62,9 +62,7 @@ def write_contact_sheet(run: str, corpus: str, path: str, count: int = 24) -> st
         raise EvaluationError(f"{storage.redact(run)} holds no labels to draw; label into it first")
     cells = [(row["key"], _draw_cell(image, row)) for image, row in _read_spread(files, corpus, count)]
     if not cells:
-        raise EvaluationError(
-            "none of the labelled images is in the corpus; give the corpus that was labelled"
-        )
+        raise EvaluationError("none of the labelled images is in the corpus; give the corpus that was labelled")
     kind = "masks" if folder == "labels" else "preliminary masks"
     title = f"{', '.join(sorted(files.concepts))}: {kind} of {len(cells)} of {files.count} images"
     buffer = io.BytesIO()

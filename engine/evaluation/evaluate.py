@@ -76,9 +76,7 @@ def evaluate_run(run: str, corpus: str, concept: str | None = None) -> dict[str,
     return _report(concept, files, counts, heatmaps, preliminary, refined)
 
 
-def _find_truth(
-    sample: Sample, concept: str, row: dict[str, Any] | None, counts: Counter[str]
-) -> np.ndarray | None:
+def _find_truth(sample: Sample, concept: str, row: dict[str, Any] | None, counts: Counter[str]) -> np.ndarray | None:
     """The concept's mask (H, W): the one named after it, or the unnamed one unless that is another's."""
     data = sample.masks.get(concept)
     if data is None and sample.metadata.get("concept", concept) == concept:

@@ -43,9 +43,7 @@ class LabelFiles:
         """The concept of all rows; EvaluationError if there are several."""
         if len(self.concepts) > 1:
             names = ", ".join(sorted(self.concepts))
-            raise EvaluationError(
-                f"the run holds labels of several concepts ({names}); name one with --concept"
-            )
+            raise EvaluationError(f"the run holds labels of several concepts ({names}); name one with --concept")
         return next(iter(self.concepts))
 
     def read(
@@ -83,9 +81,7 @@ def find_label_files(run: str, folder: str) -> LabelFiles | None:
     for shard, found in keys.items():
         if len(set(found)) < len(found):
             twice = next(key for key in found if found.count(key) > 1)
-            raise EvaluationError(
-                f"{storage.redact(place)} holds two rows of {shard} {twice}; label into an empty run"
-            )
+            raise EvaluationError(f"{storage.redact(place)} holds two rows of {shard} {twice}; label into an empty run")
     return LabelFiles(files=dict(files), keys=dict(keys), concepts=concepts) if names else None
 
 
@@ -97,9 +93,7 @@ def find_first_labels(run: str) -> LabelFiles:
     """
     files = find_label_files(run, "preliminary") or find_label_files(run, "labels")
     if files is None or not files.count:
-        raise EvaluationError(
-            f"{storage.redact(run)} holds no labels; label into it first, or name another run"
-        )
+        raise EvaluationError(f"{storage.redact(run)} holds no labels; label into it first, or name another run")
     return files
 
 

@@ -124,9 +124,7 @@ def test_nothing_to_compare_is_an_error_with_the_reason(world: Any) -> None:
 
 def test_two_rows_of_one_image_are_refused(world: Any) -> None:
     write_truth_as_rows(world)
-    world.write_rows(
-        "preliminary/again.parquet", [world.row("000000.tar", "001", world.truths["000000.tar", "001"])]
-    )
+    world.write_rows("preliminary/again.parquet", [world.row("000000.tar", "001", world.truths["000000.tar", "001"])])
     with pytest.raises(EvaluationError, match=r"two rows of 000000\.tar 001"):
         evaluate(world)
 
