@@ -65,9 +65,7 @@ def _decode(data: bytes, max_pixels: int, mask: bool = False) -> Image.Image:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
             if width * height > max_pixels:
-                raise DecodeError(
-                    "too_large", f"{width} x {height} pixels are more than the limit of {max_pixels}."
-                )
+                raise DecodeError("too_large", f"{width} x {height} pixels are more than the limit of {max_pixels}.")
             if image.format == "PNG":
                 # Decoding does not look at the checksums of the pixel data; verify() does nothing else.
                 image.verify()

@@ -87,6 +87,4 @@ def _check_unique(leases: Sequence[Lease]) -> None:
     for lease in leases:
         other = by_id.setdefault(lease.id, lease)
         if other is not lease:
-            raise CorpusError(
-                f"A part of {other.shard.name!r} would be named like {lease.shard.name!r}; rename one."
-            )
+            raise CorpusError(f"A part of {other.shard.name!r} would be named like {lease.shard.name!r}; rename one.")

@@ -79,9 +79,7 @@ def assign_folder_keys(sizes: dict[str, int]) -> list[Member]:
     that ``IMG.0001.jpg`` and ``IMG.0002.jpg`` are two images. Files that belong to no image are left out.
     """
     names = sorted(name for name in sizes if not is_hidden(name))
-    images = {
-        n for n in names if is_image(n.rpartition(".")[2]) and not n.lower().endswith("." + MASK_SUFFIX)
-    }
+    images = {n for n in names if is_image(n.rpartition(".")[2]) and not n.lower().endswith("." + MASK_SUFFIX)}
     keys = {name.rpartition(".")[0] for name in images}
     members = []
     for name in names:

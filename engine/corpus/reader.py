@@ -27,9 +27,7 @@ class LeaseReader:
     OSError, so that the lease is tried again.
     """
 
-    def __init__(
-        self, lease: Lease, *, masks: bool = False, storage_options: dict[str, Any] | None = None
-    ) -> None:
+    def __init__(self, lease: Lease, *, masks: bool = False, storage_options: dict[str, Any] | None = None) -> None:
         self.lease = lease
         self._masks = masks
         self._source = open_source(lease.shard, storage_options)
@@ -101,9 +99,7 @@ class LeaseReader:
         return {}
 
 
-def open_lease(
-    lease: Lease, *, masks: bool = False, storage_options: dict[str, Any] | None = None
-) -> LeaseReader:
+def open_lease(lease: Lease, *, masks: bool = False, storage_options: dict[str, Any] | None = None) -> LeaseReader:
     """Opens a lease for reading; ground-truth masks are read only if `masks` says so."""
     return LeaseReader(lease, masks=masks, storage_options=storage_options)
 

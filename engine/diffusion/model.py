@@ -12,13 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    DDPMScheduler,
-    StableDiffusionPipeline,
-    UNet2DConditionModel,
-)
+from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPTextModel, PreTrainedTokenizerBase
 
@@ -105,6 +99,8 @@ class LatentDiffusion:
 
     def save(self, folder: Path) -> None:
         """Write all parts as safetensors and JSON in the layout of `StableDiffusionPipeline`."""
+        from diffusers import StableDiffusionPipeline  # takes seconds to import, and labelling never saves
+
         pipeline = StableDiffusionPipeline(
             vae=self.vae,
             unet=self.unet,

@@ -18,9 +18,7 @@ from PIL import Image
 Members = Sequence[tuple[str, bytes]]
 
 
-def write_hostile_corpus(
-    folder: str | Path, draw: Callable[[int], np.ndarray] | None = None
-) -> dict[str, list]:
+def write_hostile_corpus(folder: str | Path, draw: Callable[[int], np.ndarray] | None = None) -> dict[str, list]:
     """Writes eight tars with every kind of bad data that the project promises to survive.
 
     Args:

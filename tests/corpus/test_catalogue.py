@@ -65,9 +65,7 @@ def test_any_filesystem(memory: fsspec.AbstractFileSystem) -> None:
         assert [shard.size for shard in shards] == [3, 3]
 
 
-def test_a_folder_of_images_is_cut_into_virtual_shards(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_of_images_is_cut_into_virtual_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.corpus.catalogue.SAMPLES_PER_FOLDER_SHARD", 2)
     for name in ("b.jpg", "b.txt", "sub/deep/c.PNG", "a.webp", "notes.md", ".thumbs/a.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -138,9 +138,7 @@ def test_a_flipped_bit_in_a_png_is_noticed() -> None:
 
 
 @pytest.mark.parametrize("error", [MemoryError(), SyntaxError("x"), RecursionError(), KeyError(3)])
-def test_whatever_pil_raises_becomes_a_decode_error(
-    error: Exception, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_whatever_pil_raises_becomes_a_decode_error(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(self: ImageFile.ImageFile) -> None:
         raise error
 

@@ -60,9 +60,7 @@ def test_defects_of_the_shard_belong_to_the_first_part(corpus: str) -> None:
 
 @pytest.mark.parametrize("target_bytes", [1 << 30, 10_000])
 @pytest.mark.parametrize("limit", [1, 3, 7, 8, 11, 12, 100])
-def test_a_limit_gives_the_first_samples_however_shards_are_split(
-    corpus: str, limit: int, target_bytes: int
-) -> None:
+def test_a_limit_gives_the_first_samples_however_shards_are_split(corpus: str, limit: int, target_bytes: int) -> None:
     leases = plan_leases(list_shards(corpus), limit=limit, target_bytes=target_bytes)
     samples = [item for item in read(leases) if isinstance(item, Sample)]
     everything = [("a.tar", f"{n:06d}") for n in range(7)] + [("c.tar", f"{n:06d}") for n in range(20, 25)]
