@@ -1,0 +1,1 @@
+"""maskmine: pixel masks of a concept, mined out of a text-to-image diffusion model."""

@@ -17,10 +17,10 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine import storage
-from engine.labelling.plan import LabelPlan, default_run_url, plan_labelling
-from engine.labelling.source import LabellerSource, ModelSource
 from engine.labelling.spec import LabelSpec
-from engine.labelling.summary import Outcome
+from engine.run.plan import LabelPlan, default_run_url, plan_labelling
+from engine.run.source import LabellerSource, ModelSource
+from engine.run.summary import Outcome
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""The method: from images to heatmaps to masks, for one concept."""

@@ -14,12 +14,12 @@ from typing import NoReturn
 import ray
 
 from engine import storage
-from engine.labelling.plan import LabelPlan
-from engine.labelling.run import ATTEMPTS, start_run
-from engine.labelling.summary import Outcome
 from engine.pipeline.cluster import check_address, check_reach, connect, divide
 from engine.pipeline.label import LabellingError, label_leases
 from engine.pipeline.progress import ProgressLine, Tally, count, start_board
+from engine.run.directory import ATTEMPTS, start_run
+from engine.run.plan import LabelPlan
+from engine.run.summary import Outcome
 from schemas.receipt import Receipt
 
 logger = logging.getLogger(__name__)

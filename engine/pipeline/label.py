@@ -12,12 +12,12 @@ import ray
 import ray.data
 
 from engine.corpus.lease import Lease
-from engine.labelling.plan import LabelPlan
-from engine.labelling.run import LabelRun
-from engine.labelling.shard import LabellerBroken, LeaseProgress, label_lease
-from engine.labelling.source import LabellerSource
 from engine.labelling.spec import LabelSpec
 from engine.pipeline.cluster import Workers
+from engine.run.directory import LabelRun
+from engine.run.plan import LabelPlan
+from engine.run.shard import LabellerBroken, LeaseProgress, label_lease
+from engine.run.source import LabellerSource
 from schemas.receipt import Receipt
 
 logger = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ def label_leases(plan: LabelPlan, workers: Workers, board: Any) -> Iterator[Rece
             num_cpus=workers.num_cpus,
             num_gpus=workers.num_gpus,
             # Ray Data replaces lost workers and tries their leases again without end, as it should. For a
-            # lease that kills its workers, attempt markers make an end of it (see engine.labelling.shard).
+            # lease that kills its workers, attempt markers make an end of it (see engine.run.shard).
         )
         .iter_rows()
     )

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 import ray
 
 from engine.corpus.lease import Lease
-from engine.labelling.shard import LeaseProgress
+from engine.run.shard import LeaseProgress
 from schemas.receipt import Receipt
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from engine.labelling.fake import FakeLabeller, FakeSource
-from engine.labelling.plan import default_run_url, plan_labelling
-from engine.labelling.run import start_run
-from engine.labelling.shard import label_lease
 from engine.labelling.spec import LabelSpec
+from engine.run.directory import start_run
+from engine.run.fake import FakeLabeller, FakeSource
+from engine.run.plan import default_run_url, plan_labelling
+from engine.run.shard import label_lease
 from jobs.label import main
 from tests.corpus.hostile import make_corpus_tar
 
@@ -191,7 +191,7 @@ def test_the_job_parses_and_plans_without_importing_ray(corpus: Path, tmp_path: 
     import subprocess
 
     program = (
-        "import sys; from jobs.label import main; from engine.labelling.fake import FakeSource\n"
+        "import sys; from jobs.label import main; from engine.run.fake import FakeSource\n"
         f"code = main(['--concept', 'car', '--input', {str(corpus)!r}, '--run', {str(tmp_path / 'run')!r}, "
         "'--dry-run'], source=FakeSource())\n"
         "assert code == 0 and 'ray' not in sys.modules and 'torch' not in sys.modules\n"

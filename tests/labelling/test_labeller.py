@@ -74,7 +74,7 @@ def test_a_batch_is_labelled_where_ray_and_webdataset_cannot_be_imported():
 import sys
 sys.modules["ray"] = sys.modules["webdataset"] = None  # importing either now fails
 import numpy as np
-import engine.evaluation.evaluate, engine.labelling.shard
+import engine.evaluation.evaluate, engine.run.shard
 from engine.labelling.labeller import Labeller
 from engine.labelling.spec import LabelSpec
 from tests.diffusion.models import make_model

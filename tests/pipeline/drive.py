@@ -20,9 +20,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from engine.labelling.fake import FakeLabeller, FakeSource
 from engine.labelling.label import Label
 from engine.labelling.spec import LabelSpec
+from engine.run.fake import FakeLabeller, FakeSource
 from jobs.label import main
 
 

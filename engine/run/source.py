@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from engine.labelling.shard import Labels
 from engine.labelling.spec import LabelSpec
+from engine.run.shard import Labels
 
 
 class LabellerSource(Protocol):

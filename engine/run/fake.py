@@ -65,7 +65,7 @@ class FakeLabeller:
 
 @dataclass(frozen=True, kw_only=True)
 class FakeSource:
-    """Where fake labellers come from (see `engine.labelling.source`)."""
+    """Where fake labellers come from (see `engine.run.source`)."""
 
     model: str = "fake"
     revision: str | None = None

@@ -12,11 +12,11 @@ from PIL import Image
 from engine import storage
 from engine.corpus.catalogue import list_shards
 from engine.corpus.lease import Lease, plan_leases
-from engine.labelling.fake import FakeLabeller
 from engine.labelling.label import Label
-from engine.labelling.run import ATTEMPTS, LabelRun, RunError, read_receipts, subtract_receipts
-from engine.labelling.shard import LabellerBroken, LeaseProgress, label_lease
 from engine.labelling.spec import LabelSpec
+from engine.run.directory import ATTEMPTS, LabelRun, RunError, read_receipts, subtract_receipts
+from engine.run.fake import FakeLabeller
+from engine.run.shard import LabellerBroken, LeaseProgress, label_lease
 from schemas.label import LABEL_SCHEMA
 
 SPEC = LabelSpec(concept="car", prompt="a photo of a car")

@@ -13,8 +13,8 @@ from PIL import Image
 
 from engine.corpus.sample import Defect
 from engine.labelling.label import Label
-from engine.labelling.prefetch import Picture
-from engine.labelling.run import LabelRun
+from engine.run.directory import LabelRun
+from engine.run.prefetch import Picture
 from schemas.label import label_schema
 from schemas.quarantine import QUARANTINE_SCHEMA
 

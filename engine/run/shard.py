@@ -22,9 +22,9 @@ from engine.corpus.lease import Lease
 from engine.corpus.reader import open_lease
 from engine.corpus.sample import Defect
 from engine.labelling.label import Label
-from engine.labelling.prefetch import Picture, Prefetch
-from engine.labelling.rows import defects_to_parquet, labels_to_parquet, make_row
-from engine.labelling.run import Attempt, LabelRun
+from engine.run.directory import Attempt, LabelRun
+from engine.run.prefetch import Picture, Prefetch
+from engine.run.rows import defects_to_parquet, labels_to_parquet, make_row
 from schemas.receipt import Receipt
 
 logger = logging.getLogger(__name__)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engine import storage
-from engine.labelling.plan import LabelPlan, count_quarantined
-from engine.labelling.run import STAGE_FOLDERS
+from engine.run.directory import STAGE_FOLDERS
+from engine.run.plan import LabelPlan, count_quarantined
 from schemas.receipt import Receipt
 
 

@@ -15,7 +15,8 @@ from typing import Any
 from engine import storage
 from engine.corpus.catalogue import list_shards
 from engine.corpus.lease import Lease, plan_leases
-from engine.labelling.run import (
+from engine.labelling.spec import LabelSpec
+from engine.run.directory import (
     LabelRun,
     RunError,
     check_manifest,
@@ -24,8 +25,7 @@ from engine.labelling.run import (
     redact_config,
     subtract_receipts,
 )
-from engine.labelling.source import LabellerSource
-from engine.labelling.spec import LabelSpec
+from engine.run.source import LabellerSource
 from schemas.label import LABEL_SCHEMA_VERSION
 from schemas.receipt import Receipt
 from schemas.run import RunManifest
