@@ -61,10 +61,10 @@ class LatentDiffusion:
         """Latent sides must be multiples of this for the U-Net's skip connections to meet."""
         return 2 ** (len(self.unet.config.block_out_channels) - 1)
 
-    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> LatentDiffusion:
+    def to(self, device: torch.device | str) -> LatentDiffusion:
         """Move the networks (in place); returns self."""
         for name in COMPONENTS:
-            getattr(self, name).to(device=device, dtype=dtype)
+            getattr(self, name).to(device)
         return self
 
     def sampler_timesteps(self, steps: int) -> list[int]:
