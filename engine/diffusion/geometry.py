@@ -39,11 +39,6 @@ class Placement:
             factor=factor,
         )
 
-    @property
-    def fills(self) -> bool:
-        """Whether the image covers the whole canvas."""
-        return self.columns == self.rows == self.cells
-
 
 def image_to_canvas(image: np.ndarray, place: Placement) -> Tensor:
     """(H, W, 3) uint8 -> [3, f cells, f cells] float32 in [-1, 1], 0 outside the image."""

@@ -56,11 +56,6 @@ class LatentDiffusion:
         """Side of the square image the model was trained on, in pixels."""
         return self.latent_size * self.factor
 
-    @property
-    def granularity(self) -> int:
-        """Latent sides must be multiples of this for the U-Net's skip connections to meet."""
-        return 2 ** (len(self.unet.config.block_out_channels) - 1)
-
     def to(self, device: torch.device | str) -> LatentDiffusion:
         """Move the networks (in place); returns self."""
         for name in COMPONENTS:

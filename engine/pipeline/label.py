@@ -44,7 +44,7 @@ class ShardLabeller:
         self._run, self._board = run, board
         # One thread on CPUs, whatever their number: sums are rounded in another order with more.
         threads = 1 if workers.device == "cpu" else None
-        self._labeller = source.build(spec, device=workers.device, batch_size=run.batch_size, threads=threads)
+        self._labeller = source.build(spec, device=workers.device, threads=threads)
         board.started.remote()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:

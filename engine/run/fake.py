@@ -26,8 +26,7 @@ class FakeLabeller:
         model: object,
         spec: LabelSpec,
         *,
-        device: str = "cpu",
-        batch_size: int | None = None,
+        batch_size: int = 64,
         delay: float = 0.0,
     ) -> None:
         self.spec = spec
@@ -75,6 +74,6 @@ class FakeSource:
         """Fingerprint fields of the model; there is nothing to go wrong."""
         return {"model_weights": self.model}
 
-    def build(self, spec: LabelSpec, *, device: str, batch_size: int, threads: int | None = None) -> FakeLabeller:
+    def build(self, spec: LabelSpec, *, device: str, threads: int | None = None) -> FakeLabeller:
         """A labeller for one worker."""
-        return FakeLabeller(self.model, spec, device=device, batch_size=batch_size, delay=self.delay)
+        return FakeLabeller(self.model, spec, delay=self.delay)

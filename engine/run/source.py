@@ -28,7 +28,7 @@ class LabellerSource(Protocol):
             ValueError: the model is missing or unusable, or cannot express the spec's concept and prompt.
         """
 
-    def build(self, spec: LabelSpec, *, device: str, batch_size: int, threads: int | None = None) -> Labels:
+    def build(self, spec: LabelSpec, *, device: str, threads: int | None = None) -> Labels:
         """Loads the model (once per worker); `threads` limits those of this process."""
 
 
@@ -54,7 +54,7 @@ class ModelSource:
         locate_concept(load_tokenizer(folder), spec.prompt, spec.concept)
         return {"model_weights": hash_weights(folder)}
 
-    def build(self, spec: LabelSpec, *, device: str, batch_size: int, threads: int | None = None) -> Labels:
+    def build(self, spec: LabelSpec, *, device: str, threads: int | None = None) -> Labels:
         """Loads the model onto the device."""
         import torch
 

@@ -56,7 +56,7 @@ class FaultySource(FakeSource):
     fault: str = ""
     once: str = ""
 
-    def build(self, spec: LabelSpec, *, device: str, batch_size: int, threads: int | None = None) -> FakeLabeller:
+    def build(self, spec: LabelSpec, *, device: str, threads: int | None = None) -> FakeLabeller:
         kind, _, value = self.fault.partition(":")
         once = Path(self.once)
         if kind == "start":
@@ -71,7 +71,7 @@ class FaultySource(FakeSource):
                 replace(source, target)
 
             os.replace = replace_or_die
-        labeller = FaultyLabeller(self.model, spec, device=device, batch_size=batch_size, delay=self.delay)
+        labeller = FaultyLabeller(self.model, spec, delay=self.delay)
         labeller.kind, labeller.value, labeller.once = kind, value, once
         return labeller
 

@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from engine.diffusion.pretraining.data import batch_generator, batched, to_model_range
+from engine.diffusion.pretraining.data import batch_generator, to_model_range
 from engine.diffusion.pretraining.loop import LoopConfig, train
 
 
@@ -94,7 +94,7 @@ def train_autoencoder(
 def encode_images(vae: AutoencoderKL, images: Tensor, *, batch_size: int = 32) -> Tensor:
     """Scaled latent means of `images` ([N, 3, R, R] uint8): [N, C, R/f, R/f] float16 on the CPU."""
     parts = []
-    for part in batched(len(images), batch_size):
-        x = to_model_range(images[part]).to(vae.device)
+    for part in images.split(batch_size):
+        x = to_model_range(part).to(vae.device)
         parts.append((vae.encode(x).latent_dist.mean * vae.config.scaling_factor).half().cpu())
     return torch.cat(parts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -71,9 +70,3 @@ def to_model_range(images: Tensor) -> Tensor:
 def batch_generator(seed: int, step: int) -> torch.Generator:
     """The random numbers of one step: a function of (seed, step), so that a resumed run repeats none and skips none."""
     return torch.Generator().manual_seed((seed << 32) + step)
-
-
-def batched(count: int, size: int) -> Iterator[slice]:
-    """Slices that cover range(count), `size` at a time."""
-    for start in range(0, count, size):
-        yield slice(start, min(start + size, count))
