@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import os
 import signal
@@ -17,7 +18,18 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine import storage
-from engine.labelling.spec import LabelSpec
+from engine.run.options import (
+    Distillation,
+    Execution,
+    Method,
+    Model,
+    Refinement,
+    What,
+    Where,
+    distillation_spec,
+    find_input,
+    label_spec,
+)
 from engine.run.plan import LabelPlan, default_run_url, plan_labelling
 from engine.run.source import LabellerSource, ModelSource
 from engine.run.summary import Outcome
@@ -26,80 +38,13 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class What:
-    """What to look for."""
+class Stage:
+    """How far to go, and where the fine-tuned model comes from."""
 
-    concept: str
-    """The word or phrase whose pixels are wanted: car, "fire truck"."""
-    prompt: str = "a photo of a {concept}"
-    """The text the model is asked with, {concept} standing for the concept. Other words in it share the
-    attention: --concept arms --prompt "a photo of a human with arms and legs"."""
-    stage: Literal["preliminary"] = "preliminary"
-    """How far to go. preliminary: masks from the model's attention alone."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Where:
-    """Images and labels."""
-
-    input: str = "miniature"
-    """The images: a folder or URL of WebDataset tars (DIR, 'DIR/{000000..000099}.tar', s3://bucket/corpus),
-    one tar, or a folder of images. miniature: the small corpus that comes with the project."""
-    run: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
-    """The run directory, a folder or URL, for labels and all that belongs to them. The same command with the
-    same run directory resumes: nothing is lost and nothing is done twice. Default:
-    $MASKMINE_HOME/runs/CONCEPT, where MASKMINE_HOME is ~/.maskmine unless set."""
-    limit: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """Label only the first so many images."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Model:
-    """The text-to-image diffusion model that knows the concept."""
-
-    model: str = "miniature"
-    """A local folder in diffusers format (Stable Diffusion 1.x or 2.x, safetensors), or a hub id, which needs
-    --revision. miniature: the small model that comes with the project."""
-    revision: Annotated[str | None, tyro.conf.arg(metavar="REV")] = None
-    """Branch, tag or commit of a hub id."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Method:
-    """Settings that change the labels; they are part of the run's fingerprint."""
-
-    seed: int = 0
-    """An image's noise depends on this and its key only, not on batches or workers."""
-    timesteps: int = 50
-    """T: steps of the sampler's schedule."""
-    attention_steps: int = 40
-    """T0: how many of them, least noise first, the attention is averaged over. Time is proportional to it."""
-    draws: int = 1
-    """N: noise draws per timestep. Time is proportional to it."""
-    mixture_rule: Literal["posterior", "midpoint"] = "posterior"
-    """Where the threshold lies: where object and background are as likely, or midway between their means."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Execution:
-    """How to run; nothing of this changes the labels."""
-
-    workers: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """Labelling processes. Default: one per GPU of the cluster, without GPUs one per CPU."""
-    batch_size: int = 8
-    """Images labelled at once by a worker."""
-    max_failures: float = 0.01
-    """Largest fraction of images that may end in quarantine for the exit code to be 0."""
-    dry_run: bool = False
-    """Check everything, print the plan, and stop."""
-
-    def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(f"--workers is {self.workers}; it must be at least 1")
-        if self.batch_size < 1:
-            raise ValueError(f"--batch-size is {self.batch_size}; it must be at least 1")
-        if not 0 <= self.max_failures <= 1:
-            raise ValueError(f"--max-failures is {self.max_failures}; it is a fraction between 0 and 1")
+    stage: Literal["refined", "preliminary"] = "refined"
+    """refined: all of it. preliminary: masks from the model's attention alone, coarse and quick."""
+    adapter: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
+    """A fine-tuned model made before (RUN/concept/weights.safetensors), to be used instead of making one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,16 +52,23 @@ class Label:
     """All settings of the job."""
 
     what: What
+    stage: Stage
     where: Where
     model: Model
     method: Method
+    refinement: Refinement
+    distillation: Distillation
     execution: Execution
 
 
 DESCRIPTION = """Mines pixel masks of a concept from images that nobody has labelled.
 
+Coarse masks of a sample of the images come from the attention that the model pays to the word. On these the model
+is fine-tuned to paint background where the object is. Then every image is compared with itself without the object.
+
 Examples:
   python jobs/label.py --concept car
+  python jobs/label.py --concept car --profile fast
   python jobs/label.py --concept bird --input 'tars/{000000..000003}.tar' --run runs/bird
   python jobs/label.py --concept "fire truck" --model OWNER/MODEL --revision COMMIT --input s3://bucket/images
   ray job submit --working-dir . -- python jobs/label.py --concept car
@@ -159,43 +111,27 @@ def main(arguments: list[str] | None = None, *, source: LabellerSource | None = 
 
 
 def _plan(options: Label, source: LabellerSource) -> LabelPlan:
-    what, where, method = options.what, options.where, options.method
-    spec = LabelSpec(
-        concept=what.concept,
-        prompt=what.prompt.replace("{concept}", what.concept),
-        stage=what.stage,
-        timesteps=method.timesteps,
-        attention_steps=method.attention_steps,
-        draws=method.draws,
-        seed=method.seed,
-        mixture_rule=method.mixture_rule,
-    )
+    what, where = options.what, options.where
     return plan_labelling(
-        spec=spec,
+        spec=label_spec(what, options.method, options.refinement, options.stage.stage),
         source=source,
-        input_url=_find_input(where.input, what.concept),
+        input_url=find_input(where.input, what.concept),
         run_url=where.run or default_run_url(what.concept),
+        distillation=distillation_spec(options.distillation),
+        adapter=options.stage.adapter,
         limit=where.limit,
         batch_size=options.execution.batch_size,
         config=dataclasses.asdict(options),
     )
 
 
-def _find_input(name: str, concept: str) -> str:
-    if name != "miniature":
-        return name
-    from engine.miniature import corpus_url
-
-    return corpus_url(concept)
-
-
 def _label(plan: LabelPlan, workers: int | None) -> Outcome:
     if not plan.remaining:
         return Outcome(plan=plan, receipts=plan.receipts, failed_leases={})
     # Imported here because Ray takes seconds, and many calls end before they need it.
-    from engine.pipeline.driver import drive
+    from engine.pipeline.driver import run_plan
 
-    return drive(plan, workers=workers)
+    return run_plan(plan, workers=workers, tell=functools.partial(print, flush=True))
 
 
 def _draw(outcome: Outcome) -> str | None:

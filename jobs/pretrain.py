@@ -47,6 +47,8 @@ class PretrainJob:
     """Of initialisation, batches and noise."""
     vae: Path | None = None
     """Folder of a diffusers AutoencoderKL to use instead of training one."""
+    initial: Path | None = None
+    """Folder of a model of the same shape whose U-Net and text encoder are the starting point."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """Where to train."""
     threads: int | None = None
@@ -76,6 +78,7 @@ def main() -> int:
             prompt_length=job.prompt_length,
             seed=job.seed,
             vae=job.vae,
+            initial=job.initial,
             autoencoder=job.autoencoder,
             autoencoder_loop=job.autoencoder_loop,
             diffusion=job.diffusion,

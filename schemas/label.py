@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-LABEL_SCHEMA_VERSION = 1
+LABEL_SCHEMA_VERSION = 2
 """Raised whenever a column is added, removed or changes its meaning. Part of a run's fingerprint."""
 
 PNG = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
@@ -27,6 +27,7 @@ LABEL_SCHEMA = pa.schema(
         pa.field("area", pa.float32(), nullable=False),  # fraction of the image, 0–1
         pa.field("separation", pa.float32()),  # of the heatmap's mixture, 0–1
         pa.field("refined_separation", pa.float32()),  # of the difference's mixture; null before refinement
+        pa.field("presence", pa.float32()),  # above 0 the concept explains the image better than background does
         pa.field("quality", pa.float32()),  # 0–1, from signals that need no ground truth
         pa.field("flags", pa.list_(pa.string()), nullable=False),  # for example one_mode, empty, touches_border
     ]

@@ -64,3 +64,11 @@ def upsample_mask(mask: np.ndarray, width: int, height: int) -> np.ndarray:
     """(h, w) bool at latent size -> (height, width) bool at image size, each pixel taking the cell it lies in."""
     picture = Image.fromarray(mask.astype(np.uint8))
     return np.asarray(picture.resize((width, height), Image.Resampling.NEAREST)).astype(bool)
+
+
+def resize_mask(mask: np.ndarray, width: int, height: int) -> np.ndarray:
+    """(h, w) bool at the model's resolution -> (height, width) bool at image size, with smooth edges between pixels."""
+    if mask.shape == (height, width):
+        return mask
+    picture = Image.fromarray(mask.astype(np.uint8) * 255)
+    return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR)) >= 128

@@ -43,6 +43,15 @@ def locate_concept(tokenizer: PreTrainedTokenizerBase, prompt: str, concept: str
     return sorted({i + k for i in kept for k in range(len(needle))})
 
 
+def check_known(tokenizer: PreTrainedTokenizerBase, prompt: str) -> None:
+    """Raises PromptError for a prompt with words that the model has no token for."""
+    if tokenizer.unk_token_id is None or tokenizer.unk_token_id == tokenizer.eos_token_id:
+        return
+    unknown = [word for word in prompt.split() if tokenizer.unk_token_id in tokenizer(word).input_ids]
+    if unknown:
+        raise PromptError(f"the model's tokenizer does not know {unknown[0]!r} of {prompt!r}{_known_words(tokenizer)}")
+
+
 def one_hot(positions: list[int], length: int) -> Tensor:
     """The column selector of a concept: [length] float32, 1 at the concept's token positions."""
     column = torch.zeros(length)

@@ -12,7 +12,8 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 from engine import storage
 from engine.corpus import Lease, Sample, list_shards, open_lease
 from engine.corpus.decode import DecodeError, decode_image
-from engine.evaluation.rows import EvaluationError, LabelFiles, find_label_files, png_to_array
+from engine.evaluation.rows import EvaluationError, LabelFiles, find_label_files
+from engine.run.rows import png_to_array
 
 TILE = 168
 """Side of the square each picture is fitted into, pixels."""

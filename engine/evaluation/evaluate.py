@@ -17,8 +17,8 @@ from engine.evaluation.rows import (
     LabelFiles,
     find_first_labels,
     find_label_files,
-    png_to_array,
 )
+from engine.run.rows import png_to_array
 
 logger = logging.getLogger(__name__)
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
-from PIL import Image
 
 from engine import storage
 
@@ -95,12 +92,6 @@ def find_first_labels(run: str) -> LabelFiles:
     if files is None or not files.count:
         raise EvaluationError(f"{storage.redact(run)} holds no labels; label into it first, or name another run")
     return files
-
-
-def png_to_array(png: dict[str, Any]) -> np.ndarray:
-    """The PNG struct of a label row as (h, w): bool if it is 1-bit, else uint8."""
-    with Image.open(io.BytesIO(png["bytes"]), formats=("PNG",)) as image:
-        return np.asarray(image if image.mode == "1" else image.convert("L"))
 
 
 def _batches(url: str, columns: list[str]) -> Iterator[Any]:

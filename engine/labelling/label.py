@@ -19,6 +19,7 @@ class Label:
         area: fraction of the image, 0-1.
         separation: of the heatmap's mixture, 0-1.
         refined_separation: of the difference's mixture, 0-1; NaN when not refined.
+        presence: score of the concept's being there at all; NaN when not asked for.
         quality: 0-1.
         flags: short stable words.
     """
@@ -30,5 +31,6 @@ class Label:
     area: float
     separation: float
     refined_separation: float
+    presence: float
     quality: float
     flags: list[str] = field(default_factory=list)

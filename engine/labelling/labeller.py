@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
+from torch import Tensor
 
-from engine.diffusion.geometry import Placement, image_to_canvas, upsample_mask, valid_cells
+from engine.diffusion.geometry import Placement, image_to_canvas, resize_mask, upsample_mask, valid_cells
 from engine.diffusion.model import LatentDiffusion
 from engine.diffusion.prompt import ConceptPrompt
-from engine.labelling.heatmap import mean_attention
+from engine.distillation.weights import ConceptModel
+from engine.labelling.attend import attend
 from engine.labelling.label import Label
 from engine.labelling.preliminary import heatmap_to_preliminary, mask_flags, scale_to_bytes
+from engine.labelling.quality import Signals, quality_of
+from engine.labelling.refinement import Refined, cut_difference, difference, grow, remove_object
 from engine.labelling.spec import LabelSpec
+from engine.labelling.weaknesses import find_weaknesses
+
+USELESS = {"one_mode", "empty", "full", "absent"}
+"""Flags of a mask of quality 0."""
 
 
 class Labeller:
@@ -20,17 +30,22 @@ class Labeller:
     Args:
         model: m, on the device it shall run on.
         spec: what to label and how.
+        weights: m′ as `engine.distillation` packs it; without, m stands in for it.
         batch_size: latents per forward pass of the U-Net.
 
     Raises:
         PromptError: the model cannot be asked for the concept.
+        ModelError: the weights are not of this model.
     """
 
-    def __init__(self, model: LatentDiffusion, spec: LabelSpec, *, batch_size: int = 64) -> None:
-        self.model = model
+    def __init__(
+        self, model: LatentDiffusion, spec: LabelSpec, *, weights: bytes | None = None, batch_size: int = 64
+    ) -> None:
         self.spec = spec
         self.batch_size = batch_size
         self.prompt = ConceptPrompt.parse(model.tokenizer, spec.prompt, [spec.concept])
+        self.model = model
+        self.concept = ConceptModel.load(model, weights) if weights else None
 
     @torch.no_grad()
     def __call__(self, images: list[np.ndarray], keys: list[str]) -> list[Label]:
@@ -38,40 +53,111 @@ class Labeller:
         assert len(images) == len(keys)
         if not images:
             return []
+        model = self.concept.original() if self.concept else self.model
         places = [
-            Placement.fit(image.shape[1], image.shape[0], cells=self.model.latent_size, factor=self.model.factor)
+            Placement.fit(image.shape[1], image.shape[0], cells=model.latent_size, factor=model.factor)
             for image in images
         ]
-        canvases = torch.stack([image_to_canvas(i, p) for i, p in zip(images, places, strict=True)])
-        valid = valid_cells(places).to(self.model.device)
-        z0 = self.model.encode(canvases.to(self.model.device))
-        maps = mean_attention(self.model, z0, keys, self.prompt, self.spec, batch_size=self.batch_size)
-        heatmap = maps[:, 0].float()
+        canvases = torch.stack([image_to_canvas(i, p) for i, p in zip(images, places, strict=True)]).to(model.device)
+        valid = valid_cells(places).to(model.device)
+        z0 = model.encode(canvases)
+        attention = attend(model, z0, keys, self.prompt, self.spec, valid=valid, batch_size=self.batch_size)
+        heatmap = attention.maps[:, 0].float()
         preliminary = heatmap_to_preliminary(heatmap, valid, rule=self.spec.mixture_rule)
-        bytes_Bhw = scale_to_bytes(heatmap, valid).cpu()
-        masks, mixture = preliminary.mask.cpu(), preliminary.mixture
+        bytes_Bhw = scale_to_bytes(heatmap, valid).cpu().numpy()
+        masks, mixture, presence = preliminary.mask.cpu().numpy(), preliminary.mixture, attention.presence.tolist()
         separation, one_mode = mixture.separation.tolist(), mixture.one_mode.tolist()
-        return [
-            self._label(place, bytes_Bhw[i].numpy(), masks[i], separation[i], one_mode[i])
+        labels = [
+            self._preliminary(place, bytes_Bhw[i], masks[i], separation[i], one_mode[i], presence[i])
             for i, place in enumerate(places)
         ]
+        if self.spec.stage == "refined":
+            # Where there is nothing to paint over, or nothing to paint from, M_pre stays.
+            usable = [i for i, label in enumerate(labels) if not USELESS & set(label.flags)]
+            if usable:
+                self._refine(labels, usable, canvases, z0, preliminary.mask, valid, keys, places)
+        return labels
 
-    def _label(
-        self, place: Placement, heatmap: np.ndarray, mask: torch.Tensor, separation: float, one_mode: bool
+    def _preliminary(
+        self,
+        place: Placement,
+        heatmap: np.ndarray,
+        mask: np.ndarray,
+        separation: float,
+        one_mode: bool,
+        presence: float,
     ) -> Label:
         inside = mask[: place.rows, : place.columns]
-        flags = mask_flags(inside, one_mode=one_mode)
-        full_size = upsample_mask(inside.numpy(), place.width, place.height)
-        usable = not {"one_mode", "empty", "full"} & set(flags)
+        flags = mask_flags(torch.from_numpy(inside.copy()), one_mode=one_mode)
+        absent = presence < self.spec.presence_threshold  # never for NaN, which was not asked for
+        if absent:
+            flags = [*(flag for flag in flags if flag == "one_mode"), "absent"]
+        full_size = upsample_mask(inside & (not absent), place.width, place.height)
         return Label(
             heatmap=heatmap[: place.rows, : place.columns],
-            preliminary_mask=inside.numpy(),
+            preliminary_mask=inside,
             mask=full_size,
             bbox=bounding_box(full_size),
             area=float(full_size.mean()),
             separation=separation,
             refined_separation=float("nan"),
-            quality=separation if usable else 0.0,
+            presence=presence,
+            quality=0.0 if USELESS & set(flags) else separation,
+            flags=flags,
+        )
+
+    def _refine(
+        self,
+        labels: list[Label],
+        usable: list[int],
+        canvases: Tensor,
+        z0: Tensor,
+        preliminary: Tensor,
+        valid: Tensor,
+        keys: list[str],
+        places: list[Placement],
+    ) -> None:
+        """Replaces the usable labels by those with M."""
+        settings = self.spec.refinement
+        model = self.concept.distilled() if self.concept else self.model
+        region = grow(preliminary[usable], settings.dilate) & valid[usable]
+        own = [keys[i] for i in usable]
+        inpainted = remove_object(model, z0[usable], region, own, self.spec, batch_size=self.batch_size)
+        images = model.decode(z0[usable]).float().clamp(-1, 1) if settings.reference == "decoded" else canvases[usable]
+        refined = cut_difference(difference(images, inpainted, settings), region, valid[usable], settings)
+        refined = refined.cpu()
+        pixels = canvases[usable].cpu()
+        for k, i in enumerate(usable):
+            place = places[i]
+            height, width = place.rows * place.factor, place.columns * place.factor
+            mask = refined.mask[k, :height, :width].numpy()
+            labels[i] = self._finish(labels[i], place, mask, refined, k, pixels[k, :, :height, :width])
+
+    def _finish(
+        self, label: Label, place: Placement, mask: np.ndarray, refined: Refined, k: int, pixels: Tensor
+    ) -> Label:
+        full_size = resize_mask(mask, place.width, place.height)
+        one_mode = bool(refined.mixture.one_mode[k])
+        flags = mask_flags(torch.from_numpy(mask), one_mode=one_mode)
+        region = refined.region[k, : mask.shape[0], : mask.shape[1]].numpy()
+        flags += find_weaknesses(
+            pixels.numpy(), mask, region, contrast=refined.contrast(k), clusters=int(refined.clusters[k])
+        )
+        signals = Signals.measure(
+            mask,
+            region,
+            separation=label.separation,
+            refined_separation=float(refined.mixture.separation[k]),
+            contrast=refined.contrast(k),
+            presence=label.presence,
+        )
+        return replace(
+            label,
+            mask=full_size,
+            bbox=bounding_box(full_size),
+            area=float(full_size.mean()),
+            refined_separation=signals.refined_separation,
+            quality=0.0 if USELESS & set(flags) else quality_of(signals),
             flags=flags,
         )
 

@@ -3,14 +3,56 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-METHOD_VERSION = 1
+METHOD_VERSION = 2
 """Raised whenever the code of the method changes the labels it yields for unchanged settings."""
 
-Stage = Literal["preliminary"]
+Stage = Literal["preliminary", "refined"]
 MixtureRule = Literal["posterior", "midpoint"]
+
+
+def check_at_least(owner: object, minimum: float, *names: str) -> None:
+    """Raises ValueError for the first of the owner's attributes that is smaller than `minimum`."""
+    for name in names:
+        if not getattr(owner, name) >= minimum:
+            raise ValueError(f"{name} is {getattr(owner, name)}; it must be at least {minimum:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefinementSpec:
+    """Settings of the second half of the method: m′ paints background over M_pre, what changes is the object.
+
+    Attributes:
+        solver: sampler of the inpainting.
+        inpaint_steps: its steps.
+        guidance: w between the prompts while inpainting: ε̃ = w ε(y_f) − (w−1) ε(y_b). 0 follows y_b alone.
+        inpaintings: how many are made of each image, each from other noise.
+        combine: how their differences become one, pixel by pixel.
+        reference: what an inpainting is compared with: the image itself, or what the autoencoder makes of it.
+        colour: space of the difference: mean over RGB channels of |x − x̂|, or the distance in CIELAB.
+        dilate: latent cells by which M_pre grows before it is painted over.
+        fit: pixels whose differences the mixture is fitted to: all of the image, or those painted over.
+        closing: radius, in pixels of the model's canvas, of a morphological closing of M; 0 leaves it out.
+        fill_holes: fill holes of M that lie wholly inside.
+    """
+
+    solver: Literal["ddim", "dpm++"] = "ddim"
+    inpaint_steps: int = 50
+    guidance: float = 0.0
+    inpaintings: int = 1
+    combine: Literal["mean", "median", "minimum"] = "median"
+    reference: Literal["image", "decoded"] = "image"
+    colour: Literal["rgb", "lab"] = "rgb"
+    dilate: int = 0
+    fit: Literal["image", "region"] = "image"
+    closing: int = 0
+    fill_holes: bool = False
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 1, "inpaint_steps", "inpaintings")
+        check_at_least(self, 0, "dilate", "closing")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,36 +61,46 @@ class LabelSpec:
 
     Attributes:
         concept: the word or phrase whose pixels are wanted, for example ``fire truck``.
-        prompt: the conditioning text y_f; must contain the concept.
+        prompt: y_f, the text that stands for the object; must contain the concept.
+        background_prompt: y_b, the text that stands for its absence.
         stage: how far down the method to go.
         timesteps: T, number of steps of the sampler's schedule.
-        attention_steps: T0, how many of the T timesteps, lowest noise first, enter the mean attention map.
+        attention_steps: T0, how many timesteps enter the mean attention map.
         draws: N, noise draws per timestep.
+        presence_steps: at how many of the timesteps the noise is also predicted under y_b, to tell whether the concept
+            is there at all; 0 leaves it out.
+        presence_threshold: a smaller presence score makes an image `absent`, with an empty mask.
         seed: seed of the run; a sample's noise derives from (seed, key, stage).
-        mixture_rule: where the mixture's threshold lies.
+        mixture_rule: where the preliminary mixture's threshold lies.
+        refinement: of the masks, by inpainting.
     """
 
     concept: str
     prompt: str
-    stage: Stage = "preliminary"
+    background_prompt: str = "a photo of a background"
+    stage: Stage = "refined"
     timesteps: int = 50
     attention_steps: int = 40
     draws: int = 1
+    presence_steps: int = 10
+    presence_threshold: float = 0.0
     seed: int = 0
     mixture_rule: MixtureRule = "posterior"
+    refinement: RefinementSpec = field(default_factory=RefinementSpec)
 
     def __post_init__(self) -> None:
         if not self.concept.strip():
             raise ValueError("the concept is empty; give a word or phrase, for example --concept car")
-        if self.timesteps < 1:
-            raise ValueError(f"timesteps is {self.timesteps}; it must be at least 1")
+        check_at_least(self, 1, "timesteps", "draws")
+        check_at_least(self, 0, "presence_steps")
         if not 1 <= self.attention_steps <= self.timesteps:
             raise ValueError(
                 f"attention_steps is {self.attention_steps}; it must be between 1 and timesteps ({self.timesteps})"
             )
-        if self.draws < 1:
-            raise ValueError(f"draws is {self.draws}; it must be at least 1")
 
     def fingerprint_fields(self) -> dict[str, Any]:
-        """Everything of this spec that a run's fingerprint covers, as JSON values."""
-        return {"method_version": METHOD_VERSION, **dataclasses.asdict(self)}
+        """Everything of this spec that a run's fingerprint covers, as JSON values; a run holds both stages."""
+        values = dataclasses.asdict(self)
+        del values["stage"]
+        refinement = {f"refinement.{name}": value for name, value in values.pop("refinement").items()}
+        return {"method_version": METHOD_VERSION, **values, **refinement}

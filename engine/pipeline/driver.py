@@ -15,6 +15,7 @@ import ray
 
 from engine import storage
 from engine.pipeline.cluster import check_address, check_reach, connect, divide
+from engine.pipeline.distil import DistillationError, distil_on_ray
 from engine.pipeline.label import LabellingError, label_leases
 from engine.pipeline.progress import ProgressLine, Tally, count, start_board
 from engine.run.directory import ATTEMPTS, start_run
@@ -31,6 +32,56 @@ _CAUSE = re.compile(r"(?!ray\.)[\w.]+(Error|Exception|Interrupt|Exit): .")
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM, as `ray job stop` and cluster managers send it, treated like Ctrl-C."""
+
+
+def run_plan(plan: LabelPlan, *, workers: int | None = None, tell: Callable[[str], None] = print) -> Outcome:
+    """All that the plan asks for: masks of a sample, fine-tuning on them, labels; what is done already is skipped.
+
+    Args:
+        tell: is told what begins, and what is skipped and why.
+
+    Raises:
+        as `drive` and `make_concept_of`.
+    """
+    if not plan.remaining:
+        return drive(plan)
+    with _cluster():
+        make_concept_of(plan, workers=workers, tell=tell)
+        tell(f"labels: {len(plan.remaining)} of {len(plan.leases)} leases to do")
+        return drive(plan, workers=workers)
+
+
+def make_concept_of(plan: LabelPlan, *, workers: int | None, tell: Callable[[str], None] = print) -> None:
+    """Preliminary masks of the sample and the fine-tuning on them, unless the plan has no need of it.
+
+    Raises:
+        ValueError: nothing to learn from, or as `drive`.
+        DistillationError, LabellingError: it cannot go on; resuming is safe.
+    """
+    if plan.concept is None or plan.sample is None:
+        if plan.weights:
+            tell(f"fine-tuning: skipped, m′ is there ({storage.redact(plan.weights)})")
+        elif plan.run.stage == "refined":
+            tell("fine-tuning: skipped as asked for, the model itself paints the backgrounds")
+        return
+    with _cluster():
+        sample = plan.sample
+        if sample.remaining:
+            tell(f"sample: preliminary masks, {len(sample.remaining)} of {len(sample.leases)} leases to do")
+            outcome = drive(sample, workers=workers)
+            if outcome.failed_leases:
+                lease, error = next(iter(outcome.failed_leases.items()))
+                raise LabellingError(f"{lease}: {error}")
+        else:
+            tell("sample: preliminary masks, skipped, they are there")
+        settings = plan.concept.distillation
+        tell(f"fine-tuning: {settings.method}, {settings.steps} steps")
+        with _explained():
+            receipt = distil_on_ray(plan.concept)
+        tell(
+            f"fine-tuning: loss {receipt.first_loss:.4f} -> {receipt.last_loss:.4f} on {receipt.images['used']} images;"
+            f" pictures in {storage.redact(plan.concept.url('progress'))}"
+        )
 
 
 def drive(plan: LabelPlan, *, workers: int | None = None) -> Outcome:
@@ -103,7 +154,7 @@ def _explained() -> Iterator[None]:
     """Turns what Ray wraps around a worker's error back into the one sentence that matters."""
     try:
         yield
-    except LabellingError:
+    except (LabellingError, DistillationError):
         raise
     except (ray.exceptions.RayError, RuntimeError) as error:
         logger.debug("a worker failed", exc_info=True)

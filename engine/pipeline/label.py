@@ -11,6 +11,7 @@ from typing import Any
 import ray
 import ray.data
 
+from engine import storage
 from engine.corpus.lease import Lease
 from engine.labelling.spec import LabelSpec
 from engine.pipeline.cluster import Workers
@@ -36,7 +37,15 @@ class LabellingError(RuntimeError):
 class ShardLabeller:
     """A worker: loads the labeller once, then turns leases into files and receipts."""
 
-    def __init__(self, source: LabellerSource, spec: LabelSpec, run: LabelRun, workers: Workers, board: Any) -> None:
+    def __init__(
+        self,
+        source: LabellerSource,
+        spec: LabelSpec,
+        run: LabelRun,
+        weights: str | None,
+        workers: Workers,
+        board: Any,
+    ) -> None:
         # Ray starts an actor again whose process died in here, for ever: somebody has to count.
         starts = ray.get(board.starting.remote())
         if starts > workers.count + MAX_FAILED_STARTS:
@@ -44,7 +53,8 @@ class ShardLabeller:
         self._run, self._board = run, board
         # One thread on CPUs, whatever their number: sums are rounded in another order with more.
         threads = 1 if workers.device == "cpu" else None
-        self._labeller = source.build(spec, device=workers.device, threads=threads)
+        concept = storage.read_bytes(weights) if weights else None
+        self._labeller = source.build(spec, device=workers.device, threads=threads, weights=concept)
         board.started.remote()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
@@ -85,6 +95,7 @@ def label_leases(plan: LabelPlan, workers: Workers, board: Any) -> Iterator[Rece
         "source": plan.source,
         "spec": plan.spec,
         "run": plan.run,
+        "weights": plan.weights if plan.run.stage == "refined" else None,
         "workers": workers,
         "board": board,
     }

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 import ray
 
@@ -118,33 +118,24 @@ def format_duration(seconds: float) -> str:
     return f"{whole}s"
 
 
-class ProgressLine:
-    """Shows the line while used as a context manager: in place on a terminal, every ten seconds in a log.
+Line = TypeVar("Line", bound="StatusLine")
 
-    `tally` gives the numbers of the moment, and the seconds since the first lease of this session was opened:
-    rates count from then on, so that loading models does not blur them. `done` images were done before this
-    session.
+
+class StatusLine:
+    """Shows a line while used as a context manager: in place on a terminal, every ten seconds in a log.
+
+    `text` gives the words of the moment; a Ray error in it is taken for one that passes.
     """
 
-    def __init__(
-        self,
-        tally: Callable[[], tuple[Tally, float | None]],
-        *,
-        done: int = 0,
-        stream: TextIO | None = None,
-        every: float | None = None,
-    ) -> None:
-        self._tally = tally
+    def __init__(self, text: Callable[[], str], *, stream: TextIO | None = None, every: float | None = None) -> None:
+        self._text = text
         self._stream = stream or sys.stderr
         self._terminal = self._stream.isatty()
         self._every = every if every is not None else (1.0 if self._terminal else 10.0)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
-        self._done = done
-        self.began: float | None = None
-        """When the first lease was opened, on the clock of `time.monotonic`; None until it is known."""
 
-    def __enter__(self) -> ProgressLine:
+    def __enter__(self: Line) -> Line:
         self._thread.start()
         return self
 
@@ -163,13 +154,8 @@ class ProgressLine:
             self._show()
 
     def _show(self) -> None:
-        with suppress(ray.exceptions.RayError):  # a board that is being restarted; there is a next time
-            tally, age = self._tally()
-            if self.began is None and age is not None:
-                self.began = time.monotonic() - age
-            new = tally.done - self._done
-            rate = new / age if age and new > 0 else None
-            line = format_line(tally, rate=rate)
+        with suppress(ray.exceptions.RayError):  # an actor that is being restarted; there is a next time
+            line = self._text()
             if self._terminal:
                 width = shutil.get_terminal_size().columns - 1
                 line = f"\r{line[:width]:<{width}}"
@@ -177,3 +163,33 @@ class ProgressLine:
                 line += "\n"
             self._stream.write(line)
             self._stream.flush()
+
+
+class ProgressLine(StatusLine):
+    """The status line of a labelling.
+
+    `tally` gives the numbers of the moment, and the seconds since the first lease of this session was opened:
+    rates count from then on, so that loading models does not blur them. `done` images were done before this
+    session.
+    """
+
+    def __init__(
+        self,
+        tally: Callable[[], tuple[Tally, float | None]],
+        *,
+        done: int = 0,
+        stream: TextIO | None = None,
+        every: float | None = None,
+    ) -> None:
+        super().__init__(self._describe, stream=stream, every=every)
+        self._tally = tally
+        self._done = done
+        self.began: float | None = None
+        """When the first lease was opened, on the clock of `time.monotonic`; None until it is known."""
+
+    def _describe(self) -> str:
+        tally, age = self._tally()
+        if self.began is None and age is not None:
+            self.began = time.monotonic() - age
+        new = tally.done - self._done
+        return format_line(tally, rate=new / age if age and new > 0 else None)

@@ -16,7 +16,7 @@ from schemas.run import RunManifest
 
 logger = logging.getLogger(__name__)
 
-STAGE_FOLDERS = {"preliminary": "preliminary"}
+STAGE_FOLDERS = {"preliminary": "preliminary", "refined": "labels"}
 """Folder of a run directory that holds the labels of a stage."""
 
 

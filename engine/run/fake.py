@@ -39,7 +39,7 @@ class FakeLabeller:
         return [self._label(image, key) for image, key in zip(images, keys, strict=True)]
 
     def _label(self, image: np.ndarray, key: str) -> Label:
-        digest = hashlib.sha256(f"{self.spec.seed}/{self.spec.stage}/{key}".encode()).digest()
+        digest = hashlib.sha256(f"{self.spec.seed}/{key}".encode()).digest()
         grey = image.mean(axis=2)
         threshold = float(grey.mean()) + digest[0] / 64
         mask = grey > threshold
@@ -56,7 +56,8 @@ class FakeLabeller:
             bbox=bbox,
             area=float(mask.mean()),
             separation=digest[1] / 255,
-            refined_separation=float("nan"),
+            refined_separation=digest[1] / 255 if self.spec.stage == "refined" else float("nan"),
+            presence=1.0,
             quality=digest[2] / 255,
             flags=["empty"] if empty else [],
         )
@@ -74,6 +75,12 @@ class FakeSource:
         """Fingerprint fields of the model; there is nothing to go wrong."""
         return {"model_weights": self.model}
 
-    def build(self, spec: LabelSpec, *, device: str, threads: int | None = None) -> FakeLabeller:
+    def build(
+        self, spec: LabelSpec, *, device: str, threads: int | None = None, weights: bytes | None = None
+    ) -> FakeLabeller:
         """A labeller for one worker."""
         return FakeLabeller(self.model, spec, delay=self.delay)
+
+    def load(self, *, device: str) -> Any:
+        """There is no model to be fine-tuned."""
+        raise NotImplementedError("fake labellers have no model; label with --method none")

@@ -7,7 +7,7 @@ import platform
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib import metadata
 from typing import Any
@@ -15,7 +15,9 @@ from typing import Any
 from engine import storage
 from engine.corpus.catalogue import list_shards
 from engine.corpus.lease import Lease, plan_leases
+from engine.distillation.spec import DistillationSpec
 from engine.labelling.spec import LabelSpec
+from engine.run.concept import ConceptTask, check_adapter, find_concept, plan_sample, weights_url
 from engine.run.directory import (
     LabelRun,
     RunError,
@@ -40,6 +42,9 @@ class LabelPlan:
         leases: all leases of the corpus (up to the limit); `remaining` are those without a receipt.
         receipts: of the leases that are done, by lease id.
         resumed: whether the run directory has a manifest already.
+        weights: URL of m′, None where m does all.
+        concept: the fine-tuning that makes m′, None where there is none to do.
+        sample: the labelling of what the fine-tuning learns from.
     """
 
     spec: LabelSpec
@@ -51,6 +56,9 @@ class LabelPlan:
     remaining: list[Lease]
     receipts: dict[str, Receipt]
     resumed: bool
+    weights: str | None = None
+    concept: ConceptTask | None = None
+    sample: LabelPlan | None = None
 
     @property
     def shards(self) -> int:
@@ -71,6 +79,11 @@ class LabelPlan:
             ("done", f"{len(self.leases) - len(self.remaining)} leases with {done} images"),
             ("to do", f"{len(self.remaining)} leases"),
         ]
+        if self.concept and self.sample:
+            images = f"of about {self.concept.distillation.sample} images in {len(self.sample.leases)} leases"
+            facts.insert(-2, ("fine-tuning", f"{self.concept.distillation.method}, on masks {images}, to be done"))
+        elif self.weights:
+            facts.insert(-2, ("fine-tuning", f"done: {storage.redact(self.weights)}"))
         return "\n".join(f"{name:<12}{fact}" for name, fact in facts)
 
 
@@ -80,18 +93,33 @@ def plan_labelling(
     source: LabellerSource,
     input_url: str,
     run_url: str,
+    distillation: DistillationSpec,
+    adapter: str | None = None,
     limit: int | None = None,
     batch_size: int = 8,
     config: dict[str, Any] | None = None,
 ) -> LabelPlan:
     """Checks model, corpus and run directory; reads all of them and writes nothing.
 
+    Args:
+        adapter: URL of an m′ made before, which replaces the fine-tuning.
+
     Raises:
         ValueError: something is wrong with what the user asked for; one sentence says what, and what to do.
     """
     input_url, run_url = storage.absolute(input_url), storage.absolute(run_url)
     model_fields = source.check(spec)
-    fields = {"label_schema": LABEL_SCHEMA_VERSION, **spec.fingerprint_fields(), **model_fields}
+    weights = None
+    if adapter is not None:
+        weights, distillation_fields = check_adapter(storage.absolute(adapter), spec, model_fields)
+    else:
+        distillation_fields = distillation.fingerprint_fields()
+    fields = {
+        "label_schema": LABEL_SCHEMA_VERSION,
+        **spec.fingerprint_fields(),
+        **distillation_fields,
+        **model_fields,
+    }
     manifest = RunManifest(
         fingerprint=fields,
         config=redact_config(config or {}),
@@ -100,9 +128,6 @@ def plan_labelling(
     )
     resumed = check_manifest(run_url, manifest)
     leases = plan_leases(list_shards(input_url), limit=limit)
-    receipts = read_receipts(run_url, spec.stage) if resumed else {}
-    remaining = subtract_receipts(leases, receipts, run_url)
-    open_ids = {lease.id for lease in remaining}
     run = LabelRun(
         url=run_url,
         stage=spec.stage,
@@ -115,24 +140,54 @@ def plan_labelling(
         session=new_session(),
         batch_size=batch_size,
     )
-    done = {lease.id: receipts[lease.id] for lease in leases if lease.id not in open_ids}
-    for receipt in done.values():
-        if receipt.fingerprint != manifest.hash:
-            raise RunError(
-                f"the receipt of {receipt.lease_id} in {storage.redact(run_url)} has the fingerprint "
-                f"{receipt.fingerprint}, the run has {manifest.hash}; use another --run"
-            )
-    return LabelPlan(
+    plan = LabelPlan(
         spec=spec,
         source=source,
         run=run,
         manifest=manifest,
         input_url=input_url,
         leases=leases,
-        remaining=remaining,
-        receipts=done,
+        remaining=leases,
+        receipts={},
         resumed=resumed,
+        weights=weights,
     )
+    plan = _subtract_done(plan)
+    if spec.stage == "refined" and distillation.method != "none" and adapter is None:
+        plan = _plan_concept(plan, distillation)
+    return plan
+
+
+def _subtract_done(plan: LabelPlan) -> LabelPlan:
+    """The plan without the leases that have a receipt of the same fingerprint."""
+    if not plan.resumed:
+        return plan
+    url, fingerprint = plan.run.url, plan.run.fingerprint
+    receipts = read_receipts(url, plan.run.stage)
+    remaining = subtract_receipts(plan.leases, receipts, url)
+    open_ids = {lease.id for lease in remaining}
+    done = {lease.id: receipts[lease.id] for lease in plan.leases if lease.id not in open_ids}
+    for receipt in done.values():
+        if receipt.fingerprint != fingerprint:
+            raise RunError(
+                f"the receipt of {receipt.lease_id} in {storage.redact(url)} has the fingerprint "
+                f"{receipt.fingerprint}, the run has {fingerprint}; use another --run"
+            )
+    return replace(plan, remaining=remaining, receipts=done)
+
+
+def _plan_concept(plan: LabelPlan, distillation: DistillationSpec) -> LabelPlan:
+    """The plan with the fine-tuning that its labels need, unless that is done."""
+    url = plan.run.url
+    weights = weights_url(url)
+    if plan.resumed and find_concept(url, plan.run.fingerprint) is not None:
+        return replace(plan, weights=weights)
+    leases = plan_sample(plan.leases, distillation.sample)
+    run = replace(plan.run, stage="preliminary")
+    spec = replace(plan.spec, stage="preliminary")
+    sample = _subtract_done(replace(plan, spec=spec, run=run, leases=leases, remaining=leases, receipts={}))
+    task = ConceptTask(run=run, spec=plan.spec, distillation=distillation, source=plan.source, leases=leases)
+    return replace(plan, weights=weights, concept=task, sample=sample)
 
 
 def default_run_url(concept: str) -> str:

@@ -30,6 +30,12 @@ def heatmap_to_png(heatmap: np.ndarray) -> bytes:
     return _to_png(Image.fromarray(np.ascontiguousarray(heatmap)))
 
 
+def png_to_array(png: dict[str, Any]) -> np.ndarray:
+    """The PNG struct of a label row as (h, w): bool if it is 1-bit, else uint8."""
+    with Image.open(io.BytesIO(png["bytes"]), formats=("PNG",)) as image:
+        return np.asarray(image if image.mode == "1" else image.convert("L"))
+
+
 def make_row(picture: Picture, label: Label, concept: str) -> dict[str, Any]:
     """One row of `schemas.label`."""
     height, width = picture.image.shape[:2]
@@ -50,6 +56,7 @@ def make_row(picture: Picture, label: Label, concept: str) -> dict[str, Any]:
         "area": float(label.area),
         "separation": _or_null(label.separation),
         "refined_separation": _or_null(label.refined_separation),
+        "presence": _or_null(label.presence),
         "quality": _or_null(label.quality),
         "flags": list(label.flags),
     }

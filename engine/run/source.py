@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from engine.labelling.spec import LabelSpec
 from engine.run.shard import Labels
+
+if TYPE_CHECKING:
+    from engine.diffusion.model import LatentDiffusion
 
 
 class LabellerSource(Protocol):
@@ -28,8 +31,13 @@ class LabellerSource(Protocol):
             ValueError: the model is missing or unusable, or cannot express the spec's concept and prompt.
         """
 
-    def build(self, spec: LabelSpec, *, device: str, threads: int | None = None) -> Labels:
-        """Loads the model (once per worker); `threads` limits those of this process."""
+    def build(
+        self, spec: LabelSpec, *, device: str, threads: int | None = None, weights: bytes | None = None
+    ) -> Labels:
+        """Loads the model (once per worker), with m′ if given its weights; `threads` limits those of the process."""
+
+    def load(self, *, device: str) -> LatentDiffusion:
+        """The model alone, to be fine-tuned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,22 +56,32 @@ class ModelSource:
     def check(self, spec: LabelSpec) -> dict[str, Any]:
         """Hash of the weights; ValueError for a missing model or a concept that it cannot express."""
         from engine.diffusion.model import hash_weights, load_tokenizer
-        from engine.diffusion.prompt import locate_concept
+        from engine.diffusion.prompt import check_known, locate_concept
 
         folder = self._find()
-        locate_concept(load_tokenizer(folder), spec.prompt, spec.concept)
+        tokenizer = load_tokenizer(folder)
+        locate_concept(tokenizer, spec.prompt, spec.concept)
+        if spec.stage == "refined":
+            check_known(tokenizer, spec.background_prompt)
         return {"model_weights": hash_weights(folder)}
 
-    def build(self, spec: LabelSpec, *, device: str, threads: int | None = None) -> Labels:
+    def build(
+        self, spec: LabelSpec, *, device: str, threads: int | None = None, weights: bytes | None = None
+    ) -> Labels:
         """Loads the model onto the device."""
         import torch
 
-        from engine.diffusion.model import load_model
         from engine.labelling.labeller import Labeller
 
         if threads is not None:
             torch.set_num_threads(threads)
-        return Labeller(load_model(self._find(), device=device), spec)
+        return Labeller(self.load(device=device), spec, weights=weights)
+
+    def load(self, *, device: str) -> LatentDiffusion:
+        """The model, on the device."""
+        from engine.diffusion.model import load_model
+
+        return load_model(self._find(), device=device)
 
     def _find(self) -> Path:
         # Found by every worker for itself: what is bundled, or cached from the hub, lies elsewhere on other

@@ -23,7 +23,7 @@ from engine.diffusion.geometry import Placement, image_to_canvas, upsample_mask
 from engine.diffusion.model import LatentDiffusion, find_model, load_model
 from engine.diffusion.prompt import ConceptPrompt, locate_concept, one_hot
 from engine.evaluation.metrics import Auroc, Overlap, fit_to_protocol
-from engine.labelling.heatmap import mean_attention
+from engine.labelling.attend import attend
 from engine.labelling.preliminary import heatmap_to_preliminary, scale_to_bytes
 from engine.labelling.spec import LabelSpec
 from engine.miniature import model_path
@@ -55,7 +55,7 @@ def measure(model: LatentDiffusion, concept: str, *, count: int, seed: int, batc
         ]
         canvases = [image_to_canvas(scene.image, place) for scene, place in zip(scenes, places, strict=True)]
         keys = [f"{index:08d}" for index in range(start, start + len(scenes))]
-        maps = mean_attention(model, model.encode(torch.stack(canvases)), keys, every, spec)
+        maps = attend(model, model.encode(torch.stack(canvases)), keys, every, spec).maps
         valid = torch.ones(len(scenes), model.latent_size, model.latent_size, dtype=torch.bool)
         shades = torch.stack([scale_to_bytes(maps[:, k], valid) for k in range(len(tokens))], 1).numpy()
         cuts = {rule: heatmap_to_preliminary(maps[:, own], valid, rule=rule).mask.numpy() for rule in RULES}

@@ -7,7 +7,7 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from engine.diffusion.model import ModelError, find_model, hash_weights, load_model
-from engine.diffusion.sampling import sample_ddim
+from engine.diffusion.sampling import guide, sample
 from tests.diffusion.models import make_model
 
 
@@ -43,7 +43,8 @@ def test_diffusers_own_pipeline_samples_what_ours_samples(folders, kind):
         "a photo of a car", latents=noise, num_inference_steps=5, guidance_scale=1.0, output_type="latent"
     ).images
     model = load_model(folders[kind])
-    ours = sample_ddim(model, noise, model.encode_text(["a photo of a car"]), 5)
+    context = model.encode_text(["a photo of a car"])
+    ours = sample(model, noise, guide(model, context, context, 1), 5)
     torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-4)
 
 

@@ -9,8 +9,9 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from engine.diffusion.pretraining.data import batch_generator, to_model_range
+from engine.diffusion.pretraining.data import to_model_range
 from engine.diffusion.pretraining.loop import LoopConfig, train
+from engine.diffusion.training import batch_generator
 
 
 @dataclass(frozen=True, kw_only=True)

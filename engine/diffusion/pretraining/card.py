@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
-from PIL import Image, ImageDraw
 from torch import Tensor
 
+from engine.diffusion.grid import draw_grid
 from engine.diffusion.model import COMPONENTS, LatentDiffusion
 from engine.diffusion.pretraining.data import to_model_range
-from engine.diffusion.sampling import sample_ddim
+from engine.diffusion.sampling import guide, sample
 
 CURVE_POINTS = 12
 
@@ -63,7 +63,7 @@ def write_reconstructions(vae: AutoencoderKL, images: Tensor, path: Path) -> Non
     with torch.no_grad():
         x = to_model_range(images).to(vae.device)
         out = vae.decode(vae.encode(x).latent_dist.mean).sample.cpu()
-    save_grid([to_model_range(images), out], path)
+    draw_grid([to_model_range(images), out]).save(path)
 
 
 def write_samples(model: LatentDiffusion, prompts: list[str], path: Path, *, seed: int, steps: int = 20) -> None:
@@ -71,21 +71,5 @@ def write_samples(model: LatentDiffusion, prompts: list[str], path: Path, *, see
     shape = (len(prompts), model.unet.config.in_channels, model.latent_size, model.latent_size)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(model.device)
     context = model.encode_text(prompts)
-    images = model.decode(sample_ddim(model, noise, context, steps)).cpu()
-    save_grid([images], path, titles=prompts)
-
-
-def save_grid(rows: list[Tensor], path: Path, *, titles: list[str] | None = None) -> None:
-    """Rows of images ([n, 3, H, W] in [-1, 1]) as one PNG, with an optional title over each column."""
-    height, width = rows[0].shape[-2:]
-    head = 24 if titles else 0
-    sheet = Image.new("RGB", (len(rows[0]) * width, head + len(rows) * height), "white")
-    for r, row in enumerate(rows):
-        for c, image in enumerate(row):
-            pixels = ((image.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
-            sheet.paste(Image.fromarray(pixels), (c * width, head + r * height))
-    pen = ImageDraw.Draw(sheet)
-    for c, title in enumerate(titles or []):
-        words = title.removeprefix("a photo of ")
-        pen.text((c * width + 2, 2), words[: width // 6] + "\n" + words[width // 6 :], fill="black")
-    sheet.save(path)
+    images = model.decode(sample(model, noise, guide(model, context, context, 1), steps)).cpu()
+    draw_grid([images], titles=prompts).save(path)

@@ -65,8 +65,3 @@ def _square(image: Image.Image, resolution: int) -> Tensor:
 def to_model_range(images: Tensor) -> Tensor:
     """uint8 [..., 3, H, W] -> float32 in [-1, 1]."""
     return images.float() / 127.5 - 1
-
-
-def batch_generator(seed: int, step: int) -> torch.Generator:
-    """The random numbers of one step: a function of (seed, step), so that a resumed run repeats none and skips none."""
-    return torch.Generator().manual_seed((seed << 32) + step)

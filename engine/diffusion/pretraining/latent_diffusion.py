@@ -17,8 +17,8 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerBase
 
 from engine.diffusion.model import LatentDiffusion
-from engine.diffusion.pretraining.data import batch_generator
 from engine.diffusion.pretraining.loop import LoopConfig, train
+from engine.diffusion.training import batch_generator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,8 @@ class LatentDiffusionConfig:
         heads: attention heads of every level.
         text_width: width of a token's embedding.
         text_layers: transformer layers of the text encoder.
+        positions: learn where in a caption a word stands; without, a caption is a bag of words, and a word looks for
+            the same region wherever it stands.
         prediction_type: what the U-Net predicts: the noise ε or the velocity v.
         caption_dropout: probability that a caption is replaced by `dropped_caption`.
         noise_offset: strength of the per-channel constant added to the noise.
@@ -41,6 +43,7 @@ class LatentDiffusionConfig:
     heads: int = 2
     text_width: int = 96
     text_layers: int = 0
+    positions: bool = False
     prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
     caption_dropout: float = 0.1
     dropped_caption: str = ""
@@ -98,6 +101,27 @@ def make_scheduler(prediction_type: str) -> DDPMScheduler:
     )
 
 
+def _start_from(
+    initial: LatentDiffusion,
+    unet: UNet2DConditionModel,
+    text_encoder: CLIPTextModel,
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """Copy the weights of `initial`; ValueError if its networks have another shape."""
+    theirs = initial.text_encoder.state_dict()
+    own = text_encoder.state_dict()
+    table = next(name for name in own if name.endswith("token_embedding.weight"))
+    known = initial.tokenizer.get_vocab()
+    try:
+        unet.load_state_dict(initial.unet.state_dict())
+        for word, index in tokenizer.get_vocab().items():
+            if word in known:
+                own[table][index] = theirs[table][known[word]]
+        text_encoder.load_state_dict({**theirs, table: own[table]})
+    except RuntimeError as error:
+        raise ValueError(f"the initial model has another shape: {error}") from error
+
+
 def train_latent_diffusion(
     latents: Tensor,
     captions: list[str],
@@ -106,6 +130,7 @@ def train_latent_diffusion(
     config: LatentDiffusionConfig,
     loop: LoopConfig,
     *,
+    initial: LatentDiffusion | None = None,
     seed: int,
     folder: Path,
     device: torch.device,
@@ -114,10 +139,19 @@ def train_latent_diffusion(
     """Fit U-Net and text encoder to scaled `latents` ([N, C, h, w]) and their captions by ‖prediction - target‖².
 
     With 2N latents the second half are those of the mirrored images: each draw takes one or the other.
+
+    Args:
+        initial: a model of the same shape to go on from; words it does not know start anew.
     """
     torch.manual_seed(seed)
-    unet = config.build_unet(latents.shape[1], latents.shape[-1]).to(device)
-    text_encoder = config.build_text_encoder(tokenizer).to(device)
+    unet = config.build_unet(latents.shape[1], latents.shape[-1])
+    text_encoder = config.build_text_encoder(tokenizer)
+    if initial is not None:
+        _start_from(initial, unet, text_encoder, tokenizer)
+    if not config.positions:
+        (table,) = (p for name, p in text_encoder.named_parameters() if name.endswith("position_embedding.weight"))
+        table.requires_grad_(False).zero_()
+    unet, text_encoder = unet.to(device, memory_format=torch.channels_last), text_encoder.to(device)
     scheduler = make_scheduler(config.prediction_type)
     texts = sorted({*captions, config.dropped_caption})
     tokens = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids.to(device)

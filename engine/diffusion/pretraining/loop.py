@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from engine.diffusion.pretraining.checkpoint import load_checkpoint, save_checkpoint
+from engine.diffusion.training import Checkpoint, warmup_cosine
 
 logger = logging.getLogger(__name__)
 
@@ -47,10 +47,7 @@ class LoopConfig:
 
     def rate_at(self, step: int) -> float:
         """Learning rate of step `step` (0-based)."""
-        if step < self.warmup:
-            return self.learning_rate * (step + 1) / self.warmup
-        progress = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+        return warmup_cosine(step, self.steps, peak=self.learning_rate, warmup=self.warmup)
 
 
 def train(
@@ -75,10 +72,13 @@ def train(
     """
     decay = get_ema_multi_avg_fn(config.ema_decay)
     averages = {name: AveragedModel(module, multi_avg_fn=decay) for name, module in modules.items()}
-    parameters = [p for module in modules.values() for p in module.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.01)
+    parameters = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.01, fused=True)
     state = {**modules, **{f"average_{name}": average for name, average in averages.items()}}
-    start, losses = load_checkpoint(checkpoint, modules=state, optimizer=optimizer)
+    found = Checkpoint.load(str(checkpoint), optimizer)
+    start, losses = found.step, found.losses
+    for name, saved in found.weights.items():
+        state[name].load_state_dict(dict(saved))
     if start:
         logger.info("%s: resumed after step %d of %d", title, start, config.steps)
     bar = tqdm(range(start, config.steps), initial=start, total=config.steps, desc=title, mininterval=5.0)
@@ -99,7 +99,8 @@ def train(
         if step % 20 == 0:
             bar.set_postfix(loss=f"{sum(losses[-100:]) / len(losses[-100:]):.4f}")
         if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
-            save_checkpoint(checkpoint, step=step + 1, modules=state, optimizer=optimizer, losses=losses)
+            weights = {name: module.state_dict() for name, module in state.items()}
+            Checkpoint(step=step + 1, losses=losses, weights=weights).save(str(checkpoint), optimizer)
             if on_checkpoint:
                 on_checkpoint(step + 1, {name: average.module for name, average in averages.items()})
     return {name: average.module for name, average in averages.items()}, losses

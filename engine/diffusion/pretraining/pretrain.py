@@ -10,8 +10,9 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
+from safetensors.torch import load_file, save_file
 
-from engine.diffusion.model import LatentDiffusion
+from engine.diffusion.model import LatentDiffusion, load_model
 from engine.diffusion.pretraining.autoencoder import AutoencoderConfig, encode_images, train_autoencoder
 from engine.diffusion.pretraining.card import write_card, write_reconstructions, write_samples
 from engine.diffusion.pretraining.data import load_captioned_images
@@ -33,6 +34,7 @@ class PretrainConfig:
         mirror: also train on mirrored images.
         prompt_length: tokens of a padded prompt.
         vae: folder of an autoencoder to use instead of training one.
+        initial: folder of a model whose U-Net and text encoder are the starting point; its words keep their embeddings.
     """
 
     input: str
@@ -42,6 +44,7 @@ class PretrainConfig:
     prompt_length: int
     seed: int
     vae: Path | None
+    initial: Path | None
     autoencoder: AutoencoderConfig
     autoencoder_loop: LoopConfig
     diffusion: LatentDiffusionConfig
@@ -78,9 +81,7 @@ def pretrain(config: PretrainConfig, output: Path, *, device: torch.device, comm
     vae.requires_grad_(False)
     write_reconstructions(vae, data.images[:12], folder / "reconstructions.png")
 
-    latents = encode_images(vae, data.images)
-    if config.mirror:
-        latents = torch.cat([latents, encode_images(vae, data.images.flip(-1))])
+    latents = _encode_once(folder / "latents.safetensors", vae, data.images, mirror=config.mirror)
     tokenizer = build_tokenizer([*data.captions, config.diffusion.dropped_caption], length=config.prompt_length)
     prompts = [caption for caption, _ in Counter(data.captions).most_common(8)]
 
@@ -94,6 +95,7 @@ def pretrain(config: PretrainConfig, output: Path, *, device: torch.device, comm
         tokenizer,
         config.diffusion,
         config.diffusion_loop,
+        initial=load_model(config.initial) if config.initial else None,
         seed=config.seed,
         folder=folder,
         device=device,
@@ -109,6 +111,19 @@ def pretrain(config: PretrainConfig, output: Path, *, device: torch.device, comm
         losses={"autoencoder": vae_losses, "latent diffusion": losses},
     )
     return model
+
+
+def _encode_once(path: Path, vae: AutoencoderKL, images: torch.Tensor, *, mirror: bool) -> torch.Tensor:
+    """Latents of the images, then of their mirror images if asked for; kept in a file for a resumed training."""
+    if path.exists():
+        return load_file(path)["latents"]
+    latents = encode_images(vae, images)
+    if mirror:
+        latents = torch.cat([latents, encode_images(vae, images.flip(-1))])
+    partial = path.with_name(f".{path.name}.partial")
+    save_file({"latents": latents.contiguous()}, partial)
+    partial.rename(path)
+    return latents
 
 
 def _check_same_config(path: Path, config: PretrainConfig) -> None:

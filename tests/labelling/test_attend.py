@@ -8,7 +8,7 @@ import torch
 from engine.diffusion.attention import AttentionCapture
 from engine.diffusion.noise import draw_noise
 from engine.diffusion.prompt import ConceptPrompt
-from engine.labelling.heatmap import mean_attention
+from engine.labelling.attend import attend
 from engine.labelling.spec import LabelSpec
 from tests.diffusion.models import make_model
 
@@ -36,7 +36,7 @@ def parse(model, text="a photo of a car", concepts=("car",)) -> ConceptPrompt:
 @pytest.mark.parametrize("draws", [1, 2])
 def test_batched_timesteps_equal_a_loop_over_them(model, draws):
     prompt = parse(model)
-    got = mean_attention(model, latents(), KEYS, prompt, spec(draws=draws), batch_size=7)
+    got = attend(model, latents(), KEYS, prompt, spec(draws=draws), batch_size=7).maps
     context = model.encode_text([prompt.text])
     for image, key in enumerate(KEYS):
         noise = draw_noise(5, key, "preliminary", (4 * draws, 4, 16, 16))
@@ -52,15 +52,15 @@ def test_batched_timesteps_equal_a_loop_over_them(model, draws):
 
 
 def test_a_sample_gets_the_same_map_alone_and_in_company(model):
-    together = mean_attention(model, latents(), KEYS, parse(model), spec(), batch_size=64)
-    alone = mean_attention(model, latents()[1:2], KEYS[1:2], parse(model), spec(), batch_size=64)
+    together = attend(model, latents(), KEYS, parse(model), spec(), batch_size=64).maps
+    alone = attend(model, latents()[1:2], KEYS[1:2], parse(model), spec(), batch_size=64).maps
     torch.testing.assert_close(together[1:2], alone, rtol=1e-5, atol=1e-8)
 
 
 def test_the_timesteps_kept_apart_average_to_the_map(model):
-    apart = mean_attention(model, latents(), KEYS, parse(model), spec(), per_timestep=True)
+    apart = attend(model, latents(), KEYS, parse(model), spec(), per_timestep=True).maps
     assert apart.shape == (3, 4, 1, 16, 16)
-    torch.testing.assert_close(apart.mean(1), mean_attention(model, latents(), KEYS, parse(model), spec()))
+    torch.testing.assert_close(apart.mean(1), attend(model, latents(), KEYS, parse(model), spec()).maps)
 
 
 def test_several_concepts_of_one_prompt_come_from_one_pass(model, monkeypatch):
@@ -68,12 +68,12 @@ def test_several_concepts_of_one_prompt_come_from_one_pass(model, monkeypatch):
     calls = []
     forward = model.unet.forward
     monkeypatch.setattr(model.unet, "forward", lambda *a, **k: calls.append(1) or forward(*a, **k))
-    both = mean_attention(model, latents(), KEYS, parse(model, text, ("arms", "legs")), spec(), batch_size=64)
+    both = attend(model, latents(), KEYS, parse(model, text, ("arms", "legs")), spec(), batch_size=64).maps
     assert both.shape[1] == 2 and len(calls) == 1
-    legs = mean_attention(model, latents(), KEYS, parse(model, text, ("legs",)), spec(), batch_size=64)
+    legs = attend(model, latents(), KEYS, parse(model, text, ("legs",)), spec(), batch_size=64).maps
     torch.testing.assert_close(both[:, 1:], legs, rtol=1e-5, atol=1e-8)
 
 
 def test_the_seed_changes_the_map(model):
-    first = mean_attention(model, latents(), KEYS, parse(model), spec())
-    assert not torch.equal(first, mean_attention(model, latents(), KEYS, parse(model), spec(seed=6)))
+    first = attend(model, latents(), KEYS, parse(model), spec()).maps
+    assert not torch.equal(first, attend(model, latents(), KEYS, parse(model), spec(seed=6)).maps)

@@ -1,0 +1,77 @@
+"""How many contrasts a difference has: mixtures of one to three Gaussians, compared by an information criterion.
+
+An object of two contrasts (a white shirt and black trousers on grey, say) gives |x − x̂| three clusters, and a mixture
+of two may put the threshold between the object's own. The components above the lowest are then the object together.
+
+Symbols: u in 0..1 is a value scaled by its item's range; K components of weight π, mean μ, variance σ².
+Shapes: B items, J histogram bins.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from engine.labelling.mixture import VARIANCE_FLOOR
+
+BINS = 256
+STEPS = 100
+
+
+def count_components(values: Tensor, valid: Tensor, *, most: int = 3) -> tuple[Tensor, Tensor]:
+    """Number of components with the best integrated completed likelihood, and the threshold above the lowest one.
+
+    ICL (Biernacki et al. 2000) is BIC plus twice the entropy of the assignment: BIC alone would take another
+    Gaussian for every bend of a density that is none.
+
+    Args:
+        values: [B, ...]; valid: [B, ...] bool, those that count.
+
+    Returns:
+        (components [B] int64 in 1..most; thresholds [B] float64, where the lowest component ends, in the values'
+        units; NaN with one component).
+    """
+    flat, counted = values.flatten(1).double(), valid.flatten(1)
+    low = flat.masked_fill(~counted, math.inf).amin(1, True)
+    span = (flat.masked_fill(~counted, -math.inf).amax(1, True) - low).clamp(min=1e-12)
+    index = ((flat - low) / span * BINS).nan_to_num(0, 0, 0).long().clamp(0, BINS - 1)
+    n_BJ = torch.zeros(len(flat), BINS, dtype=torch.float64, device=values.device)
+    n_BJ.scatter_add_(1, index, counted.double())
+    u_J = (torch.arange(BINS, dtype=torch.float64, device=values.device) + 0.5) / BINS
+    scores, cuts = zip(*(_fit(n_BJ, u_J, k) for k in range(1, most + 1)), strict=True)
+    best = torch.stack(scores).argmin(0)
+    threshold = torch.stack(cuts).gather(0, best[None])[0]
+    return best + 1, low[:, 0] + span[:, 0] * threshold
+
+
+def _fit(n_BJ: Tensor, u_J: Tensor, components: int) -> tuple[Tensor, Tensor]:
+    """(ICL, smaller is better [B]; where the lowest component stops being the likeliest [B]) of a K-component EM."""
+    items = len(n_BJ)
+    total_B = n_BJ.sum(1).clamp(min=1)
+    # From the quantiles of the values, as evenly spread as they can be.
+    share_BJ = n_BJ.cumsum(1) / total_B[:, None]
+    group_BJ = (share_BJ * components).long().clamp(max=components - 1)
+    r_BKJ = torch.nn.functional.one_hot(group_BJ, components).movedim(2, 1).double()
+    log_BKJ = r_BKJ
+    for _ in range(STEPS if components > 1 else 1):
+        mass_BK = (n_BJ[:, None] * r_BKJ).sum(2) + 1e-9
+        mean_BK = (n_BJ[:, None] * r_BKJ * u_J).sum(2) / mass_BK
+        variance_BK = (n_BJ[:, None] * r_BKJ * (u_J - mean_BK[..., None]).square()).sum(2) / mass_BK
+        variance_BK = variance_BK.clamp(min=max(VARIANCE_FLOOR, 1 / BINS**2))
+        weight_BK = mass_BK / total_B[:, None]
+        log_BKJ = (weight_BK / (2 * math.pi * variance_BK).sqrt()).log()[..., None]
+        log_BKJ = log_BKJ - 0.5 * (u_J - mean_BK[..., None]).square() / variance_BK[..., None]
+        r_BKJ = log_BKJ.softmax(1)
+    likelihood_B = (n_BJ * log_BKJ.logsumexp(1)).sum(1)
+    entropy_B = -(n_BJ * torch.special.xlogy(r_BKJ, r_BKJ).sum(1)).sum(1)
+    parameters = 3 * components - 1
+    icl_B = -2 * likelihood_B + parameters * total_B.log() + 2 * entropy_B
+    if components == 1:
+        return icl_B, n_BJ.new_full((items,), math.nan)
+    lowest_B = mean_BK.argmin(1)
+    own_BJ = log_BKJ.gather(1, lowest_B[:, None, None].expand(-1, 1, len(u_J)))[:, 0]
+    beaten_BJ = (own_BJ < log_BKJ.amax(1)) & (u_J > mean_BK.gather(1, lowest_B[:, None]))
+    first_B = torch.where(beaten_BJ.any(1), u_J[beaten_BJ.double().argmax(1)], math.nan)
+    return icl_B, first_B

@@ -1,0 +1,147 @@
+"""Fine-tuning on Ray Train: one worker per GPU, or one on the CPU; killed workers are replaced and go on."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import ray
+import ray.train
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from engine import storage
+from engine.pipeline.cluster import SPARE_CPUS
+from engine.pipeline.progress import StatusLine, format_duration
+from engine.run.concept import FOLDER, ConceptTask, find_concept, make_concept
+from schemas.concept import ConceptReceipt
+
+logger = logging.getLogger(__name__)
+
+CPU_THREADS = 1
+"""Of a worker without a GPU, on any machine: sums are rounded in another order with more or fewer."""
+MAX_FAILURES = 3
+"""So many worker processes may die before fine-tuning is given up; each goes on from the last checkpoint."""
+
+
+class DistillationError(RuntimeError):
+    """The fine-tuning cannot go on; what is done is safe, and the same command resumes it."""
+
+
+class Notice:
+    """State of the actor through which the training workers tell the driver how far they are."""
+
+    def __init__(self) -> None:
+        self._text = "workers are loading the model"
+        self._error: str | None = None
+
+    def tell(self, text: str) -> None:
+        self._text = text
+
+    def fail(self, error: str) -> None:
+        """An error that no repetition heals."""
+        self._error = error
+
+    def state(self) -> tuple[str, str | None]:
+        return self._text, self._error
+
+
+def distil_on_ray(task: ConceptTask) -> ConceptReceipt:
+    """Make m′ on the cluster this process is connected to.
+
+    Raises:
+        ValueError: nothing to learn from.
+        DistillationError: the workers fail again and again.
+    """
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    notice: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Notice).remote()
+    scaling = ScalingConfig(
+        num_workers=max(1, gpus),
+        use_gpu=gpus > 0,
+        resources_per_worker={"CPU": SPARE_CPUS, **({"GPU": 1} if gpus else {})},
+    )
+    place = storage.join(task.run.url, FOLDER, "training", "ray")
+    filesystem, path = _storage(place)
+    run = RunConfig(
+        name="run",
+        storage_path=path,
+        storage_filesystem=filesystem,
+        failure_config=FailureConfig(max_failures=MAX_FAILURES),
+    )
+    trainer = TorchTrainer(
+        _train_loop,
+        train_loop_config={"task": task, "notice": notice},
+        scaling_config=scaling,
+        run_config=run,
+    )
+
+    def text() -> str:
+        return ray.get(notice.state.remote(), timeout=30)[0]
+
+    try:
+        with StatusLine(text):
+            trainer.fit()
+    except Exception as error:  # Ray Train wraps whatever a worker raised
+        lasting = ray.get(notice.state.remote(), timeout=30)[1]
+        if lasting:
+            raise ValueError(lasting) from error
+        raise DistillationError(f"fine-tuning failed {MAX_FAILURES + 1} times: {_first_line(error)}") from error
+    finally:
+        with suppress(OSError):  # Ray's own notes; ours are beside them
+            storage.remove_folder(place)
+    receipt = find_concept(task.run.url, task.run.fingerprint)
+    assert receipt is not None, "the first worker writes it last"
+    return receipt
+
+
+def _train_loop(config: dict[str, Any]) -> None:
+    """What each worker does."""
+    import torch
+
+    task: ConceptTask = config["task"]
+    notice = config["notice"]
+    gpu = torch.cuda.is_available()
+    if not gpu:
+        torch.set_num_threads(CPU_THREADS)
+        torch.set_flush_denormal(True)
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    first = ray.train.get_context().get_world_rank() == 0
+    tell = _reporter(notice) if first else (lambda progress: None)
+    try:
+        make_concept(task, device=str(ray.train.torch.get_device()), on_progress=tell, first=first)
+    except ValueError as error:
+        ray.get(notice.fail.remote(str(error)))
+        raise
+
+
+def _reporter(notice: Any) -> Callable[[Any], None]:
+    import time
+
+    began = time.monotonic()
+    start: list[int] = []
+
+    def tell(progress: Any) -> None:
+        start[:] = start or [progress.step - 1]
+        rate = (progress.step - start[0]) / max(time.monotonic() - began, 1e-6)
+        left = format_duration((progress.steps - progress.step) / rate) if rate else "?"
+        notice.tell.remote(f"step {progress.step} of {progress.steps} · loss {progress.loss:.4f} · ETA {left}")
+
+    return tell
+
+
+def _storage(url: str) -> tuple[Any, str]:
+    """Filesystem (None for the local one) and path, as Ray Train wants them."""
+    if storage.is_local(url):
+        return None, url
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    filesystem, path = storage.open_filesystem(url)
+    return PyFileSystem(FSSpecHandler(filesystem)), path
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

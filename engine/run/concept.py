@@ -1,0 +1,215 @@
+"""The fine-tuning of one run: what it learns from, where it is kept, and doing it. No Ray.
+
+concept/weights.safetensors      m′: adapters or the whole U-Net
+concept/receipt.json             says that they are complete
+concept/training/                checkpoint and latents, for a training that was killed
+concept/progress/000500.png      samples of y_f, samples of y_b, objects removed; loss.png
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from engine import storage
+from engine.corpus.lease import Lease
+from engine.distillation.notes import read_notes
+from engine.distillation.spec import DistillationSpec
+from engine.labelling.spec import LabelSpec
+from engine.run.directory import LabelRun, RunError
+from engine.run.prefetch import Picture, Prefetch
+from engine.run.rows import png_to_array
+from engine.run.source import LabellerSource
+from schemas.concept import ConceptReceipt
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "concept"
+UNUSABLE = {"one_mode", "empty", "full", "absent"}
+"""Flags of a preliminary mask that teaches nothing."""
+IMAGES_PER_LEASE = 64
+"""A sample takes about so many images from a lease, so that it is spread over the corpus."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConceptTask:
+    """All that a worker needs to make m′. Picklable.
+
+    Attributes:
+        run: of the preliminary stage, whose labels of the sample are there.
+        leases: of the sample.
+        checkpoint_every: steps between checkpoints; pictures are drawn as often.
+    """
+
+    run: LabelRun
+    spec: LabelSpec
+    distillation: DistillationSpec
+    source: LabellerSource
+    leases: list[Lease]
+    checkpoint_every: int = 100
+
+    def url(self, *names: str) -> str:
+        return storage.join(self.run.url, FOLDER, *names)
+
+
+def weights_url(run_url: str) -> str:
+    """Where a run keeps m′."""
+    return storage.join(run_url, FOLDER, "weights.safetensors")
+
+
+def find_concept(run_url: str, fingerprint: str) -> ConceptReceipt | None:
+    """The receipt of a finished fine-tuning, None if it is still to be done.
+
+    Raises:
+        RunError: it is unreadable, or of other settings.
+    """
+    url = storage.join(run_url, FOLDER, "receipt.json")
+    try:
+        receipt = ConceptReceipt.from_json(storage.read_bytes(url).decode())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise RunError(f"{storage.redact(url)} is {error}") from error
+    if receipt.fingerprint != fingerprint:
+        raise RunError(
+            f"{storage.redact(url)} has the fingerprint {receipt.fingerprint}, the run has {fingerprint}; "
+            "use another --run"
+        )
+    return receipt
+
+
+def check_adapter(url: str, spec: LabelSpec, model: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The file of an m′ made before, and what a fingerprint says about it.
+
+    Args:
+        url: the file, or a folder (a run's concept/) with weights.safetensors in it.
+        model: the fingerprint fields of m.
+
+    Raises:
+        RunError: no such file, or one that was made for another concept or of another model.
+    """
+    file = url if url.endswith(".safetensors") else storage.join(url, "weights.safetensors")
+    try:
+        data = storage.read_bytes(file)
+        notes = read_notes(data)
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(
+            f"--adapter {storage.redact(file)} cannot be read ({error}); give a run's concept/weights.safetensors"
+        ) from error
+    wanted = {"concept": spec.concept, **{name: str(value) for name, value in model.items()}}
+    for name, value in wanted.items():
+        if notes.get(name) != value:
+            raise RunError(f"--adapter {storage.redact(file)} was made for {name} {notes.get(name)!r}, not {value!r}")
+    return file, {"distillation.adapter": hashlib.sha256(data).hexdigest()}
+
+
+def plan_sample(leases: Sequence[Lease], images: int) -> list[Lease]:
+    """Leases, cut short and spread evenly over the given ones, that hold about `images` images together."""
+    count = min(len(leases), max(1, -(-images // IMAGES_PER_LEASE)))
+    share = -(-images // count)
+    chosen = [leases[index * len(leases) // count] for index in range(count)]
+    # A limit counts samples of the shard before its parts are dealt.
+    return [replace(lease, limit=min(lease.limit or share * lease.parts, share * lease.parts)) for lease in chosen]
+
+
+def read_sample(task: ConceptTask, tally: Counter[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Image and M_pre of every usable image of the sample; counts all of them in `tally`."""
+    for lease in task.leases:
+        data = storage.read_bytes(task.run.labels_url(lease.id))
+        table = pq.read_table(io.BytesIO(data), columns=["key", "preliminary_mask", "flags"])
+        rows = {row["key"]: row for row in table.to_pylist()}
+        with Prefetch(lease) as pictures:
+            for item in pictures:
+                if not isinstance(item, Picture) or item.key not in rows:
+                    tally["quarantined"] += 1
+                    continue
+                row = rows[item.key]
+                if reason := sorted(UNUSABLE & set(row["flags"])):
+                    tally[reason[0]] += 1
+                    continue
+                tally["used"] += 1
+                yield item.image, png_to_array(row["preliminary_mask"])
+
+
+def make_concept(
+    task: ConceptTask, *, device: str, on_progress: Callable = lambda progress: None, first: bool = True
+) -> ConceptReceipt | None:
+    """Make m′, or go on with making it, and write weights and receipt; what is there already is returned at once.
+
+    Args:
+        first: of several processes that share the work, the one that writes; the others return None.
+
+    Raises:
+        ValueError: no usable image in the sample.
+        OSError: corpus or run directory cannot be reached.
+    """
+    from engine.distillation.distil import distil
+    from engine.distillation.examples import Examples, encode_examples
+    from engine.distillation.pictures import draw_losses, draw_progress
+
+    if receipt := find_concept(task.run.url, task.run.fingerprint):
+        return receipt
+    began = time.perf_counter()
+    model = task.source.load(device=device)
+    tally: Counter[str] = Counter()
+    cache = task.url("training", "examples.safetensors")
+    try:
+        examples = Examples.from_bytes(storage.read_bytes(cache))
+        tally["used"] = len(examples)
+    except FileNotFoundError:
+        try:
+            examples = encode_examples(model, read_sample(task, tally), flip=task.distillation.flip)
+        except ValueError as error:
+            found = ", ".join(f"{reason} {n}" for reason, n in sorted(tally.items())) or "no image at all"
+            raise ValueError(
+                f"nothing to learn {task.spec.concept!r} from: {error} ({found}); "
+                "give a larger --sample, or another --concept or --prompt"
+            ) from error
+        if first:
+            storage.atomic_put(examples.to_bytes(), cache)
+    encoded = time.perf_counter()
+    prompts = (task.spec.prompt, task.spec.background_prompt)
+
+    def draw(step: int, losses: list[float], tuned: object) -> None:
+        picture = io.BytesIO()
+        draw_progress(tuned, examples, prompts, seed=task.spec.seed).save(picture, "PNG")  # type: ignore[arg-type]
+        storage.atomic_put(picture.getvalue(), task.url("progress", f"{step:06d}.png"))
+        storage.atomic_put(draw_losses(losses), task.url("progress", "loss.png"))
+
+    concept, losses = distil(
+        model,
+        examples,
+        prompts,
+        task.distillation,
+        seed=task.spec.seed,
+        checkpoint=task.url("training", "checkpoint.safetensors"),
+        checkpoint_every=task.checkpoint_every,
+        on_progress=on_progress,
+        on_checkpoint=draw,
+    )
+    if not first:
+        return None
+    notes = {**{k: str(v) for k, v in task.source.check(task.spec).items()}, "concept": task.spec.concept}
+    data = concept.pack(rank=task.distillation.rank, notes={**notes, "fingerprint": task.run.fingerprint})
+    storage.atomic_put(data, weights_url(task.run.url))
+    tenth = max(1, len(losses) // 10)
+    receipt = ConceptReceipt(
+        fingerprint=task.run.fingerprint,
+        images=dict(sorted(tally.items())),
+        steps=len(losses),
+        first_loss=round(sum(losses[:tenth]) / tenth, 5),
+        last_loss=round(sum(losses[-tenth:]) / tenth, 5),
+        weights={"name": "weights.safetensors", "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()},
+        seconds={"encode": round(encoded - began, 1), "train": round(time.perf_counter() - encoded, 1)},
+    )
+    storage.atomic_put(receipt.to_json().encode(), task.url("receipt.json"))
+    return receipt

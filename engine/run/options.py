@@ -1,0 +1,184 @@
+"""The options that jobs share, and the settings they stand for. Their docstrings are the manual."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from engine.distillation.spec import DistillationSpec
+from engine.labelling.spec import LabelSpec, RefinementSpec
+
+PROFILES: dict[str, dict[str, Any]] = {
+    "paper": {"timesteps": 50, "attention_steps": 40, "presence_steps": 10, "solver": "ddim", "inpaint_steps": 50},
+    "fast": {"timesteps": 10, "attention_steps": 8, "presence_steps": 4, "solver": "dpm++", "inpaint_steps": 12},
+}
+"""Settings that a profile stands for; each is a flag of its own, too."""
+
+Int = Annotated[int | None, tyro.conf.arg(metavar="INT")]
+Float = Annotated[float | None, tyro.conf.arg(metavar="FLOAT")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class What:
+    """What to look for."""
+
+    concept: str
+    """The word or phrase whose pixels are wanted: car, "fire truck"."""
+    prompt: str = "a photo of a {concept}"
+    """The text the model is asked with, {concept} standing for the concept. Other words in it share the
+    attention: --concept arms --prompt "a photo of a human with arms and legs"."""
+    background_prompt: str = "a photo of a background"
+    """The text that is painted where the object was."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Where:
+    """Images and labels."""
+
+    input: str = "miniature"
+    """The images: a folder or URL of WebDataset tars (DIR, 'DIR/{000000..000099}.tar', s3://bucket/corpus),
+    one tar, or a folder of images. miniature: the small corpus that comes with the project."""
+    run: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
+    """The run directory, a folder or URL, for labels and all that belongs to them. The same command with the
+    same run directory resumes: nothing is lost and nothing is done twice. Default:
+    $MASKMINE_HOME/runs/CONCEPT, where MASKMINE_HOME is ~/.maskmine unless set."""
+    limit: Int = None
+    """Label only the first so many images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """The text-to-image diffusion model that knows the concept."""
+
+    model: str = "miniature"
+    """A local folder in diffusers format (Stable Diffusion 1.x or 2.x, safetensors), or a hub id, which needs
+    --revision. miniature: the small model that comes with the project."""
+    revision: Annotated[str | None, tyro.conf.arg(metavar="REV")] = None
+    """Branch, tag or commit of a hub id."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """Settings that change the labels; they are part of the run's fingerprint."""
+
+    profile: Literal["paper", "fast"] = "paper"
+    """Sets those marked below: paper is the paper's schedule, fast a shorter one with a better solver."""
+    seed: int = 0
+    """An image's noise depends on this and its key only, not on batches or workers."""
+    timesteps: Int = None
+    """T: steps of the sampler's schedule. (paper 50, fast 10)"""
+    attention_steps: Int = None
+    """T0: how many of them, least noise first, the attention is averaged over. (paper 40, fast 8)"""
+    draws: int = 1
+    """N: noise draws per timestep. Time is proportional to it."""
+    mixture_rule: Literal["posterior", "midpoint"] = LabelSpec.mixture_rule
+    """Where the threshold of the preliminary masks lies: where object and background are as likely, or midway
+    between their means."""
+    presence_steps: Int = None
+    """At how many timesteps to look whether the concept is there at all; 0 takes it for granted. (paper 10, fast 4)"""
+    presence_threshold: float = LabelSpec.presence_threshold
+    """Images with a smaller presence get an empty mask and the flag absent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refinement:
+    """Settings of the refined masks; part of the run's fingerprint."""
+
+    solver: Annotated[Literal["ddim", "dpm++"] | None, tyro.conf.arg(metavar="{ddim,dpm++}")] = None
+    """Sampler that paints the background. (paper ddim, fast dpm++)"""
+    inpaint_steps: Int = None
+    """Its steps. (paper 50, fast 12)"""
+    guidance: float = RefinementSpec.guidance
+    """w: 0 paints what --background-prompt says; below 0 also pushes away from the concept."""
+    inpaintings: int = RefinementSpec.inpaintings
+    """How many backgrounds are painted for each image. Time is proportional to it."""
+    combine: Literal["mean", "median", "minimum"] = RefinementSpec.combine
+    """How the differences to several backgrounds become one."""
+    reference: Literal["image", "decoded"] = RefinementSpec.reference
+    """What a painted image is compared with: the image, or what the model's autoencoder makes of it."""
+    colour: Literal["rgb", "lab"] = RefinementSpec.colour
+    """Colour space of the difference."""
+    dilate: int = RefinementSpec.dilate
+    """Latent cells by which a preliminary mask grows before it is painted over."""
+    fit: Literal["image", "region"] = RefinementSpec.fit
+    """Pixels the threshold is found from: all, or those painted over."""
+    closing: int = RefinementSpec.closing
+    """Radius in pixels of a morphological closing; 0 leaves it out."""
+    fill_holes: bool = RefinementSpec.fill_holes
+    """Fill holes of the masks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation:
+    """Settings of the fine-tuning; part of the run's fingerprint."""
+
+    method: Literal["lora", "full", "none"] = DistillationSpec.method
+    """lora: low-rank adapters; full: all weights of the U-Net, as in the paper; none: no fine-tuning."""
+    steps: int = DistillationSpec.steps
+    """Optimizer steps."""
+    sample: int = DistillationSpec.sample
+    """Images to learn from, spread over the corpus."""
+    train_batch_size: int = DistillationSpec.batch_size
+    """Examples per step."""
+    learning_rate: Float = None
+    """Default: 1e-3 for lora, 1e-4 for full."""
+    rank: int = DistillationSpec.rank
+    """Of the adapters."""
+    precision: Literal["float32", "bfloat16"] = DistillationSpec.precision
+    """Of the forward pass; bfloat16 needs a GPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How to run; nothing of this changes the labels."""
+
+    workers: Int = None
+    """Labelling processes. Default: one per GPU of the cluster, without GPUs one per CPU."""
+    batch_size: int = 8
+    """Images labelled at once by a worker."""
+    max_failures: float = 0.01
+    """Largest fraction of images that may end in quarantine for the exit code to be 0."""
+    dry_run: bool = False
+    """Check everything, print the plan, and stop."""
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"--workers is {self.workers}; it must be at least 1")
+        if self.batch_size < 1:
+            raise ValueError(f"--batch-size is {self.batch_size}; it must be at least 1")
+        if not 0 <= self.max_failures <= 1:
+            raise ValueError(f"--max-failures is {self.max_failures}; it is a fraction between 0 and 1")
+
+
+def label_spec(what: What, method: Method, refinement: Refinement, stage: str) -> LabelSpec:
+    """The settings of a labelling; ValueError for one that makes no sense."""
+    given = {**dataclasses.asdict(method), **dataclasses.asdict(refinement)}
+    profile = PROFILES[given.pop("profile")]
+    values = {name: profile[name] if value is None else value for name, value in given.items()}
+    refine = {field.name: values.pop(field.name) for field in dataclasses.fields(RefinementSpec)}
+    return LabelSpec(
+        concept=what.concept,
+        prompt=what.prompt.replace("{concept}", what.concept),
+        background_prompt=what.background_prompt,
+        stage=stage,  # type: ignore[arg-type]
+        refinement=RefinementSpec(**refine),
+        **values,
+    )
+
+
+def distillation_spec(options: Distillation) -> DistillationSpec:
+    """The settings of a fine-tuning; ValueError for one that makes no sense."""
+    values = dataclasses.asdict(options)
+    return DistillationSpec(batch_size=values.pop("train_batch_size"), **values)
+
+
+def find_input(name: str, concept: str) -> str:
+    """The corpus that an --input names."""
+    if name != "miniature":
+        return name
+    from engine.miniature import corpus_url
+
+    return corpus_url(concept)

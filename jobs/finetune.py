@@ -1,0 +1,108 @@
+"""Fine-tunes the diffusion model on a concept: the second step of labelling, alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+# Where the project is not installed (a job's working directory), it is found beside this file.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from engine import storage
+from engine.run.options import (
+    Distillation,
+    Execution,
+    Method,
+    Model,
+    Refinement,
+    What,
+    Where,
+    distillation_spec,
+    find_input,
+    label_spec,
+)
+from engine.run.plan import default_run_url, plan_labelling
+from engine.run.source import LabellerSource, ModelSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetune:
+    """All settings of the job."""
+
+    what: What
+    where: Where
+    model: Model
+    distillation: Distillation
+    method: Method
+    refinement: Refinement
+    execution: Execution
+
+
+DESCRIPTION = """Fine-tunes the diffusion model on a concept, from preliminary masks of a sample of the images.
+
+The model learns to synthesise images of the concept, and to paint background where it is not. jobs/label.py with the
+same settings and run directory goes on from there; with --adapter it labels other images with the result. Look at
+RUN/concept/progress: samples of the concept, samples of background, images with the object removed, and the loss.
+
+Examples:
+  python jobs/finetune.py --concept car --run runs/car --method full --steps 2000
+  python jobs/label.py --concept car --adapter runs/car/concept --input more-images --run runs/more-cars
+
+Exit code: 0 done, 1 stopped (the same command resumes), 2 wrong usage."""
+
+
+def main(arguments: list[str] | None = None, *, source: LabellerSource | None = None) -> int:
+    """Parses, plans, fine-tunes; returns the exit code."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    try:
+        options = tyro.cli(
+            Finetune,
+            args=arguments,
+            prog="python jobs/finetune.py",
+            description=DESCRIPTION,
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        )
+        what, where, settings = options.what, options.where, distillation_spec(options.distillation)
+        if settings.method == "none":
+            raise ValueError("--method none leaves nothing to do; give lora or full")
+        plan = plan_labelling(
+            spec=label_spec(what, options.method, options.refinement, "refined"),
+            source=source or ModelSource.named(options.model.model, options.model.revision),
+            input_url=find_input(where.input, what.concept),
+            run_url=where.run or default_run_url(what.concept),
+            distillation=settings,
+            limit=where.limit,
+            batch_size=options.execution.batch_size,
+            config=dataclasses.asdict(options),
+        )
+        print(plan.describe(), flush=True)
+        if options.execution.dry_run:
+            return 0
+        from engine.pipeline.driver import make_concept_of
+
+        make_concept_of(plan, workers=options.execution.workers, tell=functools.partial(print, flush=True))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (RuntimeError, OSError) as error:
+        print(f"stopped: {error}\nWhat is done is kept; run the same command to resume.", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as interrupt:
+        print("\nInterrupted. What is done is kept; run the same command to resume.", file=sys.stderr)
+        return 128 + (signal.SIGTERM if type(interrupt) is not KeyboardInterrupt else signal.SIGINT)
+    print(f"weights      {storage.redact(plan.weights or '')}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
