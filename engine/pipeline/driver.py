@@ -45,6 +45,7 @@ def run_plan(plan: LabelPlan, *, workers: int | None = None, tell: Callable[[str
     """
     if not plan.remaining:
         return drive(plan)
+    _prepare(plan)
     with _cluster():
         make_concept_of(plan, workers=workers, tell=tell)
         tell(f"labels: {len(plan.remaining)} of {len(plan.leases)} leases to do")
@@ -64,6 +65,7 @@ def make_concept_of(plan: LabelPlan, *, workers: int | None, tell: Callable[[str
         elif plan.run.stage == "refined":
             tell("fine-tuning: skipped as asked for, the model itself paints the backgrounds")
         return
+    _prepare(plan)
     with _cluster():
         sample = plan.sample
         if sample.remaining:
@@ -95,8 +97,7 @@ def drive(plan: LabelPlan, *, workers: int | None = None) -> Outcome:
     receipts, failed = dict(plan.receipts), dict[str, str]()
     started = began = ended = time.monotonic()
     if plan.remaining:
-        check_address()
-        start_run(plan.run.url, plan.manifest)
+        _prepare(plan)
         with _cluster():
             check_reach([plan.run.url, *{lease.shard.url for lease in plan.remaining[:1]}])
             pool = divide(leases=len(plan.remaining), wanted=workers)
@@ -115,6 +116,12 @@ def drive(plan: LabelPlan, *, workers: int | None = None) -> Outcome:
         with suppress(OSError):  # only tidiness
             storage.remove_folder(storage.join(plan.run.url, ATTEMPTS))
     return Outcome(plan=plan, receipts=receipts, failed_leases=failed, loading=began - started, seconds=ended - began)
+
+
+def _prepare(plan: LabelPlan) -> None:
+    """Finds out what can be found out before a cluster is reached or started."""
+    check_address()
+    start_run(plan.run.url, plan.manifest)
 
 
 def _tally(

@@ -14,6 +14,7 @@ CAPTIONS = [
     "a photo of a car",
     "a photo of a fire truck on grass",
     "a photo of a human with arms and legs",
+    "a photo of a background",
 ] * 2
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.distillation.spec import DistillationSpec
 from engine.labelling.spec import LabelSpec
 from engine.run.directory import start_run
 from engine.run.fake import FakeLabeller, FakeSource
@@ -34,13 +35,16 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run_job(*arguments: object) -> int:
-    return main([str(argument) for argument in arguments], source=FakeSource())
+    return main(["--stage", "preliminary", *map(str, arguments)], source=FakeSource())
 
 
 def finish(corpus: Path, run: Path) -> None:
     """Labels the corpus here and now, as workers would."""
-    spec = LabelSpec(concept="car", prompt="a photo of a car")
-    plan = plan_labelling(spec=spec, source=FakeSource(), input_url=str(corpus), run_url=str(run))
+    spec = LabelSpec(concept="car", prompt="a photo of a car", stage="preliminary")
+    settings = DistillationSpec()
+    plan = plan_labelling(
+        spec=spec, source=FakeSource(), input_url=str(corpus), run_url=str(run), distillation=settings
+    )
     start_run(plan.run.url, plan.manifest)
     for lease in plan.remaining:
         label_lease(lease, FakeLabeller("fake", spec), plan.run)

@@ -21,7 +21,14 @@ def model():
 
 
 def spec(**changes) -> LabelSpec:
-    values = {"concept": "car", "prompt": "a photo of a car", "timesteps": 10, "attention_steps": 4, "seed": 5}
+    values = {
+        "concept": "car",
+        "prompt": "a photo of a car",
+        "timesteps": 10,
+        "attention_steps": 4,
+        "seed": 5,
+        "presence_steps": 0,
+    }
     return LabelSpec(**{**values, **changes})
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from engine.diffusion.prompt import PromptError
 from engine.labelling.labeller import Labeller, bounding_box
-from engine.labelling.spec import LabelSpec
+from engine.labelling.spec import LabelSpec, RefinementSpec
 from tests.diffusion.models import make_model
 
 SIZES = [(128, 128), (90, 60), (33, 77), (300, 10)]
@@ -18,7 +18,15 @@ SIZES = [(128, 128), (90, 60), (33, 77), (300, 10)]
 
 def spec(**changes) -> LabelSpec:
     return LabelSpec(
-        **{"concept": "car", "prompt": "a photo of a car", "timesteps": 4, "attention_steps": 2, **changes}
+        **{
+            "concept": "car",
+            "prompt": "a photo of a car",
+            "timesteps": 4,
+            "attention_steps": 2,
+            "presence_threshold": -1,
+            "refinement": RefinementSpec(inpaint_steps=2),
+            **changes,
+        }
     )
 
 

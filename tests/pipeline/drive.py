@@ -56,7 +56,9 @@ class FaultySource(FakeSource):
     fault: str = ""
     once: str = ""
 
-    def build(self, spec: LabelSpec, *, device: str, threads: int | None = None) -> FakeLabeller:
+    def build(
+        self, spec: LabelSpec, *, device: str, threads: int | None = None, weights: bytes | None = None
+    ) -> FakeLabeller:
         kind, _, value = self.fault.partition(":")
         once = Path(self.once)
         if kind == "start":

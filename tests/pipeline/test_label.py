@@ -36,6 +36,7 @@ def job(drive: ModuleType, ray_address: str, tmp_path: Path) -> Job:
     def run(run: Path, corpus: Path, *options: str, fault: str = "") -> int:
         source = drive.FaultySource(fault=fault, once=str(tmp_path / "once"))
         arguments = ["--concept", "car", "--input", str(corpus), "--run", str(run), "--batch-size", "2"]
+        arguments += ["--stage", "preliminary"]
         return drive.main([*arguments, *options], source=source)
 
     return run
@@ -46,6 +47,7 @@ def undisturbed(drive: ModuleType, ray_address: str, corpus: Path, tmp_path_fact
     """The run directory of a run to which nothing happened."""
     run = tmp_path_factory.mktemp("runs") / "undisturbed"
     arguments = ["--concept", "car", "--input", str(corpus), "--run", str(run), "--batch-size", "2"]
+    arguments += ["--stage", "preliminary"]
     assert drive.main([*arguments, "--workers", "2"], source=drive.FaultySource()) == 0
     return run
 
@@ -134,6 +136,7 @@ def test_all_good_samples_of_a_hostile_corpus_are_labelled_and_each_bad_one_is_q
 
 def start_driver(run: Path, corpus: Path, address: str) -> subprocess.Popen[str]:
     arguments = ["--concept", "car", "--input", str(corpus), "--run", str(run), "--batch-size", "2"]
+    arguments += ["--stage", "preliminary"]
     return subprocess.Popen(
         [sys.executable, str(DRIVE), *arguments],
         env={**os.environ, "RAY_ADDRESS": address, "DELAY": "0.3"},

@@ -19,7 +19,7 @@ from engine.run.fake import FakeLabeller
 from engine.run.shard import LabellerBroken, LeaseProgress, label_lease
 from schemas.label import LABEL_SCHEMA
 
-SPEC = LabelSpec(concept="car", prompt="a photo of a car")
+SPEC = LabelSpec(concept="car", prompt="a photo of a car", stage="preliminary")
 
 
 def png(seed: int, width: int = 40, height: int = 24) -> bytes:

@@ -32,6 +32,7 @@ def config(tmp_path_factory):
         prompt_length=16,
         seed=1,
         vae=None,
+        initial=None,
         autoencoder=AutoencoderConfig(channels=(8, 8), latent_channels=2, crop=16),
         autoencoder_loop=LoopConfig(steps=20, batch_size=8, checkpoint_every=5, warmup=2),
         diffusion=LatentDiffusionConfig(channels=(8, 16), attention=(False, True), text_width=16),
