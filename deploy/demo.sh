@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs jobs/label.py as a Ray job: `deploy/demo.sh --concept car --stage preliminary`, arguments are the job's.
+# Runs jobs/label.py as a Ray job: `deploy/demo.sh --concept car --profile fast`, arguments are the job's.
 #
 # With RAY_ADDRESS (or RAY_API_SERVER_ADDRESS) set, the job goes to that cluster, which is neither started nor stopped.
 # Otherwise a local cluster is started for this one job, on free ports and with a token of its own, so that it meets no

@@ -15,13 +15,17 @@ uv pip compile pyproject.toml --all-extras --universal --python-version 3.10 \
     echo "# Exact versions of everything, made by deploy/lock.sh. Used as \`pip install -c deploy/constraints.txt\`."
     echo "# torch has no local version here, so that one pin fits its CPU and its CUDA builds; what torch itself pins"
     echo "# exactly (nvidia-*, cuda-*, triton) is left out."
-    # A constraint installs nothing: a marker only matters where it chooses between two versions, which happens at 3.11.
+    # A constraint installs nothing: a marker only matters where it chooses between versions, by that of Python.
     grep -vE "^(nvidia|cuda|triton)" "$pins" | awk -F' ; ' '
         { name = $1; sub(/==.*/, "", name); pin[NR] = $1; marker[NR] = $2; of[NR] = name; versions[name]++ }
         END {
             for (i = 1; i <= NR; i++) {
-                if (versions[of[i]] == 1) print pin[i]
-                else print pin[i] " ; python_version " (marker[i] ~ /< .3\.11/ ? "<" : ">=") " \0473.11\047"
+                if (versions[of[i]] == 1) { print pin[i]; continue }
+                chosen = ""
+                parts = split(marker[i], part, / (and|or) /)
+                for (k = 1; k <= parts; k++)
+                    if (part[k] ~ /python/) { gsub(/[()]/, "", part[k]); chosen = chosen (chosen ? " and " : "") part[k] }
+                print pin[i] " ; " chosen
             }
         }'
 } >"$pins.new"

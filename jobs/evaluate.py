@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from engine import storage
 from engine.evaluation.evaluate import evaluate_run
 from engine.evaluation.report import format_report
-from engine.evaluation.rows import find_first_labels
+from engine.evaluation.rows import find_labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     job = tyro.cli(Evaluate, args=arguments)
     try:
         run = storage.absolute(job.run)
-        concept = job.concept or find_first_labels(run).concept
+        concept = job.concept or find_labels(run)[0].concept
         result = evaluate_run(run, _corpus(job.input, concept), concept)
         if job.json:
             _write(result, job.json)

@@ -31,7 +31,7 @@ class DistillationSpec:
     """
 
     method: Method = "lora"
-    steps: int = 1000
+    steps: int = 300
     batch_size: int = 16
     sample: int = 1000
     learning_rate: float | None = None

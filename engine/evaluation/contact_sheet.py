@@ -12,7 +12,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 from engine import storage
 from engine.corpus import Lease, Sample, list_shards, open_lease
 from engine.corpus.decode import DecodeError, decode_image
-from engine.evaluation.rows import EvaluationError, LabelFiles, find_label_files
+from engine.evaluation.rows import EvaluationError, LabelFiles, find_labels
 from engine.run.rows import png_to_array
 
 TILE = 168
@@ -54,13 +54,7 @@ def write_contact_sheet(run: str, corpus: str, path: str, count: int = 24) -> st
     """
     if count < 1:
         raise EvaluationError(f"a contact sheet of {count} images was asked for; at least 1 is needed")
-    folder = "labels"
-    files = find_label_files(run, folder)
-    if files is None or not files.count:
-        folder = "preliminary"
-        files = find_label_files(run, folder)
-    if files is None or not files.count:
-        raise EvaluationError(f"{storage.redact(run)} holds no labels to draw; label into it first")
+    files, folder = find_labels(run)
     cells = [(row["key"], _draw_cell(image, row)) for image, row in _read_spread(files, corpus, count)]
     if not cells:
         raise EvaluationError("none of the labelled images is in the corpus; give the corpus that was labelled")

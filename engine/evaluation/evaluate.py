@@ -15,8 +15,7 @@ from engine.evaluation.metrics import Auroc, Overlap, fit_to_protocol
 from engine.evaluation.rows import (
     EvaluationError,
     LabelFiles,
-    find_first_labels,
-    find_label_files,
+    find_labels,
 )
 from engine.run.rows import png_to_array
 
@@ -27,7 +26,7 @@ def evaluate_run(run: str, corpus: str, concept: str | None = None) -> dict[str,
     """Compare heatmaps, preliminary and final masks with the corpus's masks, joined by shard and key.
 
     Args:
-        run: URL of a run directory with label files in ``preliminary/`` or ``labels/``.
+        run: URL of a run directory; its final labels are compared if there are any, else its preliminary ones.
         corpus: URL of the corpus that was labelled, with ground truth.
         concept: name of the ground truth; None means the concept of the run.
 
@@ -44,19 +43,18 @@ def evaluate_run(run: str, corpus: str, concept: str | None = None) -> dict[str,
         EvaluationError: no labels, labels of several concepts and none named, or nothing to compare.
         CorpusError: a corpus that cannot be read.
     """
-    files, refined_files = find_first_labels(run), find_label_files(run, "labels")
+    files, folder = find_labels(run)
     concept = concept or files.concept
 
     heatmaps, preliminary, refined = Auroc(), Overlap(), Overlap()
     counts: Counter[str] = Counter()
     for shard in list_shards(corpus):
-        base_rows = files.read(shard.name, ("width", "height", "heatmap", "preliminary_mask"))
-        final_rows = refined_files.read(shard.name, ("mask",)) if refined_files else {}
+        rows = files.read(shard.name, ("width", "height", "heatmap", "preliminary_mask", "mask"))
         with open_lease(Lease(shard=shard), masks=True) as samples:
             for sample in samples:
                 if isinstance(sample, Defect):
                     continue
-                row = base_rows.get(sample.key)
+                row = rows.get(sample.key)
                 truth = _find_truth(sample, concept, row, counts)
                 if truth is None:
                     continue
@@ -69,8 +67,8 @@ def evaluate_run(run: str, corpus: str, concept: str | None = None) -> dict[str,
                 mask = png_to_array(row["preliminary_mask"])
                 preliminary.update(fit_to_protocol(mask, height, width), target)
                 counts["images"] += 1
-                if sample.key in final_rows:
-                    mask = png_to_array(final_rows[sample.key]["mask"])
+                if folder == "labels":
+                    mask = png_to_array(row["mask"])
                     refined.update(fit_to_protocol(mask, height, width), target)
                     counts["refined"] += 1
     return _report(concept, files, counts, heatmaps, preliminary, refined)

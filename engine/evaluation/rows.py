@@ -82,16 +82,17 @@ def find_label_files(run: str, folder: str) -> LabelFiles | None:
     return LabelFiles(files=dict(files), keys=dict(keys), concepts=concepts) if names else None
 
 
-def find_first_labels(run: str) -> LabelFiles:
-    """The files with the preliminary labels of a run, or its final ones if it has no others.
+def find_labels(run: str) -> tuple[LabelFiles, str]:
+    """The files with the final labels of a run, or its preliminary ones if it has no others, and their folder.
 
     Raises:
         EvaluationError: no labels.
     """
-    files = find_label_files(run, "preliminary") or find_label_files(run, "labels")
-    if files is None or not files.count:
-        raise EvaluationError(f"{storage.redact(run)} holds no labels; label into it first, or name another run")
-    return files
+    for folder in ("labels", "preliminary"):
+        files = find_label_files(run, folder)
+        if files is not None and files.count:
+            return files, folder
+    raise EvaluationError(f"{storage.redact(run)} holds no labels; label into it first, or name another run")
 
 
 def _batches(url: str, columns: list[str]) -> Iterator[Any]:

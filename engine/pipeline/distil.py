@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -53,7 +55,7 @@ def distil_on_ray(task: ConceptTask) -> ConceptReceipt:
     """Make m′ on the cluster this process is connected to.
 
     Raises:
-        ValueError: nothing to learn from.
+        ValueError: nothing to learn from, or settings that come to nothing.
         DistillationError: the workers fail again and again.
     """
     gpus = int(ray.cluster_resources().get("GPU", 0))
@@ -81,20 +83,42 @@ def distil_on_ray(task: ConceptTask) -> ConceptReceipt:
     def text() -> str:
         return ray.get(notice.state.remote(), timeout=30)[0]
 
+    failure: Exception | None = None
     try:
         with StatusLine(text):
-            trainer.fit()
+            _in_thread(trainer.fit)
     except Exception as error:  # Ray Train wraps whatever a worker raised
-        lasting = ray.get(notice.state.remote(), timeout=30)[1]
-        if lasting:
-            raise ValueError(lasting) from error
-        raise DistillationError(f"fine-tuning failed {MAX_FAILURES + 1} times: {_first_line(error)}") from error
+        failure = error
     finally:
         with suppress(OSError):  # Ray's own notes; ours are beside them
             storage.remove_folder(place)
+    if lasting := ray.get(notice.state.remote(), timeout=30)[1]:
+        raise ValueError(lasting) from failure
+    if failure:
+        raise DistillationError(f"fine-tuning failed {MAX_FAILURES + 1} times: {_first_line(failure)}") from failure
     receipt = find_concept(task.run.url, task.run.fingerprint)
     assert receipt is not None, "the first worker writes it last"
     return receipt
+
+
+def _in_thread(work: Callable[[], Any]) -> None:
+    """Does the work while this thread waits for it, ready for signals.
+
+    In the main thread Ray Train would put its own handler in the place of Ctrl-C's, for good.
+    """
+    errors: list[Exception] = []
+
+    def run() -> None:
+        try:
+            work()
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="fine-tuning", daemon=True)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
 
 
 def _train_loop(config: dict[str, Any]) -> None:
@@ -112,20 +136,21 @@ def _train_loop(config: dict[str, Any]) -> None:
     tell = _reporter(notice) if first else (lambda progress: None)
     try:
         make_concept(task, device=str(ray.train.torch.get_device()), on_progress=tell, first=first)
-    except ValueError as error:
+    except (ValueError, FloatingPointError) as error:
         ray.get(notice.fail.remote(str(error)))
-        raise
+        # Ray Train would try again; but other workers, if there are any, may be waiting for this one.
+        if ray.train.get_context().get_world_size() > 1:
+            raise
 
 
 def _reporter(notice: Any) -> Callable[[Any], None]:
-    import time
-
-    began = time.monotonic()
-    start: list[int] = []
+    start: list[tuple[int, float]] = []  # the first step that is told of ends the loading, which no rate counts
 
     def tell(progress: Any) -> None:
-        start[:] = start or [progress.step - 1]
-        rate = (progress.step - start[0]) / max(time.monotonic() - began, 1e-6)
+        now = time.monotonic()
+        start[:] = start or [(progress.step, now)]
+        step, began = start[0]
+        rate = (progress.step - step) / max(now - began, 1e-6)
         left = format_duration((progress.steps - progress.step) / rate) if rate else "?"
         notice.tell.remote(f"step {progress.step} of {progress.steps} · loss {progress.loss:.4f} · ETA {left}")
 

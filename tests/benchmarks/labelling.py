@@ -1,0 +1,198 @@
+"""How good the labels are on the miniature: the figures of the README, with and without fine-tuning, both profiles.
+
+    python -m tests.benchmarks.labelling --json docs/results/labelling.json
+
+For each concept: preliminary masks of the bundled corpus, fine-tuning on them, then labels of scenes of a seed that was
+never trained on nor labelled, against their exact masks. A fifth as many scenes without the concept (empty ones, and
+such of other concepts) tell how well presence is recognised. Calls the engine as a worker does: no Ray, no files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+from sklearn.metrics import roc_auc_score
+
+from engine.corpus import Sample, list_shards, open_lease, plan_leases
+from engine.corpus.decode import decode_image
+from engine.diffusion.geometry import upsample_mask
+from engine.diffusion.model import find_model, load_model
+from engine.distillation.distil import distil
+from engine.distillation.examples import encode_examples
+from engine.distillation.pictures import draw_progress
+from engine.distillation.spec import DistillationSpec
+from engine.labelling.label import Label
+from engine.labelling.labeller import USELESS, Labeller
+from engine.labelling.spec import LabelSpec
+from engine.miniature import corpus_url, model_path
+from engine.miniature.scenes import Scene, draw_scene
+from engine.miniature.things import CONCEPTS
+from engine.run.options import Method, Refinement, What, label_spec
+
+BATCH = 8
+
+
+def draw_without(concept: str, seed: int, count: int) -> list[Scene]:
+    """Scenes in which the concept does not occur, as the miniature world has them."""
+    scenes: list[Scene] = []
+    index = 0
+    while len(scenes) < count:
+        scene = draw_scene(seed, 500_000 + index)
+        index += 1
+        if concept not in scene.masks:
+            scenes.append(scene)
+    return scenes
+
+
+def label(labeller: Labeller, images: list[np.ndarray], prefix: str) -> tuple[list[Label], float]:
+    """Labels in batches, and the seconds it took."""
+    began = time.perf_counter()
+    labels: list[Label] = []
+    for start in range(0, len(images), BATCH):
+        part = images[start : start + BATCH]
+        labels += labeller(part, [f"{prefix}{start + k:06d}" for k in range(len(part))])
+    return labels, time.perf_counter() - began
+
+
+def overlap(masks: list[np.ndarray], truths: list[np.ndarray]) -> tuple[float, np.ndarray]:
+    """Pooled IoU, and that of every image."""
+    both = np.array([(m & t).sum() for m, t in zip(masks, truths, strict=True)])
+    either = np.array([(m | t).sum() for m, t in zip(masks, truths, strict=True)])
+    return float(both.sum() / max(either.sum(), 1)), both / np.maximum(either, 1)
+
+
+def read_corpus(concept: str) -> list[np.ndarray]:
+    leases = plan_leases(list_shards(corpus_url(concept)))
+    return [decode_image(item.image) for lease in leases for item in open_lease(lease) if isinstance(item, Sample)]
+
+
+def teach(concept: str, settings: DistillationSpec, spec: LabelSpec, model_folder: str, pictures: Path) -> bytes:
+    """m′ of the bundled corpus."""
+    model = load_model(find_model(model_folder))
+    images = read_corpus(concept)
+    labels, _ = label(Labeller(model, replace(spec, stage="preliminary")), images, "")
+    good = [(i, x.preliminary_mask) for i, x in zip(images, labels, strict=True) if not USELESS & set(x.flags)]
+    examples = encode_examples(model, good, flip=settings.flip)
+    prompts = (spec.prompt, spec.background_prompt)
+
+    def draw(step: int, losses: list[float], tuned: Any) -> None:
+        pictures.mkdir(parents=True, exist_ok=True)
+        draw_progress(tuned, examples, prompts, seed=0).save(pictures / f"{concept}.png")
+
+    with tempfile.TemporaryDirectory() as folder:
+        tuned, _ = distil(
+            model,
+            examples,
+            prompts,
+            settings,
+            seed=0,
+            checkpoint=f"{folder}/checkpoint.safetensors",
+            checkpoint_every=settings.steps,
+            on_checkpoint=draw,
+        )
+    return tuned.pack(rank=settings.rank, notes={})
+
+
+def measure(concept: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """All figures of one concept."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    what = What(concept=concept)
+    specs = {p: label_spec(what, Method(profile=p), Refinement(), "refined") for p in ("paper", "fast")}
+    settings = DistillationSpec(steps=arguments.steps) if arguments.steps else DistillationSpec()
+    began = time.perf_counter()
+    weights = teach(concept, settings, specs["fast"], arguments.model, arguments.pictures)
+    taught = time.perf_counter() - began
+    scenes = [draw_scene(arguments.seed, index, concept=concept) for index in range(arguments.count)]
+    without = draw_without(concept, arguments.seed, arguments.count // 5)
+    truths = [scene.masks[concept] for scene in scenes]
+    images = [scene.image for scene in scenes]
+    result: dict[str, Any] = {"images": len(scenes), "without": len(without), "seconds_of_fine_tuning": round(taught)}
+    masks: dict[str, list[np.ndarray]] = {}
+    for name, profile, m in (("paper", "paper", weights), ("fast", "fast", weights), ("fast, m for m′", "fast", None)):
+        labeller = Labeller(load_model(find_model(arguments.model)), specs[profile], weights=m)
+        labels, seconds = label(labeller, images, "with")
+        masks[name] = [x.mask for x in labels]
+        coarse = [upsample_mask(x.preliminary_mask, *x.mask.shape[::-1]) for x in labels]
+        iou, each = overlap(masks[name], truths)
+        quality = np.array([x.quality for x in labels])
+        better = np.argsort(-quality, kind="stable")[: len(labels) // 2]
+        half, _ = overlap([masks[name][i] for i in better], [truths[i] for i in better])
+        absent, _ = label(labeller, [scene.image for scene in without], "without")
+        scores = [x.presence for x in labels] + [x.presence for x in absent]
+        result[name] = {
+            "iou": round(iou, 4),
+            "preliminary_iou": round(overlap(coarse, truths)[0], 4),
+            "iou_better_half_by_quality": round(half, 4),
+            "spearman_quality_iou": round(float(spearmanr(quality, each).statistic), 4),
+            "presence_auroc": round(float(roc_auc_score([1] * len(labels) + [0] * len(absent), scores)), 4),
+            "images_per_second": round(len(images) / seconds, 3),
+            "called_absent": {
+                "with": sum("absent" in x.flags for x in labels),
+                "without": sum("absent" in x.flags for x in absent),
+            },
+        }
+    result["iou_fast_against_paper"] = round(overlap(masks["fast"], masks["paper"])[0], 4)
+    result["speed_fast_over_paper"] = round(
+        result["fast"]["images_per_second"] / result["paper"]["images_per_second"], 2
+    )
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=str(model_path()), help="folder of the model")
+    parser.add_argument("--count", type=int, default=100, help="scenes per concept")
+    parser.add_argument("--seed", type=int, default=3, help="of the scenes")
+    parser.add_argument("--steps", type=int, help="of the fine-tuning; default that of the jobs")
+    parser.add_argument("--concepts", default=",".join(CONCEPTS))
+    parser.add_argument("--processes", type=int, default=2, help="concepts measured at once, one thread each")
+    parser.add_argument("--pictures", type=Path, default=Path("progress"), help="folder for what m′ paints")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    arguments = parser.parse_args()
+    names = arguments.concepts.split(",")
+    began = time.perf_counter()
+    with ProcessPoolExecutor(arguments.processes, mp_context=get_context("spawn")) as pool:
+        found = dict(zip(names, pool.map(measure, names, [arguments] * len(names)), strict=True))
+    kinds = ("paper", "fast", "fast, m for m′")
+    figures = {
+        "command": "python -m tests.benchmarks.labelling --json docs/results/labelling.json",
+        "date": time.strftime("%Y-%m-%d"),
+        "seed": arguments.seed,
+        "steps": arguments.steps or DistillationSpec.steps,
+        "seconds": round(time.perf_counter() - began),
+        "mean": {
+            **{
+                kind: {
+                    name: round(float(np.mean([c[kind][name] for c in found.values()])), 4)
+                    for name, value in found[names[0]][kind].items()
+                    if not isinstance(value, dict)
+                }
+                for kind in kinds
+            },
+            **{
+                name: round(float(np.mean([c[name] for c in found.values()])), 4)
+                for name in ("iou_fast_against_paper", "speed_fast_over_paper")
+            },
+        },
+        "concepts": found,
+    }
+    print(json.dumps(figures, indent=1, ensure_ascii=False))
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()
