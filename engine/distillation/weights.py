@@ -62,6 +62,8 @@ class ConceptModel:
                 if found.unexpected_keys or absent:
                     raise ValueError(f"its layers do not fit ({[*found.unexpected_keys, *absent][0]})")
         except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+            if ADAPTER in getattr(model.unet, "peft_config", {}):
+                model.unet.delete_adapters(ADAPTER)
             raise ModelError(f"the weights of m′ do not belong to this model: {error}") from error
         unet.eval().requires_grad_(False).to(model.device, model.unet.dtype)
         return concept

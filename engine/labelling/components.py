@@ -47,14 +47,27 @@ def count_components(values: Tensor, valid: Tensor, *, most: int = 3) -> tuple[T
 
 
 def _fit(n_BJ: Tensor, u_J: Tensor, components: int) -> tuple[Tensor, Tensor]:
-    """(ICL, smaller is better [B]; where the lowest component stops being the likeliest [B]) of a K-component EM."""
-    items = len(n_BJ)
+    """(ICL, smaller is better [B]; where the lowest component stops being the likeliest [B]) of K components.
+
+    The better of two starts: groups of as many values, and groups of as wide a range. From the first alone, a
+    background of most of the pixels gets two of three components.
+    """
+    share_BJ = n_BJ.cumsum(1) / n_BJ.sum(1, keepdim=True).clamp(min=1)
+    starts = [share_BJ] if components == 1 else [share_BJ, u_J.expand_as(share_BJ)]
+    groups = [(start * components).long().clamp(max=components - 1) for start in starts]
+    icl_B, cut_B = _maximise(n_BJ, u_J, groups[0], components)
+    for group_BJ in groups[1:]:
+        other_icl_B, other_cut_B = _maximise(n_BJ, u_J, group_BJ, components)
+        cut_B = torch.where(other_icl_B < icl_B, other_cut_B, cut_B)
+        icl_B = torch.minimum(icl_B, other_icl_B)
+    return icl_B, cut_B
+
+
+def _maximise(n_BJ: Tensor, u_J: Tensor, group_BJ: Tensor, components: int) -> tuple[Tensor, Tensor]:
+    """(ICL [B], cut [B]) after EM from one start."""
     total_B = n_BJ.sum(1).clamp(min=1)
-    # From the quantiles of the values, as evenly spread as they can be.
-    share_BJ = n_BJ.cumsum(1) / total_B[:, None]
-    group_BJ = (share_BJ * components).long().clamp(max=components - 1)
     r_BKJ = torch.nn.functional.one_hot(group_BJ, components).movedim(2, 1).double()
-    log_BKJ = r_BKJ
+    log_BKJ, mean_BK = r_BKJ, r_BKJ[..., 0]
     for _ in range(STEPS if components > 1 else 1):
         mass_BK = (n_BJ[:, None] * r_BKJ).sum(2) + 1e-9
         mean_BK = (n_BJ[:, None] * r_BKJ * u_J).sum(2) / mass_BK
@@ -69,7 +82,7 @@ def _fit(n_BJ: Tensor, u_J: Tensor, components: int) -> tuple[Tensor, Tensor]:
     parameters = 3 * components - 1
     icl_B = -2 * likelihood_B + parameters * total_B.log() + 2 * entropy_B
     if components == 1:
-        return icl_B, n_BJ.new_full((items,), math.nan)
+        return icl_B, torch.full_like(icl_B, math.nan)
     lowest_B = mean_BK.argmin(1)
     own_BJ = log_BKJ.gather(1, lowest_B[:, None, None].expand(-1, 1, len(u_J)))[:, 0]
     beaten_BJ = (own_BJ < log_BKJ.amax(1)) & (u_J > mean_BK.gather(1, lowest_B[:, None]))

@@ -23,7 +23,7 @@ WEIGHTS: dict[str, float] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Signals:
-    """What is known about a mask without ground truth; all about 0..1.
+    """What is known about a mask without ground truth; all but the presence in 0..1.
 
     Attributes:
         separation, refined_separation: of the mixtures of the heatmap and of the difference.
@@ -31,7 +31,7 @@ class Signals:
         contrast: distance of the difference's two means.
         compactness: fraction of M in its largest connected piece.
         border: fraction of the image's border that M touches.
-        presence: of the concept, scaled so that 1 is plenty.
+        presence: score of the concept; 0 where it was not asked for.
     """
 
     separation: float

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
@@ -118,7 +119,8 @@ def cut_difference(apart: Tensor, preliminary: Tensor, valid: Tensor, settings: 
     threshold = torch.where((clusters == 3) & (lowest_ends < mixture.threshold), lowest_ends, mixture.threshold)
     mask = (apart > threshold[:, None, None]) & region & inside
     if settings.closing or settings.fill_holes:
-        mask = torch.stack([_close(m, settings) for m in mask.cpu()]).to(mask.device) & inside
+        closed = [_close(m, i, settings) for m, i in zip(mask.cpu(), inside.cpu(), strict=True)]
+        mask = torch.stack(closed).to(mask.device)
     return Refined(mask=mask, difference=apart, region=region & inside, mixture=mixture, clusters=clusters)
 
 
@@ -146,14 +148,18 @@ def to_lab(image: Tensor) -> Tensor:
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=-3)
 
 
-def _close(mask: Tensor, settings: RefinementSpec) -> Tensor:
-    closed = mask.numpy()
+def _close(mask: Tensor, inside: Tensor, settings: RefinementSpec) -> Tensor:
+    """Closing and hole filling of one mask, within the pixels of its image (the upper left of the canvas)."""
+    height, width = int(inside[:, 0].sum()), int(inside[0].sum())
+    closed = mask[:height, :width].numpy()
     if radius := settings.closing:
-        span = torch.arange(-radius, radius + 1)
-        disc = (span[:, None] ** 2 + span**2 <= radius**2).numpy()
+        span = np.arange(-radius, radius + 1)
+        disc = span[:, None] ** 2 + span**2 <= radius**2
         # Beyond the border lies neither object nor background: repeat what is at it.
-        padded = F.pad(mask[None, None].float(), (radius,) * 4, mode="replicate")[0, 0] > 0
-        closed = ndimage.binary_closing(padded.numpy(), disc)[radius:-radius, radius:-radius]
+        padded = np.pad(closed, radius, mode="edge")
+        closed = ndimage.binary_closing(padded, disc)[radius:-radius, radius:-radius]
     if settings.fill_holes:
         closed = ndimage.binary_fill_holes(closed)
-    return torch.from_numpy(closed)
+    whole = torch.zeros_like(mask)
+    whole[:height, :width] = torch.from_numpy(closed.copy())
+    return whole

@@ -48,10 +48,10 @@ def test_measures_are_those_of_the_protocol_over_all_images(world: Any) -> None:
         masks.update(fit_to_protocol(coarse, *size), target)
         finals.update(~target, target)
     # parts of shards, as leases of big shards write them
-    world.write_rows("preliminary/000000-00000.parquet", rows[:2])
-    world.write_rows("preliminary/000000-00001.parquet", rows[2:3])
-    world.write_rows("preliminary/000001.parquet", rows[3:])
-    world.write_rows("labels/all.parquet", rows)
+    world.write_rows("preliminary/000000-00000.parquet", rows[:1])  # of a sample, and not looked at
+    world.write_rows("labels/000000-00000.parquet", rows[:2])
+    world.write_rows("labels/000000-00001.parquet", rows[2:3])
+    world.write_rows("labels/000001.parquet", rows[3:])
     found = evaluate(world)
     assert {name: found[name] for name in ("auroc_mean", "auroc_pooled")} == areas.result()
     assert found["preliminary"] == {**masks.result(), "images": 6}

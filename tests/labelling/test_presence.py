@@ -1,0 +1,138 @@
+"""The presence of a concept against a plain loop, and what becomes of images it is absent from."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from engine.diffusion.noise import draw_noise
+from engine.diffusion.prompt import ConceptPrompt
+from engine.labelling import labeller as labelling
+from engine.labelling.attend import attend
+from engine.labelling.labeller import Labeller
+from engine.labelling.spec import LabelSpec, RefinementSpec
+from tests.diffusion.models import make_model
+
+KEYS = ["a", "b"]
+
+
+@pytest.fixture(scope="module")
+def models():
+    return {kind: make_model(kind) for kind in ("sd1", "sd2")}
+
+
+def spec(**changes) -> LabelSpec:
+    values = {
+        "concept": "car",
+        "prompt": "a photo of a car",
+        "timesteps": 10,
+        "attention_steps": 5,
+        "presence_steps": 3,
+        "seed": 5,
+        "refinement": RefinementSpec(inpaint_steps=1),
+    }
+    return LabelSpec(**{**values, **changes})
+
+
+def latents() -> torch.Tensor:
+    return torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def letterbox() -> torch.Tensor:
+    valid = torch.ones(2, 16, 16, dtype=torch.bool)
+    valid[0, 10:] = False
+    valid[1, :, 7:] = False
+    return valid
+
+
+def presence(model, settings: LabelSpec, **options) -> torch.Tensor:
+    prompt = ConceptPrompt.parse(model.tokenizer, settings.prompt, [settings.concept])
+    return attend(model, latents(), KEYS, prompt, settings, **options).presence
+
+
+@torch.no_grad()
+def reference(model, settings: LabelSpec, steps: list[int], valid: torch.Tensor) -> list[float]:
+    """One latent, one timestep and one draw at a time; the velocity of sd2 is compared as noise."""
+    scores = []
+    for z0, key, cells in zip(latents(), KEYS, valid, strict=True):
+        noise = draw_noise(settings.seed, key, "preliminary", (5 * settings.draws, 4, 16, 16))
+        errors = {}
+        for text in (settings.prompt, settings.background_prompt):
+            context, total = model.encode_text([text]), 0.0
+            for step in steps:
+                t = torch.tensor([1 + 100 * step])
+                for epsilon in noise[step * settings.draws : (step + 1) * settings.draws]:
+                    zt = model.scheduler.add_noise(z0[None], epsilon[None], t)
+                    guess = model.unet(zt, t, context).sample
+                    if model.scheduler.config.prediction_type == "v_prediction":
+                        level = model.scheduler.alphas_cumprod[t]
+                        guess = level.sqrt() * guess + (1 - level).sqrt() * zt
+                    total += float(((guess[0] - epsilon) ** 2).double().mean(0)[cells].sum())
+            errors[text] = total
+        scores.append(1 - errors[settings.prompt] / errors[settings.background_prompt])
+    return scores
+
+
+@pytest.mark.parametrize(("kind", "draws"), [("sd1", 1), ("sd1", 2), ("sd2", 1)])
+def test_the_score_equals_a_plain_loop_over_timesteps_spread_evenly(models, kind, draws):
+    settings = spec(draws=draws)
+    got = presence(models[kind], settings, batch_size=4)
+    expected = reference(models[kind], settings, [0, 2, 4], torch.ones(2, 16, 16, dtype=torch.bool))
+    torch.testing.assert_close(got, torch.tensor(expected), rtol=1e-3, atol=2e-6)
+    assert got.abs().min() > 2e-5  # far from what the tolerance allows
+
+
+def test_more_presence_steps_than_timesteps_are_all_of_them(models):
+    settings = spec(presence_steps=50)
+    expected = reference(models["sd1"], settings, [0, 1, 2, 3, 4], torch.ones(2, 16, 16, dtype=torch.bool))
+    torch.testing.assert_close(presence(models["sd1"], settings), torch.tensor(expected), rtol=1e-3, atol=2e-6)
+
+
+def test_the_letterbox_takes_no_part_in_the_score(models):
+    settings = spec()
+    got = presence(models["sd1"], settings, valid=letterbox())
+    expected = reference(models["sd1"], settings, [0, 2, 4], letterbox())
+    torch.testing.assert_close(got, torch.tensor(expected), rtol=1e-3, atol=2e-6)
+    assert not torch.allclose(got, presence(models["sd1"], settings), rtol=1e-2, atol=0)
+
+
+def test_the_background_prompt_is_what_the_concept_is_weighed_against(models):
+    same = spec(background_prompt="a photo of a car")
+    assert presence(models["sd1"], same).abs().max() < 1e-6
+
+
+def test_asking_for_presence_leaves_the_attention_as_it_is(models):
+    model, prompt = models["sd1"], ConceptPrompt.parse(models["sd1"].tokenizer, "a photo of a car", ["car"])
+    asked, unasked = (attend(model, latents(), KEYS, prompt, spec(presence_steps=n)).maps for n in (3, 0))
+    assert torch.equal(asked, unasked)
+
+
+def picture() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("stage", ["preliminary", "refined"])
+def test_an_image_below_the_threshold_is_absent_and_its_mask_empty(models, monkeypatch, stage):
+    monkeypatch.setattr(labelling, "remove_object", None)  # nothing is to be painted
+    (label,) = Labeller(models["sd1"], spec(stage=stage, presence_threshold=1.5))([picture()], ["a"])
+    assert "absent" in label.flags and not {"empty", "full", "touches_border"} & set(label.flags)
+    assert label.mask.shape == (60, 90) and not label.mask.any()
+    assert label.bbox == (0, 0, 0, 0) and label.area == 0 and label.quality == 0
+    assert label.presence < 1.5 and math.isnan(label.refined_separation)
+
+
+def test_only_images_below_the_threshold_are_absent(models):
+    both = [picture(), picture()[:, ::-1].copy()]
+    scores = [label.presence for label in Labeller(models["sd1"], spec(stage="preliminary"))(both, KEYS)]
+    settings = spec(stage="preliminary", presence_threshold=sum(scores) / 2)
+    flags = ["absent" in label.flags for label in Labeller(models["sd1"], settings)(both, KEYS)]
+    assert scores[0] != scores[1] and flags == [score < sum(scores) / 2 for score in scores]
+
+
+def test_a_presence_that_was_not_asked_for_is_nan_and_never_absent(models):
+    settings = spec(stage="preliminary", presence_steps=0, presence_threshold=1.5)
+    (label,) = Labeller(models["sd1"], settings)([picture()], ["a"])
+    assert math.isnan(label.presence) and "absent" not in label.flags and label.mask.any()

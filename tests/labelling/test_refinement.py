@@ -1,0 +1,178 @@
+"""The difference to the inpainted image and the mask cut from it, against numpy, scipy and scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from sklearn.mixture import GaussianMixture
+
+from engine.labelling.refinement import cut_difference, difference, enlarge, grow, to_lab
+from engine.labelling.spec import RefinementSpec
+
+CELLS, FACTOR = 16, 8
+SIDE = CELLS * FACTOR
+
+
+def as_image(*rgb: float) -> torch.Tensor:
+    return torch.tensor(rgb, dtype=torch.float32)[:, None, None] * 2 - 1
+
+
+def cells(top: int, bottom: int, left: int, right: int) -> torch.Tensor:
+    mask = torch.zeros(1, CELLS, CELLS, dtype=torch.bool)
+    mask[:, top:bottom, left:right] = True
+    return mask
+
+
+EVERYWHERE = cells(0, CELLS, 0, CELLS)
+
+
+def make_levels(*areas: tuple[float, tuple[slice, slice]], seed: int = 0) -> torch.Tensor:
+    """A difference [1, H, W] of 0.05 with noise, and of other levels in areas of pixels."""
+    rng = np.random.default_rng(seed)
+    apart = 0.05 + 0.012 * rng.standard_normal((SIDE, SIDE))
+    for level, area in areas:
+        apart[area] = level + 0.02 * rng.standard_normal(apart[area].shape)
+    return torch.from_numpy(apart).float()[None]
+
+
+def pixels(area: tuple[slice, slice]) -> np.ndarray:
+    mask = np.zeros((SIDE, SIDE), bool)
+    mask[area] = True
+    return mask
+
+
+THING = np.s_[37:90, 22:101]
+
+
+@pytest.mark.parametrize("combine", ["mean", "median", "minimum"])
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_the_difference_is_the_mean_over_channels_combined_over_inpaintings(combine, count):
+    image, painted = (torch.rand(2, *shape) * 2 - 1 for shape in ((3, 6, 7), (count, 3, 6, 7)))
+    got = difference(image, painted, RefinementSpec(combine=combine, inpaintings=count))
+    unit = (image.numpy() + 1) / 2, (painted.numpy() + 1) / 2
+    apart = np.abs(unit[0][:, None] - unit[1]).mean(axis=2)
+    expected = {"mean": np.mean, "median": np.median, "minimum": np.min}[combine](apart, axis=1)
+    np.testing.assert_allclose(got.numpy(), expected, atol=1e-6)
+
+
+def test_black_and_white_are_one_apart_in_either_space():
+    for colour in ("rgb", "lab"):
+        apart = difference(as_image(0, 0, 0)[None], as_image(1, 1, 1)[None, None], RefinementSpec(colour=colour))
+        assert float(apart) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("rgb", "lab"),
+    [
+        ((1, 1, 1), (100, 0, 0)),
+        ((0, 0, 0), (0, 0, 0)),
+        ((1, 0, 0), (53.24, 80.09, 67.20)),
+        ((0, 1, 0), (87.73, -86.18, 83.18)),
+        ((0, 0, 1), (32.30, 79.19, -107.86)),
+        ((1, 1, 0), (97.14, -21.55, 94.48)),
+        ((128 / 255,) * 3, (53.59, 0, 0)),
+        ((2 / 255,) * 3, (0.55, 0, 0)),
+    ],
+)
+def test_known_colours_have_their_known_coordinates(rgb, lab):
+    np.testing.assert_allclose(to_lab(as_image(*rgb))[:, 0, 0].numpy(), lab, atol=0.03)
+
+
+def test_the_distance_in_cielab_is_euclidean():
+    apart = difference(as_image(1, 0, 0)[None], as_image(0, 0, 1)[None, None], RefinementSpec(colour="lab"))
+    expected = np.linalg.norm(np.subtract((53.24, 80.09, 67.20), (32.30, 79.19, -107.86))) / 100
+    assert float(apart) == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("fit", ["image", "region"])
+def test_the_mask_is_the_likelier_component_of_a_mixture_within_the_preliminary_mask(fit):
+    apart = make_levels((0.4, THING), (0.4, np.s_[:9, :9]))  # the corner differs too, outside M_pre
+    preliminary = cells(3, 13, 1, 12)
+    got = cut_difference(apart, preliminary, EVERYWHERE, RefinementSpec(fit=fit))
+    values, region = apart[0].double().numpy(), enlarge(preliminary, FACTOR)[0].numpy()
+    fitted = values[region] if fit == "region" else values.ravel()
+    mixture = GaussianMixture(2, tol=1e-9, max_iter=500, means_init=[[0.05], [0.4]]).fit(fitted[:, None])
+    expected = (mixture.predict(values.reshape(-1, 1)) == mixture.means_.argmax()).reshape(SIDE, SIDE) & region
+    assert np.array_equal(got.mask[0].numpy(), expected) and expected.any()
+    assert np.array_equal(expected, pixels(THING) & region)
+    assert torch.equal(got.region, enlarge(preliminary, FACTOR)) and got.clusters.tolist() == [2]
+    assert got.contrast(0) == pytest.approx(np.ptp(mixture.means_), abs=2e-3)
+
+
+def test_three_levels_merge_towards_the_object():
+    """A shirt that differs a little and trousers that differ much: both are the object, as with two of one level."""
+    shirt, trousers = np.s_[20:60, 30:90], np.s_[60:110, 30:90]
+    apart = make_levels((0.25, shirt), (0.85, trousers))
+    got = cut_difference(apart, EVERYWHERE, EVERYWHERE, RefinementSpec())
+    assert got.clusters.tolist() == [3]
+    wrong = got.mask[0].numpy() ^ pixels(np.s_[20:110, 30:90])
+    assert wrong.mean() < 0.002
+    one = cut_difference(make_levels((0.6, np.s_[20:110, 30:90])), EVERYWHERE, EVERYWHERE, RefinementSpec())
+    assert one.clusters.tolist() == [2] and (one.mask ^ got.mask).float().mean() < 0.002
+
+
+@pytest.mark.parametrize("fit", ["image", "region"])
+def test_the_letterbox_is_never_counted_and_never_part_of_a_mask(fit):
+    """Whatever stands there: neither the mixture, nor the number of clusters, nor the mask changes."""
+    valid, preliminary, results = cells(0, 11, 0, CELLS), cells(4, CELLS, 2, 13), []
+    for junk in (0.0, 0.45, 0.9, float("nan")):
+        apart = make_levels((0.4, THING))
+        apart[:, 11 * FACTOR :] = junk
+        apart[:, 11 * FACTOR :: 3] = 0.2
+        settings = RefinementSpec(fit=fit, closing=4, fill_holes=True)
+        results.append(cut_difference(apart, preliminary, valid, settings))
+    for got in results:
+        assert torch.equal(got.mask, results[0].mask) and got.mask.any()
+        assert torch.equal(got.mixture.threshold, results[0].mixture.threshold)
+        assert not got.mask[:, 11 * FACTOR :].any() and not got.region[:, 11 * FACTOR :].any()
+        assert got.clusters.tolist() == [2]
+
+
+def test_images_of_a_batch_do_not_touch_each_other():
+    batch = torch.cat([make_levels((0.4, THING)), 0.3 * make_levels((0.9, np.s_[5:50, 60:]), seed=1)])
+    preliminary, valid = torch.cat([cells(3, 13, 1, 12), EVERYWHERE]), torch.cat([EVERYWHERE, cells(0, 9, 0, CELLS)])
+    together = cut_difference(batch, preliminary, valid, RefinementSpec())
+    for k in range(2):
+        alone = cut_difference(batch[k, None], preliminary[k, None], valid[k, None], RefinementSpec())
+        assert torch.equal(alone.mask[0], together.mask[k]) and alone.mask.any()
+
+
+def speckled() -> tuple[torch.Tensor, np.ndarray]:
+    """A difference with an object that has slits, bays and a hole, and the mask it gives as it is."""
+    apart = make_levels((0.4, THING))
+    for gap in (np.s_[50:54, 22:70], np.s_[37:60, 80:83], np.s_[65:80, 40:60]):
+        apart[0][gap] = 0.05
+    return apart, (apart[0] > 0.2).numpy()
+
+
+@pytest.mark.parametrize(("closing", "fill"), [(0, True), (1, False), (3, False), (3, True)])
+def test_closing_and_filling_do_what_scipy_does(closing, fill):
+    apart, expected = speckled()
+    plain = cut_difference(apart, EVERYWHERE, EVERYWHERE, RefinementSpec()).mask[0].numpy()
+    assert np.array_equal(plain, expected)
+    if closing:
+        y, x = np.mgrid[-closing : closing + 1, -closing : closing + 1]
+        expected = ndimage.binary_closing(expected, x * x + y * y <= closing * closing)
+    if fill:
+        expected = ndimage.binary_fill_holes(expected)
+    settings = RefinementSpec(closing=closing, fill_holes=fill)
+    got = cut_difference(apart, EVERYWHERE, EVERYWHERE, settings).mask[0].numpy()
+    assert np.array_equal(got, expected)
+    assert closing == 1 or (got & ~plain).sum() > 100
+
+
+def test_closing_takes_nothing_away_and_closes_gaps_at_the_border():
+    apart = make_levels((0.4, np.s_[0:60, 0:128]))
+    apart[0, 0:60, 50:54] = 0.05  # a slit from the border inwards
+    got = cut_difference(apart, EVERYWHERE, EVERYWHERE, RefinementSpec(closing=4)).mask[0].numpy()
+    assert got[0:50].all() and not got[70:].any()
+
+
+def test_growing_is_dilation_by_a_square():
+    mask = torch.rand(2, CELLS, CELLS, generator=torch.Generator().manual_seed(0)) < 0.05
+    for count in (0, 1, 2):
+        side = 2 * count + 1
+        expected = [ndimage.binary_dilation(m, np.ones((side, side), bool)) for m in mask.numpy()]
+        assert np.array_equal(grow(mask, count).numpy(), np.stack(expected))
