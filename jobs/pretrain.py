@@ -49,6 +49,8 @@ class PretrainJob:
     """Folder of a diffusers AutoencoderKL to use instead of training one."""
     initial: Path | None = None
     """Folder of a model of the same shape whose U-Net and text encoder are the starting point."""
+    half: bool = False
+    """Store the U-Net as float16: half the size, read back as float32."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """Where to train."""
     threads: int | None = None
@@ -79,6 +81,7 @@ def main() -> int:
             seed=job.seed,
             vae=job.vae,
             initial=job.initial,
+            half=job.half,
             autoencoder=job.autoencoder,
             autoencoder_loop=job.autoencoder_loop,
             diffusion=job.diffusion,

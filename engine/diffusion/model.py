@@ -5,6 +5,7 @@ What depends on the architecture sits here; the rest of the engine sees latents,
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from dataclasses import dataclass
@@ -92,13 +93,17 @@ class LatentDiffusion:
         )
         return self.text_encoder(tokens.input_ids.to(self.text_encoder.device))[0]
 
-    def save(self, folder: Path) -> None:
-        """Write all parts as safetensors and JSON in the layout of `StableDiffusionPipeline`."""
+    def save(self, folder: Path, *, half: bool = False) -> None:
+        """Write all parts as safetensors and JSON in the layout of `StableDiffusionPipeline`.
+
+        Args:
+            half: write the U-Net, which is most of it, as float16.
+        """
         from diffusers import StableDiffusionPipeline  # takes seconds to import, and labelling never saves
 
         pipeline = StableDiffusionPipeline(
             vae=self.vae,
-            unet=self.unet,
+            unet=copy.deepcopy(self.unet).half() if half else self.unet,
             text_encoder=self.text_encoder,
             tokenizer=self.tokenizer,
             scheduler=self.scheduler,

@@ -34,6 +34,7 @@ class PretrainConfig:
         mirror: also train on mirrored images.
         prompt_length: tokens of a padded prompt.
         vae: folder of an autoencoder to use instead of training one.
+        half: store the U-Net as float16; it is read back as float32.
         initial: folder of a model whose U-Net and text encoder are the starting point; its words keep their embeddings.
     """
 
@@ -45,6 +46,7 @@ class PretrainConfig:
     seed: int
     vae: Path | None
     initial: Path | None
+    half: bool
     autoencoder: AutoencoderConfig
     autoencoder_loop: LoopConfig
     diffusion: LatentDiffusionConfig
@@ -101,7 +103,7 @@ def pretrain(config: PretrainConfig, output: Path, *, device: torch.device, comm
         device=device,
         on_checkpoint=draw,
     )
-    model.save(output)
+    model.save(output, half=config.half)
     draw(len(losses), model)
     write_card(
         output,

@@ -33,6 +33,7 @@ def config(tmp_path_factory):
         seed=1,
         vae=None,
         initial=None,
+        half=False,
         autoencoder=AutoencoderConfig(channels=(8, 8), latent_channels=2, crop=16),
         autoencoder_loop=LoopConfig(steps=20, batch_size=8, checkpoint_every=5, warmup=2),
         diffusion=LatentDiffusionConfig(channels=(8, 16), attention=(False, True), text_width=16),
