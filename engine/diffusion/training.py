@@ -72,4 +72,8 @@ class Checkpoint:
             else:
                 weights.setdefault(group, {})[key] = value
         optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+        for parameter, state in optimizer.state.items():
+            for name, value in state.items():
+                if value.shape == parameter.shape:  # fused optimizers expect the parameter's own layout in memory
+                    state[name] = torch.empty_like(parameter).copy_(value)
         return cls(step=notes["step"], losses=notes["losses"], weights=weights)

@@ -13,7 +13,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from engine.diffusion.model import LatentDiffusion, ModelError
-from engine.distillation.notes import read_notes
+from engine.distillation.notes import read_notes, write_notes
 from engine.distillation.spec import Method
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2", "conv1", "conv2")
@@ -91,7 +91,7 @@ class ConceptModel:
         unet = self._concept.unet
         weights = unet.state_dict() if self.method == "full" else get_peft_model_state_dict(unet, adapter_name=ADAPTER)
         tensors = {f"{PREFIX}{name}": value.detach().cpu().clone().contiguous() for name, value in weights.items()}
-        return save(tensors, metadata={**notes, "method": self.method, "rank": str(rank), "format": "pt"})
+        return write_notes(save(tensors), {**notes, "method": self.method, "rank": str(rank), "format": "pt"})
 
 
 def copy_into(targets: dict[str, Tensor], values: dict[str, Tensor]) -> None:

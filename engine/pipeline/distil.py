@@ -18,7 +18,7 @@ from ray.train.torch import TorchTrainer
 from engine import storage
 from engine.pipeline.cluster import SPARE_CPUS
 from engine.pipeline.progress import StatusLine, format_duration
-from engine.run.concept import FOLDER, ConceptTask, find_concept, make_concept
+from engine.run.concept import ConceptTask, find_concept, make_concept
 from schemas.concept import ConceptReceipt
 
 logger = logging.getLogger(__name__)
@@ -65,8 +65,7 @@ def distil_on_ray(task: ConceptTask) -> ConceptReceipt:
         use_gpu=gpus > 0,
         resources_per_worker={"CPU": SPARE_CPUS, **({"GPU": 1} if gpus else {})},
     )
-    place = storage.join(task.run.url, FOLDER, "training", "ray")
-    filesystem, path = _storage(place)
+    filesystem, path = _storage(task.url("training", "ray"))
     run = RunConfig(
         name="run",
         storage_path=path,
@@ -89,15 +88,14 @@ def distil_on_ray(task: ConceptTask) -> ConceptReceipt:
             _in_thread(trainer.fit)
     except Exception as error:  # Ray Train wraps whatever a worker raised
         failure = error
-    finally:
-        with suppress(OSError):  # Ray's own notes; ours are beside them
-            storage.remove_folder(place)
     if lasting := ray.get(notice.state.remote(), timeout=30)[1]:
         raise ValueError(lasting) from failure
     if failure:
         raise DistillationError(f"fine-tuning failed {MAX_FAILURES + 1} times: {_first_line(failure)}") from failure
     receipt = find_concept(task.run.url, task.run.fingerprint)
     assert receipt is not None, "the first worker writes it last"
+    with suppress(OSError):  # checkpoint and latents, and Ray's notes: only of use to a training that goes on
+        storage.remove_folder(task.url("training"))
     return receipt
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import logging
 import time
 from collections import Counter
@@ -36,8 +37,8 @@ logger = logging.getLogger(__name__)
 FOLDER = "concept"
 UNUSABLE = {"one_mode", "empty", "full", "absent"}
 """Flags of a preliminary mask that teaches nothing."""
-IMAGES_PER_LEASE = 64
-"""A sample takes about so many images from a lease, so that it is spread over the corpus."""
+IMAGES_PER_LEASE = 16
+"""A sample takes at least about so many images from a lease: opening one costs a read of its index."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +165,7 @@ def make_concept(
     cache = task.url("training", "examples.safetensors")
     try:
         examples = Examples.from_bytes(storage.read_bytes(cache))
-        tally["used"] = len(examples)
+        tally.update(json.loads(storage.read_bytes(task.url("training", "images.json"))))
     except FileNotFoundError:
         try:
             examples = encode_examples(model, read_sample(task, tally), flip=task.distillation.flip)
@@ -175,6 +176,7 @@ def make_concept(
                 "give a larger --sample, or another --concept or --prompt"
             ) from error
         if first:
+            storage.atomic_put(json.dumps(tally).encode(), task.url("training", "images.json"))
             storage.atomic_put(examples.to_bytes(), cache)
     encoded = time.perf_counter()
     prompts = (task.spec.prompt, task.spec.background_prompt)

@@ -1,17 +1,24 @@
-"""A driver for tests: `jobs/label.py` with fake labellers, and with faults at chosen points.
+"""A driver for tests: `jobs/label.py` with fake labellers or a small model, and with faults at chosen points.
 
     python tests/pipeline/drive.py --concept car ... with FAULT=<kind>:<value> in the environment
 
 Faults: `worker:KEY` kills the worker process that labels KEY, once; `poison:KEY` does so every time.
-`put:NAME` kills a worker once between writing and renaming a file whose name ends so. `start` kills workers
-while they load. `broken` makes labellers fail whatever they are given.
+`put:NAME` kills a worker once between writing and renaming a file whose path ends so; `again:NAME` spares the
+first such file and dies when it is to be replaced; `stall:NAME` is `again`, but hangs instead of dying, and a
+file that is new is enough for it where NAME ends with `!`. `start` kills workers while they load. `broken` makes
+labellers fail whatever they are given. Several faults are separated by spaces.
+
+MODEL in the environment is the folder of a diffusion model, which is then fine-tuned and labels in truth.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,33 +27,83 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+import engine.run.plan
 from engine.labelling.label import Label
 from engine.labelling.spec import LabelSpec
-from engine.run.fake import FakeLabeller, FakeSource
+from engine.run.concept import ConceptTask
+from engine.run.fake import FakeSource
+from engine.run.shard import Labels
+from engine.run.source import LabellerSource, ModelSource
 from jobs.label import main
+
+CHECKPOINT_EVERY = 2
+"""Steps between the checkpoints of a small model's fine-tuning."""
 
 
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class FaultyLabeller(FakeLabeller):
-    """A fake labeller that kills its process at a key."""
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """What is to go wrong in a worker; `once` is the file that says that it has."""
 
-    kind = ""
-    value = ""
-    once = Path()
+    kind: str
+    value: str
+    once: Path
 
-    def __call__(self, images: list[np.ndarray], keys: list[str]) -> list[Label]:
+    @classmethod
+    def parse(cls, faults: str, once: str) -> list[Fault]:
+        pairs = [fault.partition(":") for fault in faults.split()]
+        several = len(pairs) > 1
+        return [
+            cls(kind=kind, value=value, once=Path(f"{once}-{kind}" if several else once)) for kind, _, value in pairs
+        ]
+
+    def strike(self) -> None:
+        if not self.once.exists():
+            self.once.touch()
+            if self.kind == "stall":
+                time.sleep(600)
+            die()
+
+    def begin(self) -> None:
+        """Called when the worker begins to load."""
+        if self.kind == "start":
+            die()
+        if self.kind in ("put", "again", "stall"):
+            replace = os.replace
+
+            def replace_or_die(source: Any, target: Any) -> None:
+                new = self.kind == "put" or self.value.endswith("!")
+                if str(target).endswith(self.value.rstrip("!")) and (new or os.path.exists(target)):
+                    self.strike()
+                replace(source, target)
+
+            os.replace = replace_or_die
+
+    def meet(self, keys: list[str]) -> None:
+        """Called before images with these keys are labelled."""
         if self.kind == "broken":
             raise RuntimeError("device lost")
         if self.value in keys:
             if self.kind == "poison":
                 die()
-            if self.kind == "worker" and not self.once.exists():
-                self.once.touch()
-                die()
-        return super().__call__(images, keys)
+            if self.kind == "worker":
+                self.strike()
+
+
+@dataclass(frozen=True)
+class FaultyLabeller:
+    """A labeller with whom faults happen."""
+
+    labeller: Labels
+    faults: list[Fault]
+
+    def __call__(self, images: list[np.ndarray], keys: list[str]) -> list[Label]:
+        for fault in self.faults:
+            fault.meet(keys)
+        return self.labeller(images, keys)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,30 +115,44 @@ class FaultySource(FakeSource):
 
     def build(
         self, spec: LabelSpec, *, device: str, threads: int | None = None, weights: bytes | None = None
-    ) -> FakeLabeller:
-        kind, _, value = self.fault.partition(":")
-        once = Path(self.once)
-        if kind == "start":
-            die()
-        if kind == "put":
-            replace = os.replace
+    ) -> FaultyLabeller:
+        faults = Fault.parse(self.fault, self.once)
+        for fault in faults:
+            fault.begin()
+        return FaultyLabeller(super().build(spec, device=device, threads=threads, weights=weights), faults)
 
-            def replace_or_die(source: Any, target: Any) -> None:
-                if str(target).endswith(value) and not once.exists():
-                    once.touch()
-                    die()
-                replace(source, target)
 
-            os.replace = replace_or_die
-        labeller = FaultyLabeller(self.model, spec, delay=self.delay)
-        labeller.kind, labeller.value, labeller.once = kind, value, once
-        return labeller
+@dataclass(frozen=True, kw_only=True)
+class FaultyModelSource(ModelSource):
+    """The same for a diffusion model; faults that need no labeller strike while it is fine-tuned as well."""
+
+    fault: str = ""
+    once: str = ""
+
+    def build(
+        self, spec: LabelSpec, *, device: str, threads: int | None = None, weights: bytes | None = None
+    ) -> FaultyLabeller:
+        labeller = super().build(spec, device=device, threads=threads, weights=weights)
+        return FaultyLabeller(labeller, Fault.parse(self.fault, self.once))
+
+    def load(self, *, device: str) -> Any:
+        for fault in Fault.parse(self.fault, self.once):
+            fault.begin()
+        return super().load(device=device)
+
+
+def often(task: type[ConceptTask]) -> Callable[..., ConceptTask]:
+    """The task's class as plans shall use it for checkpoints every few steps."""
+    return functools.partial(task, checkpoint_every=CHECKPOINT_EVERY)
+
+
+def source_of_environment() -> LabellerSource:
+    faults = {"fault": os.environ.get("FAULT", ""), "once": os.environ.get("FAULT_ONCE", "")}
+    if model := os.environ.get("MODEL"):
+        engine.run.plan.ConceptTask = often(ConceptTask)  # type: ignore[assignment, misc]
+        return FaultyModelSource(model=model, **faults)
+    return FaultySource(delay=float(os.environ.get("DELAY", "0")), **faults)
 
 
 if __name__ == "__main__":
-    source = FaultySource(
-        delay=float(os.environ.get("DELAY", "0")),
-        fault=os.environ.get("FAULT", ""),
-        once=os.environ.get("FAULT_ONCE", ""),
-    )
-    sys.exit(main(source=source))
+    sys.exit(main(source=source_of_environment()))

@@ -122,8 +122,9 @@ def _encode_once(path: Path, vae: AutoencoderKL, images: torch.Tensor, *, mirror
     latents = encode_images(vae, images)
     if mirror:
         latents = torch.cat([latents, encode_images(vae, images.flip(-1))])
+    latents = latents.contiguous()  # as the file gives them back: the layout decides how sums are rounded
     partial = path.with_name(f".{path.name}.partial")
-    save_file({"latents": latents.contiguous()}, partial)
+    save_file({"latents": latents}, partial)
     partial.rename(path)
     return latents
 

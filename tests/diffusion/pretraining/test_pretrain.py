@@ -15,6 +15,7 @@ from engine.diffusion.pretraining.latent_diffusion import LatentDiffusionConfig
 from engine.diffusion.pretraining.loop import LoopConfig
 from engine.diffusion.pretraining.pretrain import PretrainConfig, pretrain
 from engine.diffusion.pretraining.tokenizer import UNKNOWN, build_tokenizer
+from engine.diffusion.training import Checkpoint
 from engine.miniature.corpus import write_corpus
 
 CPU = torch.device("cpu")
@@ -49,18 +50,16 @@ def weights(model) -> dict[str, torch.Tensor]:
 def test_an_interrupted_training_ends_with_the_weights_of_an_undisturbed_one(config, tmp_path, monkeypatch):
     whole = pretrain(config, tmp_path / "whole", device=CPU)
 
-    from engine.diffusion.pretraining import loop
-
     saves = []
-    real = loop.save_checkpoint
+    real = Checkpoint.save
 
-    def die_after_some_checkpoints(path, **state):
-        real(path, **state)
-        saves.append(path)
+    def die_after_some_checkpoints(self, url, optimizer):
+        real(self, url, optimizer)
+        saves.append(url)
         if len(saves) in (2, 5):  # half way through the first training, a third into the second
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "save_checkpoint", die_after_some_checkpoints)
+    monkeypatch.setattr(Checkpoint, "save", die_after_some_checkpoints)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             pretrain(config, tmp_path / "cut", device=CPU)

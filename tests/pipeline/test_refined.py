@@ -1,0 +1,351 @@
+"""The whole flow with small models: masks of a sample, fine-tuning on them, refined labels; and what may go wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pyarrow.parquet as pq
+import pytest
+
+from engine.distillation.notes import read_notes
+from engine.distillation.spec import DistillationSpec
+from engine.labelling.spec import RefinementSpec
+from schemas.label import LABEL_SCHEMA
+from tests.corpus.hostile import make_corpus_tar, write_hostile_corpus
+
+DRIVE = Path(__file__).with_name("drive.py")
+STEPS = 6
+# A sample this large takes all of the corpus, and a rate this high makes m′ paint something else than m.
+SETTINGS = f"--steps {STEPS} --sample 512 --train-batch-size 2 --rank 2 --learning-rate 0.02 --timesteps 4".split()
+SETTINGS += ["--attention-steps", "2", "--presence-steps", "1", "--presence-threshold", "-1", "--inpaint-steps", "2"]
+EXECUTION = ["--batch-size", "2", "--workers", "1", "--max-failures", "1"]
+
+Job = Callable[..., int]
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the small random models sd1 (predicts ε) and sd2 (predicts v)."""
+    from tests.diffusion.models import make_model
+
+    folder = tmp_path_factory.mktemp("models")
+    for kind in ("sd1", "sd2"):
+        make_model(kind).save(folder / kind)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list]]:
+    """A corpus in which much is broken, and what is good and bad in it."""
+    folder = tmp_path_factory.mktemp("hostile")
+    return folder, write_hostile_corpus(folder)
+
+
+@pytest.fixture(scope="session")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clean")
+    (folder / "000100.tar").write_bytes(make_corpus_tar([100, 101, 102, 103]))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def job(drive: ModuleType, models: Path) -> Iterator[Job]:
+    """Runs a job in this process, the labelling unless `main` is given, with a fault if one is given."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("engine.run.plan.ConceptTask", drive.often(drive.ConceptTask))
+
+        def run(
+            run: Path,
+            corpus: Path,
+            *options: str,
+            model: str = "sd1",
+            concept: str = "car",
+            fault: str = "",
+            main: Callable[..., int] = drive.main,
+        ) -> int:
+            source = drive.FaultyModelSource(model=str(models / model), fault=fault, once=str(run) + ".once")
+            arguments = ["--concept", concept, "--input", str(corpus), "--run", str(run)]
+            return main([*arguments, *SETTINGS, *EXECUTION, *options], source=source)
+
+        yield run
+
+
+@pytest.fixture(scope="session")
+def undisturbed(
+    job: Job, ray_address: str, hostile: tuple[Path, dict[str, list]], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The run directory of a run to which nothing happened."""
+    run = tmp_path_factory.mktemp("runs") / "undisturbed"
+    assert job(run, hostile[0]) == 0
+    return run
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes it an error to get so far that Ray is asked for anything."""
+
+    def fail(*args: object, **options: object) -> None:
+        raise AssertionError("Ray must not be needed")
+
+    for name in ("run_plan", "make_concept_of", "connect"):
+        monkeypatch.setattr(f"engine.pipeline.driver.{name}", fail)
+
+
+def products(run: Path) -> dict[str, object]:
+    """What a run must yield whatever happened to it: labels, preliminary and refined, quarantine, weights."""
+    found: dict[str, object] = {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*.parquet")}
+    weights = (run / "concept" / "weights.safetensors").read_bytes()
+    # The notes in a safetensors header come in any order.
+    found["notes"] = read_notes(weights)
+    found["tensors"] = weights[8 + int.from_bytes(weights[:8], "little") :]
+    return found
+
+
+def rows(run: Path) -> dict[tuple[str, str], dict]:
+    """The refined labels by (shard, key); an image with two is an error."""
+    tables = [pq.read_table(path) for path in (run / "labels").glob("*.parquet")]
+    listed = [row for table in tables for row in table.to_pylist()]
+    found = {(row["shard"], row["key"]): row for row in listed}
+    assert len(found) == len(listed)
+    return found
+
+
+def settings_of(run: Path) -> dict[str, object]:
+    return json.loads((run / "run.json").read_text())["fingerprint"]
+
+
+def copy_preliminary(run: Path, to: Path) -> None:
+    """A run whose sample has its masks, and nothing more."""
+    to.mkdir()
+    shutil.copy(run / "run.json", to)
+    for folder in ("preliminary", "quarantine"):
+        shutil.copytree(run / folder, to / folder)
+
+
+def test_every_good_image_gets_one_refined_label_and_no_bad_one_stops_it(
+    undisturbed: Path, hostile: tuple[Path, dict[str, list]]
+) -> None:
+    assert sorted(rows(undisturbed)) == hostile[1]["good"]
+    tables = [pq.read_table(path) for path in (undisturbed / "quarantine").glob("*.parquet")]
+    bad = sorted((row["shard"], row["key"], row["reason"]) for table in tables for row in table.to_pylist())
+    assert bad == hostile[1]["bad"]
+
+
+def test_label_files_have_the_schema_and_say_how_they_were_made(undisturbed: Path) -> None:
+    for path in (undisturbed / "labels").glob("*.parquet"):
+        schema = pq.read_schema(path)
+        assert schema.remove_metadata().equals(LABEL_SCHEMA)
+        assert schema.metadata[b"maskmine.stage"] == b"refined"
+    found = rows(undisturbed).values()
+    assert any(row["refined_separation"] is not None for row in found)
+    assert all(0 <= row["quality"] <= 1 for row in found)
+
+
+def test_the_concept_folder_holds_weights_a_receipt_and_pictures(undisturbed: Path, drive: ModuleType) -> None:
+    folder = undisturbed / "concept"
+    receipt = json.loads((folder / "receipt.json").read_text())
+    data = (folder / "weights.safetensors").read_bytes()
+    assert receipt["weights"]["bytes"] == len(data)
+    assert receipt["steps"] == STEPS
+    assert receipt["images"]["used"] >= 2
+    assert read_notes(data)["concept"] == "car"
+    steps = range(drive.CHECKPOINT_EVERY, STEPS + 1, drive.CHECKPOINT_EVERY)
+    pictures = sorted(path.name for path in (folder / "progress").iterdir())
+    assert pictures == [*(f"{step:06d}.png" for step in steps), "loss.png"]
+    assert not [path for path in undisturbed.rglob("*") if path.name.startswith(".") or path.suffix == ".tmp"]
+
+
+def test_the_fingerprint_covers_all_settings_of_distillation_and_refinement(undisturbed: Path) -> None:
+    found = settings_of(undisturbed)
+    for group, spec in (("distillation", DistillationSpec), ("refinement", RefinementSpec)):
+        assert {f"{group}.{field.name}" for field in dataclasses.fields(spec)} <= found.keys()
+    assert found["distillation.rank"] == 2
+    assert found["refinement.inpaint_steps"] == 2
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_a_second_run_does_nothing_and_says_so(
+    job: Job, undisturbed: Path, hostile: tuple[Path, dict[str, list]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*") if path.is_file()}
+    assert job(undisturbed, hostile[0]) == 0
+    assert "everything was done already" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_resuming_with_other_settings_is_refused_and_each_difference_is_named(
+    job: Job, undisturbed: Path, hostile: tuple[Path, dict[str, list]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert job(undisturbed, hostile[0], "--rank", "3", "--steps", "7", "--guidance", "-1", "--solver", "dpm++") == 2
+    said = capsys.readouterr().err
+    for difference in (
+        "distillation.rank: 2 -> 3",
+        f"distillation.steps: {STEPS} -> 7",
+        "refinement.guidance: 0.0 -> -1.0",
+        "refinement.solver: ddim -> dpm++",
+    ):
+        assert difference in said
+    assert job(undisturbed, hostile[0], "--method", "none") == 2
+    assert "distillation.method: lora -> none" in capsys.readouterr().err
+
+
+def test_without_fine_tuning_the_masks_are_others(
+    job: Job,
+    undisturbed: Path,
+    hostile: tuple[Path, dict[str, list]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "run"
+    assert job(run, hostile[0], "--method", "none") == 0
+    assert "fine-tuning: skipped as asked for" in capsys.readouterr().out
+    assert not (run / "concept").exists()
+    ours, theirs = rows(run), rows(undisturbed)
+    assert ours.keys() == theirs.keys()
+    assert all(ours[key]["preliminary_mask"] == theirs[key]["preliminary_mask"] for key in ours)
+    assert any(ours[key]["mask"] != theirs[key]["mask"] for key in ours)
+
+
+def test_a_model_that_predicts_velocity_is_fine_tuned_alone_in_full_and_then_labels(
+    job: Job, ray_address: str, clean: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from jobs.finetune import main as finetune
+
+    run = tmp_path / "run"
+    assert job(run, clean, "--method", "full", model="sd2", main=finetune) == 0
+    assert not (run / "labels").exists()
+    weights = (run / "concept" / "weights.safetensors").read_bytes()
+    assert read_notes(weights)["method"] == "full"
+    capsys.readouterr()
+    assert job(run, clean, "--method", "full", model="sd2") == 0
+    assert "fine-tuning: skipped, m′ is there" in capsys.readouterr().out
+    assert (run / "concept" / "weights.safetensors").read_bytes() == weights
+    assert sorted(rows(run)) == [("000100.tar", f"{number:06d}") for number in (100, 101, 102, 103)]
+    assert settings_of(run)["distillation.method"] == "full"
+
+
+def test_a_killed_trainer_and_a_killed_labeller_change_nothing(
+    job: Job, undisturbed: Path, hostile: tuple[Path, dict[str, list]], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    copy_preliminary(undisturbed, run)
+    assert job(run, hostile[0], fault="again:checkpoint.safetensors worker:000041") == 0
+    assert (tmp_path / "run.once-again").exists() and (tmp_path / "run.once-worker").exists(), "they must have struck"
+    assert products(run) == products(undisturbed)
+
+
+def start_driver(run: Path, corpus: Path, model: Path, address: str, fault: str) -> subprocess.Popen[str]:
+    """A driver of its own, whose worker will hang where `fault` says."""
+    arguments = ["--concept", "car", "--input", str(corpus), "--run", str(run), *SETTINGS, *EXECUTION]
+    faults = {"FAULT": fault, "FAULT_ONCE": f"{run}.{fault.rpartition('/')[2]}"}
+    return subprocess.Popen(
+        [sys.executable, str(DRIVE), *arguments],
+        env={**os.environ, "RAY_ADDRESS": address, "MODEL": str(model), **faults},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for(path: Path, driver: subprocess.Popen[str]) -> None:
+    while not path.exists():
+        assert driver.poll() is None, driver.communicate()[0]
+        time.sleep(0.05)
+
+
+def test_a_driver_stopped_while_fine_tuning_and_killed_while_labelling_resumes_to_the_same_files(
+    job: Job,
+    ray_address: str,
+    models: Path,
+    undisturbed: Path,
+    hostile: tuple[Path, dict[str, list]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "run"
+    copy_preliminary(undisturbed, run)
+
+    driver = start_driver(run, hostile[0], models / "sd1", ray_address, "stall:training/checkpoint.safetensors")
+    wait_for(tmp_path / "run.checkpoint.safetensors", driver)
+    driver.send_signal(signal.SIGTERM)
+    output, _ = driver.communicate(timeout=120)
+    assert driver.returncode == 143, output
+    assert "run the same command to resume" in output
+    assert "Traceback" not in output
+    assert not (run / "concept" / "receipt.json").exists()
+
+    driver = start_driver(run, hostile[0], models / "sd1", ray_address, "stall:labels/000003.parquet!")
+    wait_for(tmp_path / "run.000003.parquet!", driver)
+    driver.kill()
+    driver.communicate(timeout=120)
+    assert 0 < len(list((run / "labels").glob("*.json"))) < 8, "it must have been killed midway"
+
+    assert job(run, hostile[0]) == 0
+    assert "fine-tuning: skipped, m′ is there" in capsys.readouterr().out
+    assert products(run) == products(undisturbed)
+
+
+def test_an_adapter_labels_another_corpus_as_the_run_that_made_it_would(
+    job: Job, undisturbed: Path, hostile: tuple[Path, dict[str, list]], clean: Path, tmp_path: Path
+) -> None:
+    corpus, run = tmp_path / "corpus", tmp_path / "run"
+    shutil.copytree(clean, corpus)
+    shutil.copy(hostile[0] / "000002.tar", corpus)
+    assert job(run, corpus, "--adapter", str(undisturbed / "concept")) == 0
+    assert not (run / "concept").exists()
+    ours, theirs = rows(run), rows(undisturbed)
+    assert len(ours) == 6
+    common = [key for key in ours if key[0] == "000002.tar"]
+    assert [ours[key] for key in common] == [theirs[key] for key in common] != []
+    assert len(str(settings_of(run)["distillation.adapter"])) == 64
+
+
+@pytest.mark.usefixtures("no_ray")
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"concept": "fire truck"}, "was made for concept 'car', not 'fire truck'"),
+        ({"model": "sd2"}, "was made for model_weights"),
+        ({"adapter": "missing"}, "cannot be read"),
+        ({"adapter": "run.json"}, "cannot be read"),
+    ],
+)
+def test_an_adapter_that_does_not_fit_is_refused_in_one_sentence(
+    job: Job,
+    undisturbed: Path,
+    clean: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: dict[str, str],
+    said: str,
+) -> None:
+    adapter = undisturbed / options.pop("adapter", "concept")
+    assert job(tmp_path / "run", clean, "--adapter", str(adapter), **options) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_sample_without_a_usable_mask_ends_the_run_at_once_with_one_sentence(
+    job: Job, ray_address: str, clean: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert job(run, clean, "--presence-threshold", "1e9") == 2
+    error = capsys.readouterr().err
+    (line,) = [line for line in error.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: nothing to learn 'car' from: there is no image to learn from (absent 4); ")
+    assert not (run / "labels").exists()
