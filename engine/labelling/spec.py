@@ -41,12 +41,12 @@ class RefinementSpec:
     solver: Literal["ddim", "dpm++"] = "ddim"
     inpaint_steps: int = 50
     guidance: float = 0.0
-    inpaintings: int = 1
+    inpaintings: int = 4
     combine: Literal["mean", "median", "minimum"] = "median"
     reference: Literal["image", "decoded"] = "image"
-    colour: Literal["rgb", "lab"] = "rgb"
+    colour: Literal["rgb", "lab"] = "lab"
     dilate: int = 0
-    fit: Literal["image", "region"] = "image"
+    fit: Literal["image", "region"] = "region"
     closing: int = 0
     fill_holes: bool = False
 

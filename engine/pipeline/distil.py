@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -58,26 +57,7 @@ def distil_on_ray(task: ConceptTask) -> ConceptReceipt:
         ValueError: nothing to learn from, or settings that come to nothing.
         DistillationError: the workers fail again and again.
     """
-    gpus = int(ray.cluster_resources().get("GPU", 0))
     notice: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Notice).remote()
-    scaling = ScalingConfig(
-        num_workers=max(1, gpus),
-        use_gpu=gpus > 0,
-        resources_per_worker={"CPU": SPARE_CPUS, **({"GPU": 1} if gpus else {})},
-    )
-    filesystem, path = _storage(task.url("training", "ray"))
-    run = RunConfig(
-        name="run",
-        storage_path=path,
-        storage_filesystem=filesystem,
-        failure_config=FailureConfig(max_failures=MAX_FAILURES),
-    )
-    trainer = TorchTrainer(
-        _train_loop,
-        train_loop_config={"task": task, "notice": notice},
-        scaling_config=scaling,
-        run_config=run,
-    )
 
     def text() -> str:
         return ray.get(notice.state.remote(), timeout=30)[0]
@@ -85,7 +65,8 @@ def distil_on_ray(task: ConceptTask) -> ConceptReceipt:
     failure: Exception | None = None
     try:
         with StatusLine(text):
-            _in_thread(trainer.fit)
+            # In a process of its own: in this one Ray Train would take over what Ctrl-C does, for good.
+            ray.get(ray.remote(num_cpus=0, max_retries=0)(_fit).remote(task, notice))
     except Exception as error:  # Ray Train wraps whatever a worker raised
         failure = error
     if lasting := ray.get(notice.state.remote(), timeout=30)[1]:
@@ -99,24 +80,27 @@ def distil_on_ray(task: ConceptTask) -> ConceptReceipt:
     return receipt
 
 
-def _in_thread(work: Callable[[], Any]) -> None:
-    """Does the work while this thread waits for it, ready for signals.
-
-    In the main thread Ray Train would put its own handler in the place of Ctrl-C's, for good.
-    """
-    errors: list[Exception] = []
-
-    def run() -> None:
-        try:
-            work()
-        except Exception as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run, name="fine-tuning", daemon=True)
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
+def _fit(task: ConceptTask, notice: Any) -> None:
+    """Runs the workers to their end."""
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    scaling = ScalingConfig(
+        num_workers=max(1, gpus),
+        use_gpu=gpus > 0,
+        resources_per_worker={"CPU": SPARE_CPUS, **({"GPU": 1} if gpus else {})},
+    )
+    filesystem, path = _storage(task.url("training", "ray"))
+    run = RunConfig(
+        name="run",
+        storage_path=path,
+        storage_filesystem=filesystem,
+        failure_config=FailureConfig(max_failures=MAX_FAILURES),
+    )
+    TorchTrainer(
+        _train_loop,
+        train_loop_config={"task": task, "notice": notice},
+        scaling_config=scaling,
+        run_config=run,
+    ).fit()
 
 
 def _train_loop(config: dict[str, Any]) -> None:
