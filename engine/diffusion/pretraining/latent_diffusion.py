@@ -43,7 +43,7 @@ class LatentDiffusionConfig:
     heads: int = 2
     text_width: int = 96
     text_layers: int = 0
-    positions: bool = False
+    positions: bool = True
     prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
     caption_dropout: float = 0.1
     dropped_caption: str = ""
