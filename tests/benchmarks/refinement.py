@@ -1,0 +1,124 @@
+"""Which settings of the refinement give the better masks, and at what price: the choice of its defaults.
+
+    python -m tests.benchmarks.refinement --json docs/results/refinement.json
+
+Fine-tunes on the bundled corpus, paints four backgrounds into scenes of a seed that serves for nothing else, and cuts
+the same paintings with every setting. The price of a setting is in U-Net passes per image.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import asdict, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from engine.diffusion.geometry import Placement, image_to_canvas
+from engine.diffusion.model import find_model, load_model
+from engine.diffusion.prompt import ConceptPrompt
+from engine.distillation.spec import DistillationSpec
+from engine.distillation.weights import ConceptModel
+from engine.labelling.attend import attend
+from engine.labelling.preliminary import heatmap_to_preliminary
+from engine.labelling.refinement import cut_difference, difference, enlarge, remove_object
+from engine.labelling.spec import RefinementSpec
+from engine.miniature import model_path
+from engine.miniature.scenes import draw_scene
+from engine.miniature.things import CONCEPTS
+from engine.run.options import Method, Refinement, What, label_spec
+from tests.benchmarks.labelling import teach
+
+PAINTINGS = 4
+COMPARED = ("inpaintings", "combine", "colour", "fit", "reference", "closing", "fill_holes")
+
+
+def settings() -> list[RefinementSpec]:
+    """All that is compared: every cut, then morphology on the better ones."""
+    base = RefinementSpec(solver="dpm++", inpaint_steps=12)
+    grid = product((1, 2, 4), ("median", "mean", "minimum"), ("rgb", "lab"), ("image", "region"), ("image", "decoded"))
+    cuts = [
+        replace(base, inpaintings=n, combine=combine, colour=colour, fit=fit, reference=reference)
+        for n, combine, colour, fit, reference in grid
+        if n > 1 or combine == "median"
+    ]
+    better = replace(base, inpaintings=4, combine="median", colour="lab", fit="region")
+    morphology = [{"fill_holes": True}, {"closing": 2}, {"closing": 2, "fill_holes": True}]
+    return cuts + [replace(better, **changes) for changes in morphology]
+
+
+def pooled_iou(mask: torch.Tensor, truth: torch.Tensor) -> float:
+    return float((mask & truth).sum() / (mask | truth).sum())
+
+
+def measure(concept: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """IoU of M_pre, and of M for every setting with m′ and with m in its place."""
+    spec = label_spec(What(concept=concept), Method(profile="fast", presence_steps=0), Refinement(), "refined")
+    spec = replace(spec, refinement=replace(spec.refinement, inpaintings=PAINTINGS))
+    weights = teach(concept, DistillationSpec(steps=arguments.steps), spec, arguments.model, arguments.pictures)
+    concept_model = ConceptModel.load(load_model(find_model(arguments.model)), weights)
+    model = concept_model.original()
+    scenes = [draw_scene(arguments.seed, index, concept=concept) for index in range(arguments.count)]
+    place = Placement.fit(128, 128, cells=model.latent_size, factor=model.factor)
+    images = torch.stack([image_to_canvas(scene.image, place) for scene in scenes])
+    truth = torch.stack([torch.from_numpy(scene.masks[concept]) for scene in scenes])
+    keys = [f"{index:06d}" for index in range(len(scenes))]
+    z0 = model.encode(images)
+    prompt = ConceptPrompt.parse(model.tokenizer, spec.prompt, [concept])
+    valid = torch.ones(len(scenes), *z0.shape[-2:], dtype=torch.bool)
+    maps = attend(model, z0, keys, prompt, spec).maps[:, 0]
+    preliminary = heatmap_to_preliminary(maps, valid, rule=spec.mixture_rule).mask
+    decoded = model.decode(z0).clamp(-1, 1)
+    original = remove_object(concept_model.original(), z0, preliminary, keys, spec)
+    distilled = remove_object(concept_model.distilled(), z0, preliminary, keys, spec)
+
+    def cut(inpainted: torch.Tensor, chosen: RefinementSpec) -> float:
+        reference = decoded if chosen.reference == "decoded" else images
+        apart = difference(reference, inpainted[:, : chosen.inpaintings], chosen)
+        return pooled_iou(cut_difference(apart, preliminary, valid, chosen).mask, truth)
+
+    return {
+        "preliminary": pooled_iou(enlarge(preliminary, model.factor), truth),
+        "refined": [{"m′": cut(distilled, s), "m": cut(original, s)} for s in settings()],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=str(model_path()), help="folder of the model")
+    parser.add_argument("--concepts", default=",".join(CONCEPTS))
+    parser.add_argument("--count", type=int, default=40, help="scenes per concept")
+    parser.add_argument("--seed", type=int, default=4, help="of the scenes")
+    parser.add_argument("--steps", type=int, default=DistillationSpec.steps, help="of the fine-tuning")
+    parser.add_argument("--pictures", type=Path, default=Path("progress"), help="folder for what m′ paints")
+    parser.add_argument("--json", type=Path, help="also write the table to this file")
+    arguments = parser.parse_args()
+    names = arguments.concepts.split(",")
+    found = {name: measure(name, arguments) for name in names}
+    rows = []
+    for index, chosen in enumerate(settings()):
+        kept = {name: asdict(chosen)[name] for name in COMPARED}
+        mean = {m: round(float(np.mean([found[n]["refined"][index][m] for n in names])), 4) for m in ("m′", "m")}
+        passes = chosen.inpaintings * chosen.inpaint_steps
+        rows.append({**kept, "passes": passes, "iou": mean["m′"], "iou_of_m": mean["m"]})
+    figures = {
+        "command": "python -m tests.benchmarks.refinement --json docs/results/refinement.json",
+        "arguments": f"concepts {arguments.concepts}, {arguments.count} scenes each, {arguments.steps} steps",
+        "date": time.strftime("%Y-%m-%d"),
+        "seed": arguments.seed,
+        "preliminary_iou": {name: round(found[name]["preliminary"], 4) for name in names},
+        "table": sorted(rows, key=lambda row: -row["iou"]),
+    }
+    print(json.dumps(figures, indent=1, ensure_ascii=False))
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()
