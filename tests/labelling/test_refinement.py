@@ -50,7 +50,7 @@ THING = np.s_[37:90, 22:101]
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_the_difference_is_the_mean_over_channels_combined_over_inpaintings(combine, count):
     image, painted = (torch.rand(2, *shape) * 2 - 1 for shape in ((3, 6, 7), (count, 3, 6, 7)))
-    got = difference(image, painted, RefinementSpec(combine=combine, inpaintings=count))
+    got = difference(image, painted, RefinementSpec(combine=combine, inpaintings=count, colour="rgb"))
     unit = (image.numpy() + 1) / 2, (painted.numpy() + 1) / 2
     apart = np.abs(unit[0][:, None] - unit[1]).mean(axis=2)
     expected = {"mean": np.mean, "median": np.median, "minimum": np.min}[combine](apart, axis=1)
