@@ -69,7 +69,8 @@ class LabelSpec:
         draws: N, noise draws per timestep.
         presence_steps: at how many of the timesteps the noise is also predicted under y_b, to tell whether the concept
             is there at all; 0 leaves it out.
-        presence_threshold: a smaller presence score makes an image `absent`, with an empty mask.
+        presence_threshold: a smaller presence score makes an image `absent`, with an empty mask. On the miniature the
+            default takes 1% of the images that have the concept for such, and 45% of those without any thing.
         seed: seed of the run; a sample's noise derives from (seed, key, stage).
         mixture_rule: where the preliminary mixture's threshold lies.
         refinement: of the masks, by inpainting.
@@ -83,7 +84,7 @@ class LabelSpec:
     attention_steps: int = 40
     draws: int = 1
     presence_steps: int = 10
-    presence_threshold: float = 0.0
+    presence_threshold: float = -0.003
     seed: int = 0
     mixture_rule: MixtureRule = "posterior"
     refinement: RefinementSpec = field(default_factory=RefinementSpec)

@@ -80,7 +80,8 @@ class Method:
     presence_steps: Int = None
     """At how many timesteps to look whether the concept is there at all; 0 takes it for granted. (paper 10, fast 4)"""
     presence_threshold: float = LabelSpec.presence_threshold
-    """Images with a smaller presence get an empty mask and the flag absent."""
+    """Images with a smaller presence get an empty mask and the flag absent. Measured on the miniature; look at the
+    presence of some images before you trust it with another model."""
 
 
 @dataclass(frozen=True, kw_only=True)
