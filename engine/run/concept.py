@@ -41,6 +41,10 @@ IMAGES_PER_LEASE = 16
 """A sample takes at least about so many images from a lease: opening one costs a read of its index."""
 
 
+PICTURES_EVERY = 100
+"""Steps between pictures of what m′ has learned."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ConceptTask:
     """All that a worker needs to make m′. Picklable.
@@ -48,7 +52,7 @@ class ConceptTask:
     Attributes:
         run: of the preliminary stage, whose labels of the sample are there.
         leases: of the sample.
-        checkpoint_every: steps between checkpoints; pictures are drawn as often.
+        checkpoint_every: steps between checkpoints.
     """
 
     run: LabelRun
@@ -182,6 +186,8 @@ def make_concept(
     prompts = (task.spec.prompt, task.spec.background_prompt)
 
     def draw(step: int, losses: list[float], tuned: object) -> None:
+        if step % PICTURES_EVERY and step != task.distillation.steps:
+            return
         picture = io.BytesIO()
         draw_progress(tuned, examples, prompts, seed=task.spec.seed).save(picture, "PNG")  # type: ignore[arg-type]
         storage.atomic_put(picture.getvalue(), task.url("progress", f"{step:06d}.png"))
