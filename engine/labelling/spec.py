@@ -86,7 +86,7 @@ class LabelSpec:
     presence_steps: int = 10
     presence_threshold: float = -0.003
     seed: int = 0
-    mixture_rule: MixtureRule = "posterior"
+    mixture_rule: MixtureRule = "midpoint"
     refinement: RefinementSpec = field(default_factory=RefinementSpec)
 
     def __post_init__(self) -> None:

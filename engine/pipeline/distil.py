@@ -65,8 +65,9 @@ def distil_on_ray(task: ConceptTask) -> ConceptReceipt:
     failure: Exception | None = None
     try:
         with StatusLine(text):
-            # In a process of its own: in this one Ray Train would take over what Ctrl-C does, for good.
-            ray.get(ray.remote(num_cpus=0, max_retries=0)(_fit).remote(task, notice))
+            # In a process of its own: in this one Ray Train would take over what Ctrl-C does, for good. And waited for
+            # in Python: `ray.get` makes a KeyboardInterrupt of whatever a signal's handler raises.
+            ray.remote(num_cpus=0, max_retries=0)(_fit).remote(task, notice).future().result()
     except Exception as error:  # Ray Train wraps whatever a worker raised
         failure = error
     if lasting := ray.get(notice.state.remote(), timeout=30)[1]:
