@@ -107,8 +107,8 @@ def main() -> None:
         passes = chosen.inpaintings * chosen.inpaint_steps
         rows.append({**kept, "passes": passes, "iou": mean["m′"], "iou_of_m": mean["m"]})
     figures = {
-        "command": "python -m tests.benchmarks.refinement --json docs/results/refinement.json",
-        "arguments": f"concepts {arguments.concepts}, {arguments.count} scenes each, {arguments.steps} steps",
+        "command": f"python -m tests.benchmarks.refinement --concepts {arguments.concepts} --count {arguments.count}"
+        f" --steps {arguments.steps} --json docs/results/refinement.json",
         "date": time.strftime("%Y-%m-%d"),
         "seed": arguments.seed,
         "preliminary_iou": {name: round(found[name]["preliminary"], 4) for name in names},
