@@ -110,7 +110,9 @@ def distil(
     )
     ranks, rank = accelerator.num_processes, accelerator.process_index
     if spec.batch_size % ranks:
-        raise ValueError(f"a batch of {spec.batch_size} cannot be shared by {ranks} processes; change --batch-size")
+        raise ValueError(
+            f"a batch of {spec.batch_size} cannot be shared by {ranks} processes; change --train-batch-size"
+        )
     torch.manual_seed(seed)
     concept = ConceptModel(model, spec.method, rank=spec.rank)
     tuned = concept.distilled()

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+USELESS = frozenset({"one_mode", "empty", "full", "absent"})
+"""Flags of a mask that says nothing: its quality is 0, and nothing is learned from it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Label:

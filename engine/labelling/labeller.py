@@ -13,15 +13,12 @@ from engine.diffusion.model import LatentDiffusion
 from engine.diffusion.prompt import ConceptPrompt
 from engine.distillation.weights import ConceptModel
 from engine.labelling.attend import attend
-from engine.labelling.label import Label
+from engine.labelling.label import USELESS, Label
 from engine.labelling.preliminary import heatmap_to_preliminary, mask_flags, scale_to_bytes
 from engine.labelling.quality import Signals, quality_of
 from engine.labelling.refinement import Refined, cut_difference, difference, grow, remove_object
 from engine.labelling.spec import LabelSpec
 from engine.labelling.weaknesses import find_weaknesses
-
-USELESS = {"one_mode", "empty", "full", "absent"}
-"""Flags of a mask of quality 0."""
 
 
 class Labeller:

@@ -18,7 +18,7 @@ WEIGHTS: dict[str, float] = {
     "border": -1.0,
     "presence": 1.0,
 }
-"""Of a logistic regression of the masks' IoU, fitted by `python -m tests.benchmarks.quality`."""
+"""Set by hand, every signal alike: they rank nothing that has been measured, and are no calibration."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +69,6 @@ class Signals:
 
 
 def quality_of(signals: Signals) -> float:
-    """0..1: the expected IoU of the mask with the truth, as far as the signals tell."""
+    """0..1, higher where more of the signals speak for the mask; not calibrated against IoU."""
     total = BIAS + math.fsum(WEIGHTS[name] * value for name, value in asdict(signals).items())
     return 1 / (1 + math.exp(-total))

@@ -25,6 +25,8 @@ from engine.labelling.mixture import Mixture, fit_mixture
 from engine.labelling.spec import LabelSpec, RefinementSpec
 
 STAGE = "refined"
+DECODED_AT_ONCE = 8
+"""Images per call of the decoder, which needs gigabytes for each at 512 pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +85,7 @@ def remove_object(
         known = Known(z0=z0_R[chunk], region=region_R[chunk], noise=noise[chunk, 1])
         settings = spec.refinement
         painted = sample(model, noise[chunk, 0], predict, settings.inpaint_steps, solver=settings.solver, known=known)
-        images.append(model.decode(painted).float().clamp(-1, 1))
+        images += [model.decode(part).float().clamp(-1, 1) for part in painted.split(DECODED_AT_ONCE)]
     return torch.cat(images).unflatten(0, (len(z0), count))
 
 
@@ -101,7 +103,9 @@ def difference(image: Tensor, inpainted: Tensor, settings: RefinementSpec) -> Te
         return apart.mean(1)
     if settings.combine == "minimum":
         return apart.amin(1)
-    return apart.quantile(0.5, dim=1)
+    ordered = apart.sort(dim=1).values
+    middle = (apart.shape[1] - 1) / 2
+    return (ordered[:, math.floor(middle)] + ordered[:, math.ceil(middle)]) / 2
 
 
 def cut_difference(apart: Tensor, preliminary: Tensor, valid: Tensor, settings: RefinementSpec) -> Refined:

@@ -69,8 +69,9 @@ class LabelSpec:
         draws: N, noise draws per timestep.
         presence_steps: at how many of the timesteps the noise is also predicted under y_b, to tell whether the concept
             is there at all; 0 leaves it out.
-        presence_threshold: a smaller presence score makes an image `absent`, with an empty mask. On the miniature the
-            default takes 1% of the images that have the concept for such, and 45% of those without any thing.
+        presence_threshold: a smaller presence score makes an image `absent`, with an empty mask. In 96
+            miniature scenes with the concept and 40 without any thing, seen at eight timesteps, the default was wrong
+            about 1% of the former and 55% of the latter.
         seed: seed of the run; a sample's noise derives from (seed, key, stage).
         mixture_rule: where the preliminary mixture's threshold lies.
         refinement: of the masks, by inpainting.

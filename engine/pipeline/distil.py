@@ -1,4 +1,4 @@
-"""Fine-tuning on Ray Train: one worker per GPU, or one on the CPU; killed workers are replaced and go on."""
+"""Fine-tuning on Ray Train: as many GPUs as can share a batch, or one CPU; killed workers are replaced and go on."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def distil_on_ray(task: ConceptTask) -> ConceptReceipt:
     if lasting := ray.get(notice.state.remote(), timeout=30)[1]:
         raise ValueError(lasting) from failure
     if failure:
-        raise DistillationError(f"fine-tuning failed {MAX_FAILURES + 1} times: {_first_line(failure)}") from failure
+        raise DistillationError(f"fine-tuning failed {MAX_FAILURES + 1} times: {_last_line(failure)}") from failure
     receipt = find_concept(task.run.url, task.run.fingerprint)
     assert receipt is not None, "the first worker writes it last"
     with suppress(OSError):  # checkpoint and latents, and Ray's notes: only of use to a training that goes on
@@ -84,8 +84,10 @@ def distil_on_ray(task: ConceptTask) -> ConceptReceipt:
 def _fit(task: ConceptTask, notice: Any) -> None:
     """Runs the workers to their end."""
     gpus = int(ray.cluster_resources().get("GPU", 0))
+    batch = task.distillation.batch_size
+    workers = max(count for count in range(1, max(gpus, 1) + 1) if batch % count == 0)  # each takes an equal share
     scaling = ScalingConfig(
-        num_workers=max(1, gpus),
+        num_workers=workers,
         use_gpu=gpus > 0,
         resources_per_worker={"CPU": SPARE_CPUS, **({"GPU": 1} if gpus else {})},
     )
@@ -150,6 +152,6 @@ def _storage(url: str) -> tuple[Any, str]:
     return PyFileSystem(FSSpecHandler(filesystem)), path
 
 
-def _first_line(error: BaseException) -> str:
+def _last_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

@@ -25,6 +25,7 @@ from engine import storage
 from engine.corpus.lease import Lease
 from engine.distillation.notes import read_notes
 from engine.distillation.spec import DistillationSpec
+from engine.labelling.label import USELESS
 from engine.labelling.spec import LabelSpec
 from engine.run.directory import LabelRun, RunError
 from engine.run.prefetch import Picture, Prefetch
@@ -35,12 +36,8 @@ from schemas.concept import ConceptReceipt
 logger = logging.getLogger(__name__)
 
 FOLDER = "concept"
-UNUSABLE = {"one_mode", "empty", "full", "absent"}
-"""Flags of a preliminary mask that teaches nothing."""
 IMAGES_PER_LEASE = 16
 """A sample takes at least about so many images from a lease: opening one costs a read of its index."""
-
-
 PICTURES_EVERY = 100
 """Steps between pictures of what m′ has learned."""
 
@@ -138,7 +135,7 @@ def read_sample(task: ConceptTask, tally: Counter[str]) -> Iterator[tuple[np.nda
                     tally["quarantined"] += 1
                     continue
                 row = rows[item.key]
-                if reason := sorted(UNUSABLE & set(row["flags"])):
+                if reason := sorted(USELESS & set(row["flags"])):
                     tally[reason[0]] += 1
                     continue
                 tally["used"] += 1

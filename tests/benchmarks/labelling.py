@@ -32,8 +32,8 @@ from engine.distillation.distil import distil
 from engine.distillation.examples import encode_examples
 from engine.distillation.pictures import draw_progress
 from engine.distillation.spec import DistillationSpec
-from engine.labelling.label import Label
-from engine.labelling.labeller import USELESS, Labeller
+from engine.labelling.label import USELESS, Label
+from engine.labelling.labeller import Labeller
 from engine.labelling.spec import LabelSpec
 from engine.miniature import corpus_url, model_path
 from engine.miniature.scenes import Scene, draw_scene

@@ -36,7 +36,7 @@ RULES = ("posterior", "midpoint")
 def measure(model: LatentDiffusion, concept: str, *, count: int, seed: int, batch: int = 8) -> dict[str, Any]:
     """Figures of one concept on `count` scenes of `seed`."""
     prompt = f"a photo of a {concept}"
-    spec = LabelSpec(concept=concept, prompt=prompt)
+    spec = LabelSpec(concept=concept, prompt=prompt, presence_steps=0)
     tokens = model.tokenizer.convert_ids_to_tokens(model.tokenizer(prompt).input_ids)
     (own,) = locate_concept(model.tokenizer, prompt, concept)
     length = model.tokenizer.model_max_length
