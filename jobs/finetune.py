@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import logging
-import os
-import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-
-import tyro
 
 # Where the project is not installed (a job's working directory), it is found beside this file.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine import storage
+from engine.run.command import run_command
 from engine.run.options import (
     Distillation,
     Execution,
@@ -60,18 +56,9 @@ Exit code: 0 done, 1 stopped (the same command resumes), 2 wrong usage."""
 
 
 def main(arguments: list[str] | None = None, *, source: LabellerSource | None = None) -> int:
-    """Parses, plans, fine-tunes; returns the exit code."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    try:
-        options = tyro.cli(
-            Finetune,
-            args=arguments,
-            prog="python jobs/finetune.py",
-            description=DESCRIPTION,
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-        )
+    """Parses, plans, fine-tunes; returns the exit code. Tests pass another `source` of models."""
+
+    def run(options: Finetune) -> int:
         what, where, settings = options.what, options.where, distillation_spec(options.distillation)
         if settings.method == "none":
             raise ValueError("--method none leaves nothing to do; give lora or full")
@@ -88,20 +75,14 @@ def main(arguments: list[str] | None = None, *, source: LabellerSource | None = 
         print(plan.describe(), flush=True)
         if options.execution.dry_run:
             return 0
+        # Imported here because Ray takes seconds, and many calls end before they need it.
         from engine.pipeline.driver import make_concept_of
 
         make_concept_of(plan, workers=options.execution.workers, tell=functools.partial(print, flush=True))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (RuntimeError, OSError) as error:
-        print(f"stopped: {error}\nWhat is done is kept; run the same command to resume.", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt as interrupt:
-        print("\nInterrupted. What is done is kept; run the same command to resume.", file=sys.stderr)
-        return 128 + (signal.SIGTERM if type(interrupt) is not KeyboardInterrupt else signal.SIGINT)
-    print(f"weights      {storage.redact(plan.weights or '')}")
-    return 0
+        print(f"weights      {storage.redact(plan.weights or '')}")
+        return 0
+
+    return run_command(Finetune, run, job="finetune", description=DESCRIPTION, arguments=arguments)
 
 
 if __name__ == "__main__":

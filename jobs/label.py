@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-import os
-import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine import storage
+from engine.run.command import run_command
 from engine.run.options import (
     Distillation,
     Execution,
@@ -80,34 +79,17 @@ usage."""
 
 def main(arguments: list[str] | None = None, *, source: LabellerSource | None = None) -> int:
     """Parses, plans, labels, and sums up; returns the exit code. Tests pass another `source` of labellers."""
-    # Their warnings are about parts that labelling does not use.
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    try:
-        options = tyro.cli(
-            Label,
-            args=arguments,
-            prog="python jobs/label.py",
-            description=DESCRIPTION,
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-        )
+
+    def run(options: Label) -> int:
         plan = _plan(options, source or ModelSource.named(options.model.model, options.model.revision))
         print(plan.describe(), flush=True)
         if options.execution.dry_run:
             return 0
         outcome = _label(plan, options.execution.workers)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (RuntimeError, OSError) as error:
-        print(f"stopped: {error}\nWhat is done is kept; run the same command to resume.", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt as interrupt:
-        print("\nInterrupted. What is done is kept; run the same command to resume.", file=sys.stderr)
-        return 128 + (signal.SIGTERM if type(interrupt) is not KeyboardInterrupt else signal.SIGINT)
-    print(outcome.describe(contact_sheet=_draw(outcome)))
-    return int(outcome.failed(options.execution.max_failures))
+        print(outcome.describe(contact_sheet=_draw(outcome)))
+        return int(outcome.failed(options.execution.max_failures))
+
+    return run_command(Label, run, job="label", description=DESCRIPTION, arguments=arguments)
 
 
 def _plan(options: Label, source: LabellerSource) -> LabelPlan:

@@ -1,0 +1,59 @@
+"""How a job that labels starts and ends: options from the command line, errors as sentences and exit codes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+import tyro
+
+Options = TypeVar("Options")
+
+RESUME = "What is done is kept; run the same command to resume."
+
+
+def run_command(
+    options: type[Options],
+    body: Callable[[Options], int],
+    *,
+    job: str,
+    description: str,
+    arguments: list[str] | None = None,
+) -> int:
+    """Parse `options`, call `body` with them, and return the exit code of the process.
+
+    That is what `body` returns, or 2 for a ValueError (wrong usage), 1 for a RuntimeError or OSError (stopped on the
+    way), 128 + the number of the signal for an interrupt.
+
+    Args:
+        options: dataclass whose fields are groups of flags.
+        job: name of the file in jobs/, without its ending.
+        arguments: instead of those of the process.
+    """
+    # Their warnings are about parts that labelling does not use.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    try:
+        return body(
+            tyro.cli(
+                options,
+                args=arguments,
+                prog=f"python jobs/{job}.py",
+                description=description,
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+            )
+        )
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (RuntimeError, OSError) as error:
+        print(f"stopped: {error}\n{RESUME}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as interrupt:
+        print(f"\nInterrupted. {RESUME}", file=sys.stderr)
+        return 128 + (signal.SIGTERM if type(interrupt) is not KeyboardInterrupt else signal.SIGINT)
