@@ -3,9 +3,13 @@
 M̂ = mean over the T0 lowest of T sampler timesteps, N draws, all cross-attention layers and heads, of the attention to
 the concept's tokens, each z_t drawn from z0 directly. No z_t depends on another, so timesteps and images share batches.
 
-The same passes predict the noise under y_f. Where the concept is, y_f explains z_t better than y_b does: at some of the
-timesteps the noise is predicted under y_b as well, and the presence score is by how much the error falls,
-p = 1 − Σ ‖ε − ε(z_t, y_f)‖² / Σ ‖ε − ε(z_t, y_b)‖² over the cells of the image.
+The same passes predict the noise under y_f. Where the concept is, y_f explains z_t better than y_b does, and better
+than no words at all: y_b alone would take any object for the concept. So at some of the timesteps the noise is predicted
+under y_b and under the empty prompt, too, and the presence score is by how much the error falls where M̂ looks,
+
+    E(y) = Σ_t Σ_cells M̂ ‖ε − ε(z_t, y)‖² / mean ‖ε − ε(z_t, y_b)‖²,    p = 1 − E(y_f) / min(E(y_b), E("")),
+
+with M̂ scaled to 0..1 within each image.
 
 Shapes: B images, R = T0 N reverse steps per image, C latent channels, h × w latent cells.
 """
@@ -65,7 +69,7 @@ def attend(
     timesteps = torch.tensor(model.sampler_timesteps(spec.timesteps)[: spec.attention_steps])
     alpha_bar = model.scheduler.alphas_cumprod[timesteps]
     draws = spec.draws
-    foreground, background = model.encode_text([prompt.text, spec.background_prompt]).split(1)
+    foreground, *others = model.encode_text([prompt.text, spec.background_prompt, ""]).split(1)
     steps = len(timesteps)
     noise_BR = torch.stack([draw_noise(spec.seed, key, STAGE, (steps * draws, *z0.shape[1:])) for key in keys])
     image_of = torch.arange(images).repeat_interleave(steps * draws)
@@ -76,7 +80,7 @@ def attend(
     counted = torch.ones(images, rows, columns, device=z0.device) if valid is None else valid.to(z0.device).float()
 
     sums = torch.zeros(images * steps, len(prompt.concepts), rows, columns, device=z0.device)
-    errors = torch.zeros(2, images, device=z0.device)
+    errors = torch.zeros(1 + len(others), images, rows, columns, device=z0.device)
     with AttentionCapture(model.unet, prompt.selector) as capture:
         for chunk in torch.arange(len(noise)).split(batch_size):
             image, step = image_of[chunk], step_of[chunk]
@@ -87,10 +91,21 @@ def attend(
             both = asked[step].to(z0.device)
             if both.any():
                 owner = image.to(z0.device)[both]
-                other = predict_noise(model, zt[both], t[both], background.expand(len(owner), -1, -1))
-                capture.read(rows, columns)  # of the background's prompt: of no interest
-                for kind, guess in enumerate((predicted[both], other)):
-                    error = (guess - epsilon[both]).square().mean(1) * counted[owner]
-                    errors[kind].index_add_(0, owner, error.sum((1, 2)))
+                guesses = [predicted[both]]
+                for context in others:
+                    guesses.append(predict_noise(model, zt[both], t[both], context.expand(len(owner), -1, -1)))
+                    capture.read(rows, columns)  # of no interest
+                error = (torch.stack(guesses) - epsilon[both]).square().mean(2) * counted[owner]
+                errors.index_add_(1, owner, error / error[1].mean((1, 2))[:, None, None])
     maps = sums.unflatten(0, (images, steps)) / draws
-    return Attention(maps=maps if per_timestep else maps.mean(1), presence=1 - errors[0] / errors[1])
+    explained = (errors * _unit_range(maps.mean((1, 2)), counted)).sum((2, 3))
+    return Attention(
+        maps=maps if per_timestep else maps.mean(1), presence=1 - explained[0] / explained[1:].amin(0)
+    )
+
+
+def _unit_range(map_Bhw: Tensor, counted: Tensor) -> Tensor:
+    """Each map scaled to 0..1 over the cells that count, 0 elsewhere."""
+    low = map_Bhw.masked_fill(counted == 0, torch.inf).amin((1, 2), keepdim=True)
+    above = (map_Bhw - low) * counted
+    return above / above.amax((1, 2), keepdim=True).clamp(min=torch.finfo(above.dtype).tiny)

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-METHOD_VERSION = 2
+METHOD_VERSION = 3
 """Raised whenever the code of the method changes the labels it yields for unchanged settings."""
 
 Stage = Literal["preliminary", "refined"]
@@ -67,8 +67,8 @@ class LabelSpec:
         timesteps: T, number of steps of the sampler's schedule.
         attention_steps: T0, how many timesteps enter the mean attention map.
         draws: N, noise draws per timestep.
-        presence_steps: at how many of the timesteps the noise is also predicted under y_b, to tell whether the concept
-            is there at all; 0 leaves it out.
+        presence_steps: at how many of the timesteps the noise is also predicted under y_b and under no words, to tell
+            whether the concept is there at all; 0 leaves it out.
         presence_threshold: a smaller presence score makes an image `absent`, with an empty mask. In 96
             miniature scenes with the concept and 40 without any thing, seen at eight timesteps, the default was wrong
             about 1% of the former and 55% of the latter.

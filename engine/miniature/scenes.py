@@ -18,6 +18,7 @@ from engine.miniature.things import CONCEPTS, Thing, describe
 
 SUPERSAMPLING = 3
 MINIMUM_AREA, MAXIMUM_AREA = 0.03, 0.60
+CLUTTER = ("stone", "bush", "post", "crate", "ball")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,7 @@ class Scene:
         image: (H, W, 3) uint8 RGB.
         caption: what a person would write under it.
         masks: (H, W) bool of every thing and named part that is visible, by name ("car", "hat"); empty without things.
-        metadata: concept (None without things), kind, place, things.
+        metadata: concept (None without things), kind, place, things, clutter.
     """
 
     image: np.ndarray
@@ -53,25 +54,26 @@ def draw_scene(seed: int, index: int, *, width: int = 128, height: int = 128, co
     things = _choose_things(rng, concept)
     place = list(PLACES)[rng.integers(len(PLACES))]
     image = draw_background(rng, place, height, width)
-    _draw_clutter(rng, image)
+    clutter = _draw_clutter(rng, image)
     coverage: dict[str, np.ndarray] = {}
     spots = _choose_spots(rng, len(things))
     for thing, spot in zip(things, spots, strict=True):
         _draw_thing(rng, image, thing, coverage, spot, share=1.0 if len(things) == 1 else 0.45)
     if things and rng.random() < 0.2:
-        _occlude(rng, image, coverage)
+        clutter.append(_occlude(rng, image, coverage))
     image = light(rng, image)
     masks = {name: alpha >= 0.5 for name, alpha in coverage.items()}
     if any(masks[thing.concept].mean() < MINIMUM_AREA * 0.7 for thing in things):  # cropped or hidden: draw another
         return draw_scene(seed, index + 1_000_000_007, width=width, height=height, concept=concept)
     return Scene(
         image=(image * 255 + 0.5).astype(np.uint8),
-        caption=_write_caption(rng, things, place),
+        caption=_write_caption(rng, things, place, clutter),
         masks={name: mask for name, mask in masks.items() if mask.any()},
         metadata={
             "concept": things[0].concept if things else None,
             "kind": ("empty", "single", "pair")[len(things)] if not (things and things[0].extra) else "part",
             "place": place,
+            "clutter": clutter,
             "things": [describe(thing) for thing in things],
         },
     )
@@ -100,9 +102,16 @@ def _choose_spots(rng: np.random.Generator, count: int) -> list[tuple[float, flo
     return [left, right] if rng.random() < 0.5 else [right, left]
 
 
-def _write_caption(rng: np.random.Generator, things: list[Thing], place: str) -> str:
+def _write_caption(rng: np.random.Generator, things: list[Thing], place: str, clutter: list[str]) -> str:
+    """Captions say more or less: colours, place and clutter are named in some, the things always.
+
+    That clutter is named now and then teaches a model to tell it from the things: what no caption ever names, the
+    nearest noun draws to itself.
+    """
+    named = sorted(set(clutter)) if rng.random() < 0.5 else []
+    extras = "".join(f" and a {name}" for name in named[:2])
     if not things:
-        return "a photo of a background" if rng.random() < 0.4 else f"a photo of {place}"
+        return "a photo of a background" if rng.random() < 0.4 else f"a photo of {place}{extras}"
     if len(things) == 2:
         text = f"a photo of a {things[0].concept} and a {things[1].concept}"
     else:
@@ -114,6 +123,7 @@ def _write_caption(rng: np.random.Generator, things: list[Thing], place: str) ->
         text = f"a photo of {article} {noun}"
         if thing.extra:
             text += f" {thing.extra}"
+    text += extras
     if rng.random() < 0.5:
         text += f" in {place}" if place in ("a forest", "a room", "the sky", "water") else f" on {place}"
     return text
@@ -192,12 +202,14 @@ def _blob(rng: np.random.Generator, cx: float, cy: float, rx: float, ry: float) 
     return outline * (rx, ry) + (cx, cy)
 
 
-def _draw_clutter(rng: np.random.Generator, image: np.ndarray) -> None:
-    """Distractors that no caption names: stones, bushes, posts, crates, balls."""
+def _draw_clutter(rng: np.random.Generator, image: np.ndarray) -> list[str]:
+    """Distractors (drawn into `image`) and their names: they belong to no mask, and few captions mention them."""
     h, w, _ = image.shape
+    names = []
     for _ in range(rng.integers(0, 5)):
         cx, cy, size = rng.uniform(0, w), rng.uniform(0.25, 1.0) * h, h * rng.uniform(0.03, 0.13)
-        kind = rng.integers(5)
+        kind = rng.integers(len(CLUTTER))
+        names.append(CLUTTER[kind])
         gray = rng.uniform(0.25, 0.7)
         if kind == 0:
             part = Part(points=_blob(rng, cx, cy, size * 1.3, size), color=(gray, gray * 0.97, gray * 0.93))
@@ -215,13 +227,15 @@ def _draw_clutter(rng: np.random.Generator, image: np.ndarray) -> None:
             part = Part(points=ellipse(cx, cy, size * 0.8, size * 0.8), color=(r, g, b))
         surface = 1 + 0.12 * smooth_noise(rng, h, w, 30)[..., None]
         _paint(image, _rasterise(part.points, h, w), np.clip(np.asarray(part.color) * surface, 0, 1))
+    return names
 
 
-def _occlude(rng: np.random.Generator, image: np.ndarray, coverage: dict[str, np.ndarray]) -> None:
-    """Something in front of the things: a post or a bush at the lower edge; what it hides leaves the masks."""
+def _occlude(rng: np.random.Generator, image: np.ndarray, coverage: dict[str, np.ndarray]) -> str:
+    """Something in front of the things, a post or a bush at the lower edge; what it hides leaves the masks."""
     h, w, _ = image.shape
     x = rng.uniform(0.15, 0.85) * w
-    if rng.random() < 0.5:
+    name = "post" if rng.random() < 0.5 else "bush"
+    if name == "post":
         points, color = (
             limb(x, h, x, -5, w * 0.05, w * 0.05),
             np.array([0.4, 0.3, 0.2]) * rng.uniform(0.6, 1.5),
@@ -231,5 +245,6 @@ def _occlude(rng: np.random.Generator, image: np.ndarray, coverage: dict[str, np
         color = np.array([0.2, 0.42, 0.15]) * rng.uniform(0.7, 1.3)
     alpha = _rasterise(points, h, w)
     _paint(image, alpha, np.clip(color, 0, 1))
-    for name in coverage:
-        coverage[name] = coverage[name] * (1 - alpha)
+    for thing in coverage:
+        coverage[thing] = coverage[thing] * (1 - alpha)
+    return name
