@@ -4,8 +4,8 @@ M̂ = mean over the T0 lowest of T sampler timesteps, N draws, all cross-attenti
 the concept's tokens, each z_t drawn from z0 directly. No z_t depends on another, so timesteps and images share batches.
 
 The same passes predict the noise under y_f. Where the concept is, y_f explains z_t better than y_b does, and better
-than no words at all: y_b alone would take any object for the concept. So at some of the timesteps the noise is predicted
-under y_b and under the empty prompt, too, and the presence score is by how much the error falls where M̂ looks,
+than no words at all: against y_b alone any object would pass for the concept. So at some of the timesteps the noise is
+predicted under y_b and under the empty prompt, too, and the presence score is by how much the error falls where M̂ looks,
 
     E(y) = Σ_t Σ_cells M̂ ‖ε − ε(z_t, y)‖² / mean ‖ε − ε(z_t, y_b)‖²,    p = 1 − E(y_f) / min(E(y_b), E("")),
 
@@ -99,9 +99,7 @@ def attend(
                 errors.index_add_(1, owner, error / error[1].mean((1, 2))[:, None, None])
     maps = sums.unflatten(0, (images, steps)) / draws
     explained = (errors * _unit_range(maps.mean((1, 2)), counted)).sum((2, 3))
-    return Attention(
-        maps=maps if per_timestep else maps.mean(1), presence=1 - explained[0] / explained[1:].amin(0)
-    )
+    return Attention(maps=maps if per_timestep else maps.mean(1), presence=1 - explained[0] / explained[1:].amin(0))
 
 
 def _unit_range(map_Bhw: Tensor, counted: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from engine.labelling.quality import Signals
+
 USELESS = frozenset({"one_mode", "empty", "full", "absent"})
 """Flags of a mask that says nothing: its quality is 0, and nothing is learned from it."""
 
@@ -25,6 +27,7 @@ class Label:
         presence: score of the concept's being there at all; NaN when not asked for.
         quality: 0-1.
         flags: short stable words.
+        signals: what the quality was computed from; None when not refined.
     """
 
     heatmap: np.ndarray
@@ -37,3 +40,4 @@ class Label:
     presence: float
     quality: float
     flags: list[str] = field(default_factory=list)
+    signals: Signals | None = None

@@ -143,10 +143,10 @@ class Labeller:
         signals = Signals.measure(
             mask,
             region,
+            label.heatmap,
             separation=label.separation,
             refined_separation=float(refined.mixture.separation[k]),
             contrast=refined.contrast(k),
-            presence=label.presence,
         )
         return replace(
             label,
@@ -156,6 +156,7 @@ class Labeller:
             refined_separation=signals.refined_separation,
             quality=0.0 if USELESS & set(flags) else quality_of(signals),
             flags=flags,
+            signals=signals,
         )
 
 

@@ -13,6 +13,7 @@ import argparse
 import json
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -77,8 +78,20 @@ def read_corpus(concept: str) -> list[np.ndarray]:
     return [decode_image(item.image) for lease in leases for item in open_lease(lease) if isinstance(item, Sample)]
 
 
+def taught(concept: str, settings: DistillationSpec, spec: LabelSpec, arguments: argparse.Namespace) -> bytes:
+    """m′ of the bundled corpus; made once if there is a folder to keep it in."""
+    kept = arguments.weights and arguments.weights / f"{concept}.safetensors"
+    if kept and kept.exists():
+        return kept.read_bytes()
+    weights = teach(concept, settings, spec, arguments.model, arguments.pictures)
+    if kept:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_bytes(weights)
+    return weights
+
+
 def teach(concept: str, settings: DistillationSpec, spec: LabelSpec, model_folder: str, pictures: Path) -> bytes:
-    """m′ of the bundled corpus."""
+    """m′ of the bundled corpus, fine-tuned now."""
     model = load_model(find_model(model_folder))
     images = read_corpus(concept)
     labels, _ = label(Labeller(model, replace(spec, stage="preliminary")), images, "")
@@ -110,15 +123,19 @@ def measure(concept: str, arguments: argparse.Namespace) -> dict[str, Any]:
     torch.set_flush_denormal(True)
     what = What(concept=concept)
     specs = {p: label_spec(what, Method(profile=p), Refinement(), "refined") for p in ("paper", "fast")}
-    settings = DistillationSpec(steps=arguments.steps) if arguments.steps else DistillationSpec()
+    settings = DistillationSpec(steps=arguments.steps)
     began = time.perf_counter()
-    weights = teach(concept, settings, specs["fast"], arguments.model, arguments.pictures)
-    taught = time.perf_counter() - began
+    weights = taught(concept, settings, specs["fast"], arguments)
+    fine_tuning = time.perf_counter() - began
     scenes = [draw_scene(arguments.seed, index, concept=concept) for index in range(arguments.count)]
     without = draw_without(concept, arguments.seed, arguments.count // 5)
     truths = [scene.masks[concept] for scene in scenes]
     images = [scene.image for scene in scenes]
-    result: dict[str, Any] = {"images": len(scenes), "without": len(without), "seconds_of_fine_tuning": round(taught)}
+    result: dict[str, Any] = {
+        "images": len(scenes),
+        "without": len(without),
+        "seconds_of_fine_tuning": round(fine_tuning),
+    }
     masks: dict[str, list[np.ndarray]] = {}
     for name, profile, m in (("paper", "paper", weights), ("fast", "fast", weights), ("fast, m for m′", "fast", None)):
         labeller = Labeller(load_model(find_model(arguments.model)), specs[profile], weights=m)
@@ -150,27 +167,48 @@ def measure(concept: str, arguments: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_options(parser: argparse.ArgumentParser, *, count: int, seed: int) -> None:
+    """What the benchmarks that fine-tune have in common."""
     parser.add_argument("--model", default=str(model_path()), help="folder of the model")
-    parser.add_argument("--count", type=int, default=100, help="scenes per concept")
-    parser.add_argument("--seed", type=int, default=3, help="of the scenes")
-    parser.add_argument("--steps", type=int, help="of the fine-tuning; default that of the jobs")
     parser.add_argument("--concepts", default=",".join(CONCEPTS))
+    parser.add_argument("--count", type=int, default=count, help="scenes per concept")
+    parser.add_argument("--seed", type=int, default=seed, help="of the scenes")
+    parser.add_argument("--steps", type=int, default=DistillationSpec.steps, help="of the fine-tuning")
+    parser.add_argument("--weights", type=Path, help="folder in which fine-tuned weights are kept and found")
     parser.add_argument("--processes", type=int, default=2, help="concepts measured at once, one thread each")
     parser.add_argument("--pictures", type=Path, default=Path("progress"), help="folder for what m′ paints")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
+
+
+def map_concepts(measure: Callable[[str, argparse.Namespace], Any], arguments: argparse.Namespace) -> dict[str, Any]:
+    """`measure` of every concept, several at once."""
+    names = arguments.concepts.split(",")
+    with ProcessPoolExecutor(arguments.processes, mp_context=get_context("spawn")) as pool:
+        return dict(zip(names, pool.map(measure, names, [arguments] * len(names)), strict=True))
+
+
+def show(figures: dict[str, Any], path: Path | None) -> None:
+    """Print, and write to `path`."""
+    text = json.dumps(figures, indent=1, ensure_ascii=False)
+    print(text)
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser, count=100, seed=3)
     arguments = parser.parse_args()
     names = arguments.concepts.split(",")
     began = time.perf_counter()
-    with ProcessPoolExecutor(arguments.processes, mp_context=get_context("spawn")) as pool:
-        found = dict(zip(names, pool.map(measure, names, [arguments] * len(names)), strict=True))
+    found = map_concepts(measure, arguments)
     kinds = ("paper", "fast", "fast, m for m′")
     figures = {
         "command": "python -m tests.benchmarks.labelling --json docs/results/labelling.json",
         "date": time.strftime("%Y-%m-%d"),
         "seed": arguments.seed,
-        "steps": arguments.steps or DistillationSpec.steps,
+        "steps": arguments.steps,
         "seconds": round(time.perf_counter() - began),
         "mean": {
             **{
@@ -188,10 +226,7 @@ def main() -> None:
         },
         "concepts": found,
     }
-    print(json.dumps(figures, indent=1, ensure_ascii=False))
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
+    show(figures, arguments.json)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,9 @@ the same paintings with every setting. The price of a setting is in U-Net passes
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from dataclasses import asdict, replace
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,11 +26,9 @@ from engine.labelling.attend import attend
 from engine.labelling.preliminary import heatmap_to_preliminary
 from engine.labelling.refinement import cut_difference, difference, enlarge, remove_object
 from engine.labelling.spec import RefinementSpec
-from engine.miniature import model_path
 from engine.miniature.scenes import draw_scene
-from engine.miniature.things import CONCEPTS
 from engine.run.options import Method, Refinement, What, label_spec
-from tests.benchmarks.labelling import teach
+from tests.benchmarks.labelling import add_options, map_concepts, show, taught
 
 PAINTINGS = 4
 COMPARED = ("inpaintings", "combine", "colour", "fit", "reference", "closing", "fill_holes")
@@ -58,9 +54,11 @@ def pooled_iou(mask: torch.Tensor, truth: torch.Tensor) -> float:
 
 def measure(concept: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """IoU of M_pre, and of M for every setting with m′ and with m in its place."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
     spec = label_spec(What(concept=concept), Method(profile="fast", presence_steps=0), Refinement(), "refined")
     spec = replace(spec, refinement=replace(spec.refinement, inpaintings=PAINTINGS))
-    weights = teach(concept, DistillationSpec(steps=arguments.steps), spec, arguments.model, arguments.pictures)
+    weights = taught(concept, DistillationSpec(steps=arguments.steps), spec, arguments)
     concept_model = ConceptModel.load(load_model(find_model(arguments.model)), weights)
     model = concept_model.original()
     scenes = [draw_scene(arguments.seed, index, concept=concept) for index in range(arguments.count)]
@@ -90,16 +88,10 @@ def measure(concept: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=str(model_path()), help="folder of the model")
-    parser.add_argument("--concepts", default=",".join(CONCEPTS))
-    parser.add_argument("--count", type=int, default=40, help="scenes per concept")
-    parser.add_argument("--seed", type=int, default=4, help="of the scenes")
-    parser.add_argument("--steps", type=int, default=DistillationSpec.steps, help="of the fine-tuning")
-    parser.add_argument("--pictures", type=Path, default=Path("progress"), help="folder for what m′ paints")
-    parser.add_argument("--json", type=Path, help="also write the table to this file")
+    add_options(parser, count=40, seed=4)
     arguments = parser.parse_args()
     names = arguments.concepts.split(",")
-    found = {name: measure(name, arguments) for name in names}
+    found = map_concepts(measure, arguments)
     rows = []
     for index, chosen in enumerate(settings()):
         kept = {name: asdict(chosen)[name] for name in COMPARED}
@@ -114,10 +106,7 @@ def main() -> None:
         "preliminary_iou": {name: round(found[name]["preliminary"], 4) for name in names},
         "table": sorted(rows, key=lambda row: -row["iou"]),
     }
-    print(json.dumps(figures, indent=1, ensure_ascii=False))
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
+    show(figures, arguments.json)
 
 
 if __name__ == "__main__":

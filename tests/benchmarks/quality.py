@@ -1,0 +1,79 @@
+"""What signals without ground truth say about the IoU of a mask: the fit of the quality's weights.
+
+    python -m tests.benchmarks.quality --json docs/results/quality.json
+
+Labels scenes of a seed that serves for nothing but choices, and fits a logistic regression of IoU on the signals. How
+well it ranks is told by fits that leave out one concept each, on the concept left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+from sklearn.linear_model import LogisticRegression
+
+from engine.diffusion.model import find_model, load_model
+from engine.distillation.spec import DistillationSpec
+from engine.labelling.labeller import Labeller
+from engine.labelling.quality import WEIGHTS
+from engine.miniature.scenes import draw_scene
+from engine.run.options import Method, Refinement, What, label_spec
+from tests.benchmarks.labelling import add_options, label, map_concepts, overlap, show, taught
+
+
+def measure(concept: str, arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
+    """Signals ([n, signals]) and IoU ([n]) of the masks of one concept."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    spec = label_spec(What(concept=concept), Method(profile="fast"), Refinement(), "refined")
+    weights = taught(concept, DistillationSpec(steps=arguments.steps), spec, arguments)
+    labeller = Labeller(load_model(find_model(arguments.model)), spec, weights=weights)
+    scenes = [draw_scene(arguments.seed, index, concept=concept) for index in range(arguments.count)]
+    labels, _ = label(labeller, [scene.image for scene in scenes], "quality")
+    _, iou = overlap([x.mask for x in labels], [scene.masks[concept] for scene in scenes])
+    refined = [(x.signals, value) for x, value in zip(labels, iou, strict=True) if x.signals]
+    signals = np.array([[asdict(s)[name] for name in WEIGHTS] for s, _ in refined])
+    return signals, np.array([value for _, value in refined])
+
+
+def fit(signals: np.ndarray, iou: np.ndarray) -> tuple[np.ndarray, float]:
+    """Weights and bias that maximise Σ iou log q + (1 - iou) log(1 - q), slightly regularised on unit variances."""
+    mean, std = signals.mean(0), signals.std(0)
+    twice = np.concatenate([(signals - mean) / std] * 2)
+    outcome = np.repeat([1, 0], len(iou))
+    found = LogisticRegression().fit(twice, outcome, sample_weight=np.concatenate([iou, 1 - iou]))
+    weights = found.coef_[0] / std
+    return weights, float(found.intercept_[0] - weights @ mean)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser, count=40, seed=4)
+    arguments = parser.parse_args()
+    found: dict[str, Any] = map_concepts(measure, arguments)
+    ranks = {}
+    for left_out, (signals, iou) in found.items():
+        others = [value for name, value in found.items() if name != left_out]
+        weights, _ = fit(np.concatenate([s for s, _ in others]), np.concatenate([i for _, i in others]))
+        ranks[left_out] = round(float(spearmanr(signals @ weights, iou).statistic), 4)
+    weights, bias = fit(*(np.concatenate(part) for part in zip(*found.values(), strict=True)))
+    figures = {
+        "command": "python -m tests.benchmarks.quality --json docs/results/quality.json",
+        "date": time.strftime("%Y-%m-%d"),
+        "seed": arguments.seed,
+        "images": sum(len(iou) for _, iou in found.values()),
+        "bias": round(bias, 2),
+        "weights": {name: round(float(weight), 2) for name, weight in zip(WEIGHTS, weights, strict=True)},
+        "spearman_left_out": {"mean": round(float(np.mean(list(ranks.values()))), 4), **ranks},
+    }
+    show(figures, arguments.json)
+
+
+if __name__ == "__main__":
+    main()
