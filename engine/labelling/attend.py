@@ -5,7 +5,7 @@ the concept's tokens, each z_t drawn from z0 directly. No z_t depends on another
 
 The same passes predict the noise under y_f. Where the concept is, y_f explains z_t better than y_b does, and better
 than no words at all: against y_b alone any object would pass for the concept. So at some of the timesteps the noise is
-predicted under y_b and under the empty prompt, too, and the presence score is by how much the error falls where M̂ looks,
+predicted under y_b and under the empty prompt, too. The presence score is by how much the error falls where M̂ looks,
 
     E(y) = Σ_t Σ_cells M̂ ‖ε − ε(z_t, y)‖² / mean ‖ε − ε(z_t, y_b)‖²,    p = 1 − E(y_f) / min(E(y_b), E("")),
 

@@ -17,7 +17,7 @@ WEIGHTS: dict[str, float] = {
     "compactness": 1.43,
     "agreement": 3.70,
 }
-"""Fitted to the IoU of masks of miniature scenes by `tests/benchmarks/quality.py`; docs/results/quality.json is the run."""
+"""Fitted to the IoU of masks of miniature scenes by `tests/benchmarks/quality.py`; see docs/results/quality.json."""
 
 
 @dataclass(frozen=True, kw_only=True)

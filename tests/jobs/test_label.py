@@ -172,6 +172,15 @@ def test_a_missing_model_and_a_pickled_one_are_refused(
         assert said in capsys.readouterr().err
 
 
+def test_a_background_prompt_that_the_model_does_not_know_is_refused(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--concept", "car", "--input", corpus, "--run", tmp_path / "run", "--background-prompt", "a zebra"]
+    assert main([str(argument) for argument in arguments]) == 2
+    assert "zebra" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_default_run_directory_is_named_after_the_concept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASKMINE_HOME", str(tmp_path))
     assert default_run_url("Fire Truck!") == f"{tmp_path}/runs/fire-truck"

@@ -11,7 +11,7 @@ import torch
 
 from engine.diffusion.model import find_model, load_model
 from engine.diffusion.pretraining.autoencoder import AutoencoderConfig
-from engine.diffusion.pretraining.latent_diffusion import LatentDiffusionConfig
+from engine.diffusion.pretraining.latent_diffusion import LatentDiffusionConfig, draw_timesteps
 from engine.diffusion.pretraining.loop import LoopConfig
 from engine.diffusion.pretraining.pretrain import PretrainConfig, pretrain
 from engine.diffusion.pretraining.tokenizer import UNKNOWN, build_tokenizer
@@ -87,6 +87,37 @@ def test_the_result_is_a_model_folder_with_latents_of_unit_variance(config, tmp_
 
     images = load_captioned_images(config.input, resolution=32).images
     assert abs(float(model.encode(to_model_range(images)).std()) - 1) < 0.02
+
+
+def test_a_training_goes_on_from_an_initial_model_and_keeps_its_words(config, tmp_path):
+    initial = pretrain(config, tmp_path / "first", device=CPU)
+    still = replace(config.diffusion_loop, steps=1, learning_rate=0.0)
+    start = replace(config, initial=tmp_path / "first", vae=tmp_path / "first" / "vae", diffusion_loop=still)
+    model = pretrain(start, tmp_path / "second", device=CPU)
+    expected = weights(initial)
+    assert all(torch.equal(value, expected[name]) for name, value in weights(model).items())
+    wider = replace(start, diffusion=replace(config.diffusion, channels=(16, 16)))
+    with pytest.raises(ValueError, match="another shape"):
+        pretrain(wider, tmp_path / "third", device=CPU)
+
+
+def test_a_model_stored_in_half_the_size_comes_back_as_it_was_to_half_precision(config, tmp_path):
+    model = pretrain(replace(config, half=True), tmp_path, device=CPU)
+    loaded = load_model(find_model(str(tmp_path))).unet.state_dict()
+    for name, value in model.unet.state_dict().items():
+        assert loaded[name].dtype == torch.float32
+        torch.testing.assert_close(loaded[name], value, rtol=1e-3, atol=1e-6)
+        assert torch.equal(loaded[name], value.half().float())
+
+
+def test_logit_normal_timesteps_have_their_median_amid_the_noise_and_stay_in_range():
+    drawn = draw_timesteps("logit_normal", 20_000, 1000, torch.Generator().manual_seed(0))
+    assert drawn.min() >= 0 and drawn.max() <= 999
+    for quantile in (0.1, 0.5, 0.9):
+        expected = 1000 * torch.special.expit(torch.distributions.Normal(0, 1).icdf(torch.tensor(quantile)))
+        assert abs(float(drawn.float().quantile(quantile)) - float(expected)) < 15
+    uniform = draw_timesteps("uniform", 20_000, 1000, torch.Generator().manual_seed(0))
+    assert abs(float(uniform.float().quantile(0.1)) - 100) < 15
 
 
 def test_a_folder_with_another_training_is_refused(config, tmp_path):

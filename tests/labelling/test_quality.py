@@ -1,0 +1,56 @@
+"""The quality of a mask: its signals, and weights that come from a committed fit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.labelling.quality import BIAS, WEIGHTS, Signals, quality_of
+
+
+def measure(mask: np.ndarray, region: np.ndarray, heatmap: np.ndarray) -> Signals:
+    return Signals.measure(mask, region, heatmap, separation=0.9, refined_separation=0.8, contrast=0.3)
+
+
+def test_signals_of_a_mask_in_two_pieces_are_what_counting_gives():
+    mask, region = np.zeros((2, 8, 12), bool)
+    region[:, :8] = True
+    mask[0:4, 0:4] = True  # 16 pixels
+    mask[6:8, 4:8] = True  # 8 pixels
+    heatmap = np.array([[250, 10, 0], [5, 90, 3]], np.uint8)  # cells of 4 x 4 pixels
+    signals = measure(mask, region, heatmap)
+    assert signals.compactness == pytest.approx(16 / 24)
+    assert signals.kept == pytest.approx(24 / 64)
+    covered = [1, 0, 0, 0, 0.5, 0]
+    assert signals.agreement == pytest.approx(np.corrcoef(heatmap.ravel(), covered)[0, 1])
+    assert (signals.separation, signals.refined_separation, signals.contrast) == (0.9, 0.8, 0.3)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_an_empty_or_full_mask_and_a_flat_heatmap_have_signals_without_nan(full):
+    mask = np.full((8, 8), full)
+    signals = measure(mask, np.ones((8, 8), bool), np.full((2, 2), 7, np.uint8))
+    assert signals.agreement == 0 and 0 <= quality_of(signals) <= 1
+
+
+def test_the_quality_is_the_logistic_regression_on_the_signals():
+    signals = Signals(separation=0.9, refined_separation=0.7, kept=0.5, contrast=0.2, compactness=0.95, agreement=0.8)
+    total = BIAS + sum(WEIGHTS[name] * getattr(signals, name) for name in WEIGHTS)
+    assert quality_of(signals) == pytest.approx(1 / (1 + np.exp(-total)))
+
+
+def test_a_mask_that_agrees_with_the_heatmap_in_one_piece_ranks_higher():
+    good = Signals(separation=0.9, refined_separation=0.7, kept=0.5, contrast=0.2, compactness=0.95, agreement=0.8)
+    assert quality_of(good) > quality_of(replace(good, agreement=0.1))
+    assert quality_of(good) > quality_of(replace(good, compactness=0.3))
+    assert quality_of(good) > quality_of(replace(good, separation=0.2))
+
+
+def test_the_weights_are_those_of_the_committed_fit_which_ranks_concepts_it_has_not_seen():
+    fit = json.loads((Path(__file__).parents[2] / "docs" / "results" / "quality.json").read_text())
+    assert fit["weights"] == WEIGHTS and fit["bias"] == BIAS
+    assert fit["spearman_left_out"]["mean"] >= 0.5

@@ -1,0 +1,41 @@
+"""The sample of the corpus that a concept is learned from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine.corpus import list_shards, open_lease, plan_leases
+from engine.run.concept import plan_sample
+from tests.corpus.hostile import make_corpus_tar
+
+IMAGES, SHARDS = 40, 8
+
+
+@pytest.fixture(scope="module")
+def leases(tmp_path_factory):
+    folder: Path = tmp_path_factory.mktemp("corpus")
+    for shard in range(SHARDS):
+        first = shard * IMAGES
+        (folder / f"{shard:06d}.tar").write_bytes(make_corpus_tar(list(range(first, first + IMAGES))))
+    return plan_leases(list_shards(str(folder)))
+
+
+def count(leases) -> int:
+    return sum(len(list(open_lease(lease))) for lease in leases)
+
+
+def test_a_sample_is_spread_over_the_corpus_and_has_the_images_asked_for(leases):
+    sample = plan_sample(leases, 64)
+    assert [lease.id for lease in sample] == ["000000", "000002", "000004", "000006"]
+    assert count(sample) == 64
+
+
+def test_few_images_come_from_one_lease(leases):
+    assert len(plan_sample(leases, 5)) == 1 and count(plan_sample(leases, 5)) == 5
+
+
+def test_a_sample_larger_than_the_corpus_is_the_corpus(leases):
+    sample = plan_sample(leases, 10_000)
+    assert [lease.id for lease in sample] == [lease.id for lease in leases] and count(sample) == IMAGES * SHARDS

@@ -1,0 +1,49 @@
+"""Flags of the jobs and the settings they stand for."""
+
+from __future__ import annotations
+
+import pytest
+
+from engine.labelling.spec import LabelSpec, RefinementSpec
+from engine.run.options import Distillation, Execution, Method, Refinement, What, distillation_spec, label_spec
+
+
+def spec(method: Method | None = None, refinement: Refinement | None = None) -> LabelSpec:
+    return label_spec(What(concept="fire truck"), method or Method(), refinement or Refinement(), "refined")
+
+
+def test_the_default_is_the_papers_schedule():
+    found = spec()
+    assert (found.timesteps, found.attention_steps, found.draws) == (50, 40, 1)
+    assert (found.refinement.solver, found.refinement.inpaint_steps) == ("ddim", 50)
+    assert found == LabelSpec(concept="fire truck", prompt="a photo of a fire truck", refinement=RefinementSpec())
+
+
+def test_the_fast_profile_is_a_schedule_and_nothing_else():
+    found = spec(Method(profile="fast"))
+    assert (found.timesteps, found.attention_steps) == (10, 8)
+    assert (found.refinement.solver, found.refinement.inpaint_steps) == ("dpm++", 12)
+    assert found.refinement.inpaintings == spec().refinement.inpaintings
+    assert found.mixture_rule == spec().mixture_rule
+
+
+def test_a_flag_overrides_the_profile():
+    found = spec(Method(profile="fast", timesteps=20, presence_steps=0), Refinement(solver="ddim"))
+    assert (found.timesteps, found.attention_steps, found.presence_steps) == (20, 8, 0)
+    assert (found.refinement.solver, found.refinement.inpaint_steps) == ("ddim", 12)
+
+
+def test_settings_that_contradict_a_profile_are_refused_by_name():
+    with pytest.raises(ValueError, match="attention_steps is 8; it must be between 1 and timesteps"):
+        spec(Method(profile="fast", timesteps=5))
+
+
+def test_the_batch_size_of_the_training_is_a_flag_of_its_own():
+    assert distillation_spec(Distillation(train_batch_size=4)).batch_size == 4
+
+
+@pytest.mark.parametrize("wrong", [{"workers": 0}, {"batch_size": 0}, {"max_failures": 1.5}])
+def test_impossible_ways_to_run_are_refused_with_the_flag_and_value(wrong):
+    ((name, value),) = wrong.items()
+    with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} is {value}"):
+        Execution(**wrong)
