@@ -12,8 +12,8 @@ from engine.distillation.spec import DistillationSpec
 from engine.labelling.spec import LabelSpec, RefinementSpec
 
 PROFILES: dict[str, dict[str, Any]] = {
-    "paper": {"timesteps": 50, "attention_steps": 40, "presence_steps": 10, "solver": "ddim", "inpaint_steps": 50},
-    "fast": {"timesteps": 10, "attention_steps": 8, "presence_steps": 4, "solver": "dpm++", "inpaint_steps": 12},
+    "paper": {"timesteps": 50, "attention_steps": 40, "presence_steps": 20, "solver": "ddim", "inpaint_steps": 50},
+    "fast": {"timesteps": 10, "attention_steps": 8, "presence_steps": 8, "solver": "dpm++", "inpaint_steps": 12},
 }
 """Settings that a profile stands for; each is a flag of its own, too."""
 
@@ -78,7 +78,7 @@ class Method:
     """Where the threshold of the preliminary masks lies: where object and background are as likely, or midway
     between their means."""
     presence_steps: Int = None
-    """At how many timesteps to look whether the concept is there at all; 0 takes it for granted. (paper 10, fast 4)"""
+    """At how many timesteps to look whether the concept is there at all; 0 takes it for granted. (paper 20, fast 8)"""
     presence_threshold: float = LabelSpec.presence_threshold
     """Images with a smaller presence get an empty mask and the flag absent. Measured on the miniature; look at the
     presence of some images before you trust it with another model."""
