@@ -5,12 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -21,117 +19,10 @@ from engine.distillation.notes import read_notes
 from engine.distillation.spec import DistillationSpec
 from engine.labelling.spec import RefinementSpec
 from schemas.label import LABEL_SCHEMA
-from tests.corpus.hostile import make_corpus_tar, write_hostile_corpus
+from tests.pipeline.runs import EXECUTION, SETTINGS, STEPS, Job, copy_preliminary, products, rows, settings_of
 
 DRIVE = Path(__file__).with_name("drive.py")
-STEPS = 6
-# A sample this large takes all of the corpus, and a rate this high makes m′ paint something else than m.
-SETTINGS = f"--steps {STEPS} --sample 512 --train-batch-size 2 --rank 2 --learning-rate 0.02 --timesteps 4".split()
-SETTINGS += ["--attention-steps", "2", "--presence-steps", "1", "--presence-threshold", "-1", "--inpaint-steps", "2"]
-EXECUTION = ["--batch-size", "2", "--workers", "1", "--max-failures", "1"]
-
-Job = Callable[..., int]
-
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-
-
-@pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the small random models sd1 (predicts ε) and sd2 (predicts v)."""
-    from tests.diffusion.models import make_model
-
-    folder = tmp_path_factory.mktemp("models")
-    for kind in ("sd1", "sd2"):
-        make_model(kind).save(folder / kind)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def hostile(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list]]:
-    """A corpus in which much is broken, and what is good and bad in it."""
-    folder = tmp_path_factory.mktemp("hostile")
-    return folder, write_hostile_corpus(folder)
-
-
-@pytest.fixture(scope="session")
-def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("clean")
-    (folder / "000100.tar").write_bytes(make_corpus_tar([100, 101, 102, 103]))
-    return folder
-
-
-@pytest.fixture(scope="session")
-def job(drive: ModuleType, models: Path) -> Iterator[Job]:
-    """Runs a job in this process, the labelling unless `main` is given, with a fault if one is given."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("engine.run.plan.ConceptTask", drive.often(drive.ConceptTask))
-
-        def run(
-            run: Path,
-            corpus: Path,
-            *options: str,
-            model: str = "sd1",
-            concept: str = "car",
-            fault: str = "",
-            main: Callable[..., int] = drive.main,
-        ) -> int:
-            source = drive.FaultyModelSource(model=str(models / model), fault=fault, once=str(run) + ".once")
-            arguments = ["--concept", concept, "--input", str(corpus), "--run", str(run)]
-            return main([*arguments, *SETTINGS, *EXECUTION, *options], source=source)
-
-        yield run
-
-
-@pytest.fixture(scope="session")
-def undisturbed(
-    job: Job, ray_address: str, hostile: tuple[Path, dict[str, list]], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """The run directory of a run to which nothing happened."""
-    run = tmp_path_factory.mktemp("runs") / "undisturbed"
-    assert job(run, hostile[0]) == 0
-    return run
-
-
-@pytest.fixture
-def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes it an error to get so far that Ray is asked for anything."""
-
-    def fail(*args: object, **options: object) -> None:
-        raise AssertionError("Ray must not be needed")
-
-    for name in ("run_plan", "make_concept_of", "connect"):
-        monkeypatch.setattr(f"engine.pipeline.driver.{name}", fail)
-
-
-def products(run: Path) -> dict[str, object]:
-    """What a run must yield whatever happened to it: labels, preliminary and refined, quarantine, weights."""
-    found: dict[str, object] = {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*.parquet")}
-    weights = (run / "concept" / "weights.safetensors").read_bytes()
-    # The notes in a safetensors header come in any order.
-    found["notes"] = read_notes(weights)
-    found["tensors"] = weights[8 + int.from_bytes(weights[:8], "little") :]
-    return found
-
-
-def rows(run: Path) -> dict[tuple[str, str], dict]:
-    """The refined labels by (shard, key); an image with two is an error."""
-    tables = [pq.read_table(path) for path in (run / "labels").glob("*.parquet")]
-    listed = [row for table in tables for row in table.to_pylist()]
-    found = {(row["shard"], row["key"]): row for row in listed}
-    assert len(found) == len(listed)
-    return found
-
-
-def settings_of(run: Path) -> dict[str, object]:
-    return json.loads((run / "run.json").read_text())["fingerprint"]
-
-
-def copy_preliminary(run: Path, to: Path) -> None:
-    """A run whose sample has its masks, and nothing more."""
-    to.mkdir()
-    shutil.copy(run / "run.json", to)
-    for folder in ("preliminary", "quarantine"):
-        shutil.copytree(run / folder, to / folder)
 
 
 def test_every_good_image_gets_one_refined_label_and_no_bad_one_stops_it(
@@ -295,48 +186,6 @@ def test_a_driver_stopped_while_fine_tuning_and_killed_while_labelling_resumes_t
     assert job(run, hostile[0]) == 0
     assert "fine-tuning: skipped, m′ is there" in capsys.readouterr().out
     assert products(run) == products(undisturbed)
-
-
-def test_an_adapter_labels_another_corpus_as_the_run_that_made_it_would(
-    job: Job, undisturbed: Path, hostile: tuple[Path, dict[str, list]], clean: Path, tmp_path: Path
-) -> None:
-    corpus, run = tmp_path / "corpus", tmp_path / "run"
-    shutil.copytree(clean, corpus)
-    shutil.copy(hostile[0] / "000002.tar", corpus)
-    assert job(run, corpus, "--adapter", str(undisturbed / "concept")) == 0
-    assert not (run / "concept").exists()
-    ours, theirs = rows(run), rows(undisturbed)
-    assert len(ours) == 6
-    common = [key for key in ours if key[0] == "000002.tar"]
-    assert [ours[key] for key in common] == [theirs[key] for key in common] != []
-    assert len(str(settings_of(run)["distillation.adapter"])) == 64
-
-
-@pytest.mark.usefixtures("no_ray")
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"concept": "fire truck"}, "was made for concept 'car', not 'fire truck'"),
-        ({"model": "sd2"}, "was made for model_weights"),
-        ({"adapter": "missing"}, "cannot be read"),
-        ({"adapter": "run.json"}, "cannot be read"),
-    ],
-)
-def test_an_adapter_that_does_not_fit_is_refused_in_one_sentence(
-    job: Job,
-    undisturbed: Path,
-    clean: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    options: dict[str, str],
-    said: str,
-) -> None:
-    adapter = undisturbed / options.pop("adapter", "concept")
-    assert job(tmp_path / "run", clean, "--adapter", str(adapter), **options) == 2
-    error = capsys.readouterr().err
-    assert said in error
-    assert error.startswith("error: ") and error.count("\n") == 1
-    assert not (tmp_path / "run").exists()
 
 
 def test_a_sample_without_a_usable_mask_ends_the_run_at_once_with_one_sentence(
