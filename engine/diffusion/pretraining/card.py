@@ -30,11 +30,12 @@ def write_card(
     record = {"date": day, "command": command, "images": images, "config": config, "losses": curves}
     (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")
     size = sum(path.stat().st_size for part in COMPONENTS for path in (folder / part).glob("*.safetensors"))
+    initial = config.get("initial")
     lines = [
         "# Model card",
         "",
         f"A text-to-image latent diffusion model in diffusers format ({size / 1e6:.1f} MB of safetensors), trained "
-        f"from scratch on {images} captioned images of {config['resolution']} pixels. No mask was read.",
+        f"{f'on from the model {initial}' if initial else 'from scratch'} on {images} captioned images of {config['resolution']} pixels. No mask was read.",
         "",
         f"    {command}",
         "",
