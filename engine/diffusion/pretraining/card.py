@@ -35,7 +35,8 @@ def write_card(
         "# Model card",
         "",
         f"A text-to-image latent diffusion model in diffusers format ({size / 1e6:.1f} MB of safetensors), trained "
-        f"{f'on from the model {initial}' if initial else 'from scratch'} on {images} captioned images of {config['resolution']} pixels. No mask was read.",
+        f"{f'on from the model {initial}' if initial else 'from scratch'} on {images} captioned images of "
+        f"{config['resolution']} pixels. No mask was read.",
         "",
         f"    {command}",
         "",
