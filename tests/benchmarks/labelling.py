@@ -28,7 +28,7 @@ from sklearn.metrics import roc_auc_score
 from engine.corpus import Sample, list_shards, open_lease, plan_leases
 from engine.corpus.decode import decode_image
 from engine.diffusion.geometry import upsample_mask
-from engine.diffusion.model import find_model, load_model
+from engine.diffusion.model import find_model, hash_weights, load_model
 from engine.distillation.distil import distil
 from engine.distillation.examples import encode_examples
 from engine.distillation.pictures import draw_progress
@@ -79,15 +79,15 @@ def read_corpus(concept: str) -> list[np.ndarray]:
 
 
 def taught(concept: str, settings: DistillationSpec, spec: LabelSpec, arguments: argparse.Namespace) -> bytes:
-    """m′ of the bundled corpus; made once if there is a folder to keep it in."""
-    kept = arguments.weights and arguments.weights / f"{concept}.safetensors"
-    if kept and kept.exists():
-        return kept.read_bytes()
-    weights = teach(concept, settings, spec, arguments.model, arguments.pictures)
-    if kept:
+    """m′ of the bundled corpus; made once for these steps and this model if there is a folder to keep it in."""
+    if not arguments.weights:
+        return teach(concept, settings, spec, arguments.model, arguments.pictures)
+    model = hash_weights(find_model(arguments.model))[:12]
+    kept = arguments.weights / f"{concept}-{settings.steps}-{model}.safetensors"
+    if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_bytes(weights)
-    return weights
+        kept.write_bytes(teach(concept, settings, spec, arguments.model, arguments.pictures))
+    return kept.read_bytes()
 
 
 def teach(concept: str, settings: DistillationSpec, spec: LabelSpec, model_folder: str, pictures: Path) -> bytes:
@@ -187,6 +187,12 @@ def map_concepts(measure: Callable[[str, argparse.Namespace], Any], arguments: a
         return dict(zip(names, pool.map(measure, names, [arguments] * len(names)), strict=True))
 
 
+def command_of(name: str, arguments: argparse.Namespace) -> str:
+    """The command that gives these figures again with the bundled model."""
+    options = f"--concepts {arguments.concepts} --count {arguments.count} --seed {arguments.seed}"
+    return f"python -m tests.benchmarks.{name} {options} --steps {arguments.steps} --json docs/results/{name}.json"
+
+
 def show(figures: dict[str, Any], path: Path | None) -> None:
     """Print, and write to `path`."""
     text = json.dumps(figures, indent=1, ensure_ascii=False)
@@ -205,7 +211,7 @@ def main() -> None:
     found = map_concepts(measure, arguments)
     kinds = ("paper", "fast", "fast, m for m′")
     figures = {
-        "command": "python -m tests.benchmarks.labelling --json docs/results/labelling.json",
+        "command": command_of("labelling", arguments),
         "date": time.strftime("%Y-%m-%d"),
         "seed": arguments.seed,
         "steps": arguments.steps,

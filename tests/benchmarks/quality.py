@@ -24,7 +24,7 @@ from engine.labelling.labeller import Labeller
 from engine.labelling.quality import WEIGHTS
 from engine.miniature.scenes import draw_scene
 from engine.run.options import Method, Refinement, What, label_spec
-from tests.benchmarks.labelling import add_options, label, map_concepts, overlap, show, taught
+from tests.benchmarks.labelling import add_options, command_of, label, map_concepts, overlap, show, taught
 
 
 def measure(concept: str, arguments: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
@@ -64,7 +64,7 @@ def main() -> None:
         ranks[left_out] = round(float(spearmanr(signals @ weights, iou).statistic), 4)
     weights, bias = fit(*(np.concatenate(part) for part in zip(*found.values(), strict=True)))
     figures = {
-        "command": "python -m tests.benchmarks.quality --json docs/results/quality.json",
+        "command": command_of("quality", arguments),
         "date": time.strftime("%Y-%m-%d"),
         "seed": arguments.seed,
         "images": sum(len(iou) for _, iou in found.values()),

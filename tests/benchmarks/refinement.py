@@ -28,7 +28,7 @@ from engine.labelling.refinement import cut_difference, difference, enlarge, rem
 from engine.labelling.spec import RefinementSpec
 from engine.miniature.scenes import draw_scene
 from engine.run.options import Method, Refinement, What, label_spec
-from tests.benchmarks.labelling import add_options, map_concepts, show, taught
+from tests.benchmarks.labelling import add_options, command_of, map_concepts, show, taught
 
 PAINTINGS = 4
 COMPARED = ("inpaintings", "combine", "colour", "fit", "reference", "closing", "fill_holes")
@@ -99,8 +99,7 @@ def main() -> None:
         passes = chosen.inpaintings * chosen.inpaint_steps
         rows.append({**kept, "passes": passes, "iou": mean["m′"], "iou_of_m": mean["m"]})
     figures = {
-        "command": f"python -m tests.benchmarks.refinement --concepts {arguments.concepts} --count {arguments.count}"
-        f" --steps {arguments.steps} --json docs/results/refinement.json",
+        "command": command_of("refinement", arguments),
         "date": time.strftime("%Y-%m-%d"),
         "seed": arguments.seed,
         "preliminary_iou": {name: round(found[name]["preliminary"], 4) for name in names},

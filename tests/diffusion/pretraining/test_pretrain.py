@@ -96,6 +96,15 @@ def test_a_training_goes_on_from_an_initial_model_and_keeps_its_words(config, tm
     model = pretrain(start, tmp_path / "second", device=CPU)
     expected = weights(initial)
     assert all(torch.equal(value, expected[name]) for name, value in weights(model).items())
+    assert (tmp_path / "second" / "README.md").read_text().count("trained on from the model") == 1
+    assert str(tmp_path) not in (tmp_path / "second" / "vae" / "config.json").read_text()
+    more_words = replace(start, diffusion=replace(config.diffusion, dropped_caption="aardvark aardvark"))
+    other = pretrain(more_words, tmp_path / "words", device=CPU)  # the new word comes first, all others move
+    old, new = (m.text_encoder.get_input_embeddings().weight for m in (initial, other))
+    vocabulary = other.tokenizer.get_vocab()
+    assert "aardvark" in vocabulary and len(new) == len(old) + 1
+    for word, index in initial.tokenizer.get_vocab().items():
+        assert torch.equal(new[vocabulary[word]], old[index])
     wider = replace(start, diffusion=replace(config.diffusion, channels=(16, 16)))
     with pytest.raises(ValueError, match="another shape"):
         pretrain(wider, tmp_path / "third", device=CPU)
