@@ -1,17 +1,20 @@
-"""Read the attention that image cells pay to chosen text tokens, at the price of one more value channel.
+"""Read attention at the price of one more value channel: how much of the text, or of a map, each image cell attends to.
 
-Shapes: B batch, H heads, N image cells of a layer, K text tokens, D head width, C concepts.
+Shapes: B batch, H heads, N image cells of a layer, K keys (text tokens, or image cells), D head width, C channels.
 
-For softmax attention, out = P V with P = softmax(Q Kᵀ / √D). Append to V a channel that is 1 at the concept's tokens
-and 0 elsewhere, and the extra output channel is Σ P[:, tokens]: exact, inside the fused kernel, without ever holding P.
-Q and K get as many zero channels, which leave Q Kᵀ as it is, because fused kernels want equal widths.
+For softmax attention, out = P V with P = softmax(Q Kᵀ / √D). Append a column c to V, and the extra output channel is
+P c: exact, inside the fused kernel, without ever holding P. In cross-attention, with c = 1 at a concept's tokens and 0
+elsewhere, it is the attention to the concept. In self-attention, with a map of the image as c, it is that map spread
+over the cells that attend to each other. Q and K get as many zero channels, which leave Q Kᵀ as it is, because fused
+kernels want equal widths.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -21,39 +24,49 @@ from torch.nn import functional as F
 
 ALIGNMENT = 8
 """Fused kernels accept head widths that are multiples of this."""
+Probe = TypeVar("Probe", bound="_Probe")
 
 
-class AttentionCapture:
-    """While entered, the cross-attention layers of a U-Net sum up P[:, tokens] of each concept.
+class _Probe(ABC):
+    """While entered, the attention layers of one kind sum up P c of each of C columns.
 
-    Self-attention keeps its fused kernel, and the U-Net's output is what it would be without. Leaving restores the
+    All others keep their processors, and the U-Net's output is what it would be without. Leaving restores the
     processors, also after an exception.
 
     Args:
-        selector: [C, K], 1 at the tokens of each concept (`prompt.one_hot`).
+        channels: C.
         per_layer: also keep every layer apart, for studies.
 
     Usage: enter, then for each forward pass call the U-Net and `read` the maps.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, selector: Tensor, *, per_layer: bool = False) -> None:
+    layer: ClassVar[str]
+    """What the names of the layers contain."""
+
+    def __init__(self, unet: UNet2DConditionModel, channels: int, *, per_layer: bool = False) -> None:
         self.unet = unet
         self.per_layer = per_layer
         self.layers: dict[str, Tensor] = {}
-        channels = -(-len(selector) // ALIGNMENT) * ALIGNMENT
-        self._count = len(selector)
-        self._columns_KC = F.pad(selector, (0, 0, 0, channels - len(selector))).T.to(unet.device, unet.dtype)
+        self._channels = channels
         self._sums: dict[int, Tensor] = {}
-        self._seen = 0
+        self._seen: dict[int, int] = {}
         self._processors: dict[str, Any] = {}
 
-    def __enter__(self) -> AttentionCapture:
+    @abstractmethod
+    def columns(self, keys: int) -> Tensor:
+        """c: [1 or B, K, C] for a layer with so many keys."""
+
+    @abstractmethod
+    def weight(self, cells: int) -> float:
+        """Of a layer with so many image cells, in the mean over layers."""
+
+    def __enter__(self: Probe) -> Probe:
         self._processors = dict(self.unet.attn_processors)
         mine = {
-            name: _OneHotProcessor(self._columns_KC, self._collector(name)) if ".attn2." in name else processor
+            name: _ColumnProcessor(self._columns, self._collector(name)) if self.layer in name else processor
             for name, processor in self._processors.items()
         }
-        assert any(isinstance(p, _OneHotProcessor) for p in mine.values()), "this U-Net has no cross-attention"
+        assert any(isinstance(p, _ColumnProcessor) for p in mine.values()), f"this U-Net has no {self.layer} layer"
         self.unet.set_attn_processor(mine)
         return self
 
@@ -63,39 +76,83 @@ class AttentionCapture:
         self.unet.set_attn_processor(self._processors)
 
     def read(self, height: int, width: int) -> Tensor:
-        """Mean over layers and heads of the maps since the last reading: [B, C, height, width] float32, in 0..1.
+        """Mean over layers and heads of the maps since the last reading: [B, C, height, width] float32.
 
         Args:
             height, width: size of the latent that went through the U-Net; coarser layers are brought to it.
         """
         assert self._sums, "read() before any forward pass"
-        total: Tensor | None = None
+        total, weights = torch.zeros(()), 0.0
         for cells, sum_BNC in self._sums.items():
-            rows, columns = _grid(cells, height, width)
-            map_BChw = sum_BNC[..., : self._count].transpose(1, 2).unflatten(2, (rows, columns))
+            map_BChw = sum_BNC[..., : self._channels].transpose(1, 2).unflatten(2, _grid(cells, height, width))
             map_BChw = F.interpolate(map_BChw, (height, width), mode="bilinear", align_corners=False)
-            total = map_BChw if total is None else total + map_BChw
-        assert total is not None
-        mean = total / self._seen
-        self._sums, self._seen = {}, 0
-        return mean
+            total = total.to(map_BChw.device) + self.weight(cells) * map_BChw
+            weights += self.weight(cells) * self._seen[cells]
+        self._sums, self._seen = {}, {}
+        return total / weights
+
+    def _columns(self, keys: int) -> Tensor:
+        return F.pad(self.columns(keys), (0, -self._channels % ALIGNMENT))
 
     def _collector(self, name: str) -> Callable[[Tensor], None]:
         def collect(attention_BNC: Tensor) -> None:
             cells = attention_BNC.shape[1]
             self._sums[cells] = self._sums[cells] + attention_BNC if cells in self._sums else attention_BNC
-            self._seen += 1
+            self._seen[cells] = self._seen.get(cells, 0) + 1
             if self.per_layer:
-                self.layers[name.removesuffix(".processor")] = attention_BNC[..., : self._count]
+                self.layers[name.removesuffix(".processor")] = attention_BNC[..., : self._channels]
 
         return collect
 
 
-class _OneHotProcessor:
-    """Cross-attention of one layer as diffusers computes it, with the selector columns appended to V."""
+class AttentionCapture(_Probe):
+    """Sums up P[:, tokens] of each concept over the cross-attention layers, all of equal weight (paper, Eq. 4).
 
-    def __init__(self, columns_KC: Tensor, collect: Callable[[Tensor], None]) -> None:
-        self.columns_KC = columns_KC
+    Args:
+        selector: [C, K], 1 at the tokens of each concept (`prompt.one_hot`).
+    """
+
+    layer = ".attn2."
+
+    def __init__(self, unet: UNet2DConditionModel, selector: Tensor, *, per_layer: bool = False) -> None:
+        super().__init__(unet, len(selector), per_layer=per_layer)
+        self._columns_1KC = selector.T[None].to(unet.device, unet.dtype)
+
+    def columns(self, keys: int) -> Tensor:
+        return self._columns_1KC
+
+    def weight(self, cells: int) -> float:
+        return 1.0
+
+
+class MapPropagation(_Probe):
+    """Spreads `maps` over the cells that attend to each other: the mean of S c over the self-attention layers.
+
+    Layers weigh as many cells as they have: the coarsest attend to nearly everything.
+
+    Attributes:
+        maps: [B, C, h, w], to be set before a forward pass of a batch of B.
+    """
+
+    layer = ".attn1."
+
+    def __init__(self, unet: UNet2DConditionModel, channels: int, *, per_layer: bool = False) -> None:
+        super().__init__(unet, channels, per_layer=per_layer)
+        self.maps = torch.zeros(0)
+
+    def columns(self, keys: int) -> Tensor:
+        grid = _grid(keys, *self.maps.shape[-2:])
+        return F.interpolate(self.maps, grid, mode="area").flatten(2).transpose(1, 2)
+
+    def weight(self, cells: int) -> float:
+        return float(cells)
+
+
+class _ColumnProcessor:
+    """Attention of one layer as diffusers computes it, with the columns appended to V."""
+
+    def __init__(self, columns: Callable[[int], Tensor], collect: Callable[[Tensor], None]) -> None:
+        self.columns = columns
         self.collect = collect
 
     def __call__(
@@ -106,23 +163,24 @@ class _OneHotProcessor:
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
     ) -> Tensor:
-        assert encoder_hidden_states is not None and attention_mask is None
-        context = encoder_hidden_states
+        assert attention_mask is None
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         if context.stride(0) == 0:  # one prompt, expanded over the batch: project it once
             context = context[:1]
-        if attn.norm_cross:
+        if encoder_hidden_states is not None and attn.norm_cross:
             context = attn.norm_encoder_hidden_states(context)
         batch, heads = len(hidden_states), attn.heads
         query_BHND, key_BHKD, value_BHKD = (
             projected.unflatten(2, (heads, -1)).transpose(1, 2)
             for projected in (attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context))
         )
-        width, extra = query_BHND.shape[-1], self.columns_KC.shape[-1]
-        columns = self.columns_KC.to(value_BHKD.dtype).expand(*value_BHKD.shape[:2], -1, -1)
+        columns = self.columns(key_BHKD.shape[2]).to(value_BHKD.dtype)[:, None].expand(-1, heads, -1, -1)
+        width, extra = query_BHND.shape[-1], columns.shape[-1]
+        value_BHKD = torch.cat([value_BHKD, columns.expand(len(value_BHKD), -1, -1, -1)], dim=-1)
         out_BHND = F.scaled_dot_product_attention(
             F.pad(query_BHND, (0, extra)),
             F.pad(key_BHKD, (0, extra)).expand(batch, -1, -1, -1),
-            torch.cat([value_BHKD, columns], dim=-1).expand(batch, -1, -1, -1),
+            value_BHKD.expand(batch, -1, -1, -1),
             scale=width**-0.5,
         )
         self.collect(out_BHND[..., width:].float().mean(1))

@@ -1,27 +1,34 @@
-"""One look at the images through m: the mean attention map M̂ (paper, Eq. 4), and whether the concept is there at all.
+"""Two looks at the images through m: where the concept is (paper, Eq. 4), and whether it is there at all.
 
-M̂ = mean over the T0 lowest of T sampler timesteps, N draws, all cross-attention layers and heads, of the attention to
-the concept's tokens, each z_t drawn from z0 directly. No z_t depends on another, so timesteps and images share batches.
+The first look is the paper's. M̂ = mean over the T0 lowest of T sampler timesteps, N draws, all cross-attention layers
+and heads, of the attention to the concept's tokens, each z_t drawn from z0 directly. No z_t depends on another, so
+timesteps and images share batches.
 
-The same passes predict the noise under y_f. Where the concept is, y_f explains z_t better than y_b does, and better
-than no words at all: against y_b alone any object would pass for the concept. So at some of the timesteps the noise is
-predicted under y_b and under the empty prompt, too. The presence score is by how much the error falls where M̂ looks,
+The second look asks at some of the same z_t for two more things.
+
+- Propagation. Cross-attention tells what a place looks like, self-attention which places belong together. S M̂, with S
+  the self-attention among the image's cells, gives each cell the mean of M̂ over the cells it attends to (the idea of
+  Wang et al. 2023, arXiv 2309.02773, and others): parts that resemble no word by themselves are found, clutter with a
+  look of its own is left. Seen under the empty prompt, at the lowest timesteps, mean over layers and heads.
+- Presence. Where the concept is, y_f explains z_t better than y_b does, and better than no words at all: against y_b
+  alone any object would pass for the concept. The score is by how much the error falls where M̂ looks,
 
     E(y) = Σ_t Σ_cells M̂ ‖ε − ε(z_t, y)‖² / mean ‖ε − ε(z_t, y_b)‖²,    p = 1 − E(y_f) / min(E(y_b), E("")),
 
-with M̂ scaled to 0..1 within each image.
+  with M̂ of the first look, scaled to 0..1 within each image.
 
-Shapes: B images, R = T0 N reverse steps per image, C latent channels, h × w latent cells.
+Shapes: B images, R = T0 N reverse steps per image, C concepts, h × w latent cells.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from engine.diffusion.attention import AttentionCapture
+from engine.diffusion.attention import AttentionCapture, MapPropagation
 from engine.diffusion.model import LatentDiffusion
 from engine.diffusion.noise import add_noise, draw_noise
 from engine.diffusion.prompt import ConceptPrompt
@@ -33,15 +40,54 @@ STAGE = "preliminary"
 
 @dataclass(frozen=True, kw_only=True)
 class Attention:
-    """What the look found.
+    """What was found.
 
     Attributes:
-        maps: [B, concepts, h, w] float32 in 0..1, M̂; with `per_timestep` [B, T0, concepts, h, w], lowest noise first.
-        presence: [B] float32, p; NaN if it was not asked for.
+        maps: [B, C, h, w] float32 in 0..1, M̂ after its propagation; with `per_timestep` [B, T0, C, h, w], lowest noise
+            first, before it.
+        presence: [B] float32, p of the first concept; NaN if it was not asked for.
     """
 
     maps: Tensor
     presence: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Chunk:
+    """Some z_t of some images: image and step [n] tell which, t is the timestep, epsilon the noise."""
+
+    image: Tensor
+    step: Tensor
+    t: Tensor
+    zt: Tensor
+    epsilon: Tensor
+
+
+class _NoisyLatents:
+    """Every z_t that is looked at, in batches. Row r = (image, step, draw) in lexical order."""
+
+    def __init__(self, model: LatentDiffusion, z0: Tensor, keys: list[str], spec: LabelSpec, batch_size: int) -> None:
+        self.z0, self.batch_size = z0.float(), batch_size
+        self.timesteps = torch.tensor(model.sampler_timesteps(spec.timesteps)[: spec.attention_steps])
+        self.alpha_bar = model.scheduler.alphas_cumprod[self.timesteps]
+        steps, draws = len(self.timesteps), spec.draws
+        shape = (steps * draws, *z0.shape[1:])
+        self.noise = torch.stack([draw_noise(spec.seed, key, STAGE, shape) for key in keys]).flatten(0, 1)
+        self.image_of = torch.arange(len(z0)).repeat_interleave(steps * draws)
+        self.step_of = torch.arange(steps).repeat_interleave(draws).repeat(len(z0))
+
+    def __call__(self, asked: Tensor | None = None) -> Iterator[_Chunk]:
+        """All rows, or those of the steps asked for ([T0] bool)."""
+        rows = torch.arange(len(self.noise))
+        rows = rows if asked is None else rows[asked[self.step_of]]
+        device = self.z0.device
+        for start in range(0, len(rows), self.batch_size):
+            chunk = rows[start : start + self.batch_size]
+            image, step = self.image_of[chunk].to(device), self.step_of[chunk]
+            epsilon = self.noise[chunk].to(device)
+            zt = add_noise(self.z0[image], epsilon, self.alpha_bar[step])
+            t = self.timesteps[step].to(device)
+            yield _Chunk(image=image, step=step.to(device), t=t, zt=zt, epsilon=epsilon)
 
 
 @torch.no_grad()
@@ -63,43 +109,77 @@ def attend(
         keys: of the samples; their noise derives from (seed, key, stage).
         valid: [B, h, w] bool, the cells that belong to the images; None means all.
         batch_size: latents per forward pass of the U-Net; does not change the result beyond rounding.
-        per_timestep: keep the timesteps apart, for studies.
+        per_timestep: keep the timesteps apart and skip the second look, for studies.
     """
     images, (rows, columns) = len(z0), z0.shape[-2:]
-    timesteps = torch.tensor(model.sampler_timesteps(spec.timesteps)[: spec.attention_steps])
-    alpha_bar = model.scheduler.alphas_cumprod[timesteps]
-    draws = spec.draws
-    foreground, *others = model.encode_text([prompt.text, spec.background_prompt, ""]).split(1)
-    steps = len(timesteps)
-    noise_BR = torch.stack([draw_noise(spec.seed, key, STAGE, (steps * draws, *z0.shape[1:])) for key in keys])
-    image_of = torch.arange(images).repeat_interleave(steps * draws)
-    step_of = torch.arange(steps).repeat_interleave(draws).repeat(images)
-    noise = noise_BR.flatten(0, 1)
-    asked = torch.zeros(steps, dtype=torch.bool)
-    asked[torch.linspace(0, steps - 1, min(spec.presence_steps, steps)).round().long()] = True
-    counted = torch.ones(images, rows, columns, device=z0.device) if valid is None else valid.to(z0.device).float()
-
+    noisy = _NoisyLatents(model, z0, keys, spec, batch_size)
+    steps = len(noisy.timesteps)
+    foreground = model.encode_text([prompt.text])
     sums = torch.zeros(images * steps, len(prompt.concepts), rows, columns, device=z0.device)
-    errors = torch.zeros(1 + len(others), images, rows, columns, device=z0.device)
+    told = _spread_evenly(spec.presence_steps, steps).to(z0.device)
+    errors = []  # of y_f, where the second look will ask for others
     with AttentionCapture(model.unet, prompt.selector) as capture:
-        for chunk in torch.arange(len(noise)).split(batch_size):
-            image, step = image_of[chunk], step_of[chunk]
-            epsilon, t = noise[chunk].to(z0.device), timesteps[step].to(z0.device)
-            zt = add_noise(z0[image.to(z0.device)].float(), epsilon, alpha_bar[step])
-            predicted = predict_noise(model, zt, t, foreground.expand(len(zt), -1, -1))
-            sums.index_add_(0, (image * steps + step).to(z0.device), capture.read(rows, columns))
-            both = asked[step].to(z0.device)
-            if both.any():
-                owner = image.to(z0.device)[both]
-                guesses = [predicted[both]]
-                for context in others:
-                    guesses.append(predict_noise(model, zt[both], t[both], context.expand(len(owner), -1, -1)))
-                    capture.read(rows, columns)  # of no interest
-                error = (torch.stack(guesses) - epsilon[both]).square().mean(2) * counted[owner]
-                errors.index_add_(1, owner, error / error[1].mean((1, 2))[:, None, None])
-    maps = sums.unflatten(0, (images, steps)) / draws
-    explained = (errors * _unit_range(maps.mean((1, 2)), counted)).sum((2, 3))
-    return Attention(maps=maps if per_timestep else maps.mean(1), presence=1 - explained[0] / explained[1:].amin(0))
+        for chunk in noisy():
+            predicted = predict_noise(model, chunk.zt, chunk.t, foreground.expand(len(chunk.zt), -1, -1))
+            sums.index_add_(0, chunk.image * steps + chunk.step, capture.read(rows, columns))
+            errors.append((predicted - chunk.epsilon).square().mean(1)[told[chunk.step]])
+    maps = sums.unflatten(0, (images, steps)) / spec.draws
+    if per_timestep:
+        return Attention(maps=maps, presence=torch.full((images,), torch.nan, device=z0.device))
+    counted = torch.ones_like(maps[:, 0, 0]) if valid is None else valid.to(z0.device).float()
+    return _look_again(model, noisy, maps.mean(1), torch.cat(errors), counted, told, spec)
+
+
+def _look_again(
+    model: LatentDiffusion,
+    noisy: _NoisyLatents,
+    maps: Tensor,
+    error_of_prompt: Tensor,
+    counted: Tensor,
+    told: Tensor,
+    spec: LabelSpec,
+) -> Attention:
+    """The second look.
+
+    Args:
+        maps: [B, C, h, w], M̂ of the first look.
+        error_of_prompt: [z_t of the steps of `told`, h, w], squared error under y_f.
+        counted: [B, h, w], 1 at the cells that belong to the images.
+        told: [T0] bool, the steps that tell presence.
+    """
+    images, concepts, rows, columns = maps.shape
+    background, empty = model.encode_text([spec.background_prompt, ""]).split(1)
+    propagated = torch.arange(len(told), device=told.device) < spec.propagation_steps
+    # One more channel tells how much of the attention stays within the image.
+    spread = torch.zeros(images, concepts + 1, rows, columns, device=maps.device)
+    source = torch.cat([maps * counted[:, None], counted[:, None]], 1)
+    errors = torch.zeros(3, images, rows, columns, device=maps.device)
+    begun = 0
+    for chunk in noisy((told | propagated).cpu()):
+        near, tells = propagated[chunk.step], told[chunk.step]
+        with MapPropagation(model.unet, concepts + 1) as probe:
+            probe.maps = source[chunk.image]
+            guess = predict_noise(model, chunk.zt, chunk.t, empty.expand(len(chunk.zt), -1, -1))
+            spread.index_add_(0, chunk.image[near], probe.read(rows, columns)[near])
+        if tells.any():
+            zt, t, epsilon, image = (v[tells] for v in (chunk.zt, chunk.t, chunk.epsilon, chunk.image))
+            other = predict_noise(model, zt, t, background.expand(len(zt), -1, -1))
+            three = [(g - epsilon).square().mean(1) for g in (other, guess[tells])]
+            three.append(error_of_prompt[begun : begun + len(zt)])
+            begun += len(zt)
+            error = torch.stack(three) * counted[image]
+            errors.index_add_(1, image, error / error[0].mean((1, 2))[:, None, None])
+    *others, own = (errors * _unit_range(maps[:, 0], counted)).sum((2, 3))
+    if spec.propagation_steps:
+        maps = spread[:, :concepts] / spread[:, concepts:]
+    return Attention(maps=maps, presence=1 - own / torch.stack(others).amin(0))
+
+
+def _spread_evenly(count: int, steps: int) -> Tensor:
+    """[steps] bool: `count` of the steps, or all if there are fewer."""
+    asked = torch.zeros(steps, dtype=torch.bool)
+    asked[torch.linspace(0, steps - 1, min(count, steps)).round().long()] = True
+    return asked
 
 
 def _unit_range(map_Bhw: Tensor, counted: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""How many contrasts a difference has: mixtures of one to three Gaussians, compared by an information criterion.
+"""How many contrasts an image has: mixtures of one to three Gaussians, compared by an information criterion.
 
-An object of two contrasts (a white shirt and black trousers on grey, say) gives |x − x̂| three clusters, and a mixture
-of two may put the threshold between the object's own. The components above the lowest are then the object together.
+An object of two contrasts (a white shirt and black trousers on grey, say) gives the evidence three clusters, and a
+mixture of two may put its threshold between the object's own.
 
 Symbols: u in 0..1 is a value scaled by its item's range; K components of weight π, mean μ, variance σ².
 Shapes: B items, J histogram bins.
@@ -20,18 +20,14 @@ BINS = 256
 STEPS = 100
 
 
-def count_components(values: Tensor, valid: Tensor, *, most: int = 3) -> tuple[Tensor, Tensor]:
-    """Number of components with the best integrated completed likelihood, and the threshold above the lowest one.
+def count_components(values: Tensor, valid: Tensor, *, most: int = 3) -> Tensor:
+    """Number of components with the best integrated completed likelihood: [B] int64 in 1..most.
 
     ICL (Biernacki et al. 2000) is BIC plus twice the entropy of the assignment: BIC alone would take another
     Gaussian for every bend of a density that is none.
 
     Args:
         values: [B, ...]; valid: [B, ...] bool, those that count.
-
-    Returns:
-        (components [B] int64 in 1..most; thresholds [B] float64, where the lowest component ends, in the values'
-        units; NaN with one component).
     """
     flat, counted = values.flatten(1).double(), valid.flatten(1)
     low = flat.masked_fill(~counted, math.inf).amin(1, True)
@@ -40,14 +36,11 @@ def count_components(values: Tensor, valid: Tensor, *, most: int = 3) -> tuple[T
     n_BJ = torch.zeros(len(flat), BINS, dtype=torch.float64, device=values.device)
     n_BJ.scatter_add_(1, index, counted.double())
     u_J = (torch.arange(BINS, dtype=torch.float64, device=values.device) + 0.5) / BINS
-    scores, cuts = zip(*(_fit(n_BJ, u_J, k) for k in range(1, most + 1)), strict=True)
-    best = torch.stack(scores).argmin(0)
-    threshold = torch.stack(cuts).gather(0, best[None])[0]
-    return best + 1, low[:, 0] + span[:, 0] * threshold
+    return torch.stack([_fit(n_BJ, u_J, k) for k in range(1, most + 1)]).argmin(0) + 1
 
 
-def _fit(n_BJ: Tensor, u_J: Tensor, components: int) -> tuple[Tensor, Tensor]:
-    """(ICL, smaller is better [B]; where the lowest component stops being the likeliest [B]) of K components.
+def _fit(n_BJ: Tensor, u_J: Tensor, components: int) -> Tensor:
+    """ICL, smaller is better [B], of K components.
 
     The better of two starts: groups of as many values, and groups of as wide a range. From the first alone, a
     background of most of the pixels gets two of three components.
@@ -55,19 +48,14 @@ def _fit(n_BJ: Tensor, u_J: Tensor, components: int) -> tuple[Tensor, Tensor]:
     share_BJ = n_BJ.cumsum(1) / n_BJ.sum(1, keepdim=True).clamp(min=1)
     starts = [share_BJ] if components == 1 else [share_BJ, u_J.expand_as(share_BJ)]
     groups = [(start * components).long().clamp(max=components - 1) for start in starts]
-    icl_B, cut_B = _maximise(n_BJ, u_J, groups[0], components)
-    for group_BJ in groups[1:]:
-        other_icl_B, other_cut_B = _maximise(n_BJ, u_J, group_BJ, components)
-        cut_B = torch.where(other_icl_B < icl_B, other_cut_B, cut_B)
-        icl_B = torch.minimum(icl_B, other_icl_B)
-    return icl_B, cut_B
+    return torch.stack([_maximise(n_BJ, u_J, group_BJ, components) for group_BJ in groups]).amin(0)
 
 
-def _maximise(n_BJ: Tensor, u_J: Tensor, group_BJ: Tensor, components: int) -> tuple[Tensor, Tensor]:
-    """(ICL [B], cut [B]) after EM from one start."""
+def _maximise(n_BJ: Tensor, u_J: Tensor, group_BJ: Tensor, components: int) -> Tensor:
+    """ICL [B] after EM from one start."""
     total_B = n_BJ.sum(1).clamp(min=1)
     r_BKJ = torch.nn.functional.one_hot(group_BJ, components).movedim(2, 1).double()
-    log_BKJ, mean_BK = r_BKJ, r_BKJ[..., 0]
+    log_BKJ = r_BKJ
     for _ in range(STEPS if components > 1 else 1):
         mass_BK = (n_BJ[:, None] * r_BKJ).sum(2) + 1e-9
         mean_BK = (n_BJ[:, None] * r_BKJ * u_J).sum(2) / mass_BK
@@ -80,11 +68,4 @@ def _maximise(n_BJ: Tensor, u_J: Tensor, group_BJ: Tensor, components: int) -> t
     likelihood_B = (n_BJ * log_BKJ.logsumexp(1)).sum(1)
     entropy_B = -(n_BJ * torch.special.xlogy(r_BKJ, r_BKJ).sum(1)).sum(1)
     parameters = 3 * components - 1
-    icl_B = -2 * likelihood_B + parameters * total_B.log() + 2 * entropy_B
-    if components == 1:
-        return icl_B, torch.full_like(icl_B, math.nan)
-    lowest_B = mean_BK.argmin(1)
-    own_BJ = log_BKJ.gather(1, lowest_B[:, None, None].expand(-1, 1, len(u_J)))[:, 0]
-    beaten_BJ = (own_BJ < log_BKJ.amax(1)) & (u_J > mean_BK.gather(1, lowest_B[:, None]))
-    first_B = torch.where(beaten_BJ.any(1), u_J[beaten_BJ.double().argmax(1)], math.nan)
-    return icl_B, first_B
+    return -2 * likelihood_B + parameters * total_B.log() + 2 * entropy_B

@@ -13,10 +13,12 @@ from engine.diffusion.model import LatentDiffusion
 from engine.diffusion.prompt import ConceptPrompt
 from engine.distillation.weights import ConceptModel
 from engine.labelling.attend import attend
+from engine.labelling.difference import difference
+from engine.labelling.inpainting import grow, remove_object
 from engine.labelling.label import USELESS, Label
 from engine.labelling.preliminary import heatmap_to_preliminary, mask_flags, scale_to_bytes
 from engine.labelling.quality import Signals, quality_of
-from engine.labelling.refinement import Refined, cut_difference, difference, grow, remove_object
+from engine.labelling.refinement import Refined, refine
 from engine.labelling.spec import LabelSpec
 from engine.labelling.weaknesses import find_weaknesses
 
@@ -72,7 +74,7 @@ class Labeller:
             # Where there is nothing to paint over, or nothing to paint from, M_pre stays.
             usable = [i for i, label in enumerate(labels) if not USELESS & set(label.flags)]
             if usable:
-                self._refine(labels, usable, canvases, z0, preliminary.mask, valid, keys, places)
+                self._refine(labels, usable, canvases, z0, heatmap, preliminary.mask, valid, keys, places)
         return labels
 
     def _preliminary(
@@ -109,6 +111,7 @@ class Labeller:
         usable: list[int],
         canvases: Tensor,
         z0: Tensor,
+        heatmap: Tensor,
         preliminary: Tensor,
         valid: Tensor,
         keys: list[str],
@@ -121,8 +124,8 @@ class Labeller:
         own = [keys[i] for i in usable]
         inpainted = remove_object(model, z0[usable], region, own, self.spec, batch_size=self.batch_size)
         images = model.decode(z0[usable]).float().clamp(-1, 1) if settings.reference == "decoded" else canvases[usable]
-        refined = cut_difference(difference(images, inpainted, settings), region, valid[usable], settings)
-        refined = refined.cpu()
+        apart = difference(images, inpainted, settings)
+        refined = refine(canvases[usable], apart, heatmap[usable], region, valid[usable], settings).cpu()
         pixels = canvases[usable].cpu()
         for k, i in enumerate(usable):
             place = places[i]

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-METHOD_VERSION = 3
+METHOD_VERSION = 4
 """Raised whenever the code of the method changes the labels it yields for unchanged settings."""
 
 Stage = Literal["preliminary", "refined"]
@@ -33,9 +33,14 @@ class RefinementSpec:
         reference: what an inpainting is compared with: the image itself, or what the autoencoder makes of it.
         colour: space of the difference: mean over RGB channels of |x − x̂|, or the distance in CIELAB.
         dilate: latent cells by which M_pre grows before it is painted over.
-        fit: pixels whose differences the mixture is fitted to: all of the image, or those painted over.
-        closing: radius, in pixels of the model's canvas, of a morphological closing of M; 0 leaves it out.
+        heatmap_power: γ, by which M̂ weighs the differences; 0 leaves them alone, as the paper does.
+        fit: pixels that the mixture is fitted to: all of the image, or those painted over.
+        rule: where the mixture's threshold lies.
+        smoothing: iterations that spread the mask along the image's own edges; 0 leaves it out.
+        closing, opening: radius, in pixels of the model's canvas, of a morphological closing or opening of M; 0 leaves
+            it out.
         fill_holes: fill holes of M that lie wholly inside.
+        weed: pieces of M are dropped if their largest M̂ is smaller than this share of the largest of all; 0 keeps them.
     """
 
     solver: Literal["ddim", "dpm++"] = "ddim"
@@ -46,13 +51,20 @@ class RefinementSpec:
     reference: Literal["image", "decoded"] = "image"
     colour: Literal["rgb", "lab"] = "lab"
     dilate: int = 0
-    fit: Literal["image", "region"] = "region"
+    heatmap_power: float = 2.0
+    fit: Literal["image", "region"] = "image"
+    rule: MixtureRule = "midpoint"
+    smoothing: int = 10
     closing: int = 0
-    fill_holes: bool = False
+    fill_holes: bool = True
+    opening: int = 1
+    weed: float = 0.8
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "inpaint_steps", "inpaintings")
-        check_at_least(self, 0, "dilate", "closing")
+        check_at_least(self, 0, "dilate", "heatmap_power", "smoothing", "closing", "opening", "weed")
+        if self.weed > 1:
+            raise ValueError(f"weed is {self.weed}; it is a share between 0 and 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +79,8 @@ class LabelSpec:
         timesteps: T, number of steps of the sampler's schedule.
         attention_steps: T0, how many timesteps enter the mean attention map.
         draws: N, noise draws per timestep.
+        propagation_steps: at how many of the timesteps, least noise first, self-attention spreads M̂ over the cells that
+            belong together; 0 leaves M̂ as the paper has it.
         presence_steps: at how many of the timesteps the noise is also predicted under y_b and under no words, to tell
             whether the concept is there at all; 0 leaves it out.
         presence_threshold: a smaller presence score makes an image `absent`, with an empty mask. In miniature scenes
@@ -84,6 +98,7 @@ class LabelSpec:
     timesteps: int = 50
     attention_steps: int = 40
     draws: int = 1
+    propagation_steps: int = 10
     presence_steps: int = 20
     presence_threshold: float = -0.01
     seed: int = 0
@@ -94,7 +109,7 @@ class LabelSpec:
         if not self.concept.strip():
             raise ValueError("the concept is empty; give a word or phrase, for example --concept car")
         check_at_least(self, 1, "timesteps", "draws")
-        check_at_least(self, 0, "presence_steps")
+        check_at_least(self, 0, "propagation_steps", "presence_steps")
         if not 1 <= self.attention_steps <= self.timesteps:
             raise ValueError(
                 f"attention_steps is {self.attention_steps}; it must be between 1 and timesteps ({self.timesteps})"

@@ -12,8 +12,22 @@ from engine.distillation.spec import DistillationSpec
 from engine.labelling.spec import LabelSpec, RefinementSpec
 
 PROFILES: dict[str, dict[str, Any]] = {
-    "paper": {"timesteps": 50, "attention_steps": 40, "presence_steps": 20, "solver": "ddim", "inpaint_steps": 50},
-    "fast": {"timesteps": 10, "attention_steps": 8, "presence_steps": 8, "solver": "dpm++", "inpaint_steps": 12},
+    "paper": {
+        "timesteps": 50,
+        "attention_steps": 40,
+        "propagation_steps": 10,
+        "presence_steps": 20,
+        "solver": "ddim",
+        "inpaint_steps": 50,
+    },
+    "fast": {
+        "timesteps": 10,
+        "attention_steps": 8,
+        "propagation_steps": 4,
+        "presence_steps": 8,
+        "solver": "dpm++",
+        "inpaint_steps": 12,
+    },
 }
 """Settings that a profile stands for; each is a flag of its own, too."""
 
@@ -72,6 +86,9 @@ class Method:
     """T: steps of the sampler's schedule. (paper 50, fast 10)"""
     attention_steps: Int = None
     """T0: how many of them, least noise first, the attention is averaged over. (paper 40, fast 8)"""
+    propagation_steps: Int = None
+    """At how many timesteps the self-attention spreads it over what belongs together; 0 leaves that out, as the
+    paper does. (paper 10, fast 4)"""
     draws: int = 1
     """N: noise draws per timestep. Time is proportional to it."""
     mixture_rule: Literal["posterior", "midpoint"] = LabelSpec.mixture_rule
@@ -104,12 +121,22 @@ class Refinement:
     """Colour space of the difference."""
     dilate: int = RefinementSpec.dilate
     """Latent cells by which a preliminary mask grows before it is painted over."""
+    heatmap_power: float = RefinementSpec.heatmap_power
+    """How much the heatmap weighs the difference; 0 not at all, as in the paper."""
     fit: Literal["image", "region"] = RefinementSpec.fit
     """Pixels the threshold is found from: all, or those painted over."""
+    rule: Literal["posterior", "midpoint"] = RefinementSpec.rule
+    """Where that threshold lies: where object and background are as likely, or midway between their means."""
+    smoothing: int = RefinementSpec.smoothing
+    """How often the mask is smoothed along the edges of the image; 0 leaves it out."""
     closing: int = RefinementSpec.closing
     """Radius in pixels of a morphological closing; 0 leaves it out."""
     fill_holes: bool = RefinementSpec.fill_holes
     """Fill holes of the masks."""
+    opening: int = RefinementSpec.opening
+    """Radius in pixels of a morphological opening, which takes away what is thin; 0 leaves it out."""
+    weed: float = RefinementSpec.weed
+    """Drop pieces of a mask whose heat is below this share of the hottest piece's; 0 keeps all."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from engine.diffusion.attention import AttentionCapture
+from engine.diffusion.attention import AttentionCapture, MapPropagation
 from engine.diffusion.prompt import one_hot
 from tests.diffusion.models import make_unet
 
@@ -23,12 +23,12 @@ def run(unet, batch: int = 2, tokens: int = TOKENS, size: int | None = None) -> 
         return unet(zt, torch.tensor([1, 501])[:batch], context).sample, context
 
 
-def naive_maps(unet, positions: list[int]) -> dict[str, Tensor]:
-    """Full softmax maps by forward hooks on the projections, in float64: layer -> [B, N], mean over heads."""
+def naive_attention(unet, kind: str) -> dict[str, Tensor]:
+    """Full softmax attention by forward hooks on the projections, in float64: layer -> [B, N, K], mean over heads."""
     queries: dict[str, Tensor] = {}
     keys: dict[str, Tensor] = {}
     hooks = []
-    layers = {name: module for name, module in unet.named_modules() if name.endswith("attn2")}
+    layers = {name: module for name, module in unet.named_modules() if name.endswith(kind)}
     for name, attn in layers.items():
         hooks.append(attn.to_q.register_forward_hook(lambda _m, _i, out, name=name: queries.__setitem__(name, out)))
         hooks.append(attn.to_k.register_forward_hook(lambda _m, _i, out, name=name: keys.__setitem__(name, out)))
@@ -42,8 +42,13 @@ def naive_maps(unet, positions: list[int]) -> dict[str, Tensor]:
             for x in (queries[name], keys[name])
         )
         probabilities = torch.softmax(q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5, dim=-1)
-        maps[name] = probabilities[..., positions].sum(-1).mean(1)
+        maps[name] = probabilities.mean(1)
     return maps
+
+
+def naive_maps(unet, positions: list[int]) -> dict[str, Tensor]:
+    """Attention to tokens: layer -> [B, N]."""
+    return {name: full[..., positions].sum(-1) for name, full in naive_attention(unet, "attn2").items()}
 
 
 @pytest.mark.parametrize("kind", ["miniature", "sd1", "sd2"])
@@ -128,3 +133,34 @@ def test_what_is_kept_does_not_grow_with_the_number_of_text_tokens():
             run(unet, tokens=tokens)
         kept.append(sum(t.untyped_storage().nbytes() for t in (*capture.layers.values(), *capture._sums.values())))
     assert kept[0] == kept[1]
+
+
+@pytest.mark.parametrize("kind", ["miniature", "sd1", "sd2"])
+def test_a_propagated_map_is_its_product_with_the_full_self_attention(kind):
+    unet = make_unet(kind)
+    size = unet.config.sample_size
+    maps = torch.rand(2, 1, size, size, generator=torch.Generator().manual_seed(1))
+    total, weights = torch.zeros(2, 1, size, size, dtype=torch.float64), 0
+    for full in naive_attention(unet, "attn1").values():
+        cells = full.shape[1]
+        side = int(cells**0.5)
+        coarse = maps.double().reshape(2, side, size // side, side, size // side).mean((2, 4)).flatten(1)
+        spread = (full @ coarse[:, :, None]).reshape(2, 1, side, side)
+        total += cells * F.interpolate(spread, (size, size), mode="bilinear")
+        weights += cells
+    with MapPropagation(unet, 1) as probe:
+        probe.maps = maps
+        run(unet)
+        got = probe.read(size, size)
+    torch.testing.assert_close(got.double(), total / weights, rtol=1e-5, atol=1e-6)
+    assert (got - maps).abs().max() > 0.1
+
+
+def test_the_unet_gives_the_same_output_while_a_map_is_propagated_and_has_its_processors_back():
+    unet = make_unet("sd2")
+    before, (plain, _) = unet.attn_processors, run(unet)
+    with MapPropagation(unet, 3) as probe:
+        probe.maps = torch.rand(2, 3, unet.config.sample_size, unet.config.sample_size)
+        probed, _ = run(unet)
+    torch.testing.assert_close(probed, plain, rtol=1e-5, atol=1e-5)
+    assert unet.attn_processors == before

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from engine.diffusion.attention import AttentionCapture
+from engine.diffusion.attention import AttentionCapture, MapPropagation
 from engine.diffusion.noise import draw_noise
 from engine.diffusion.prompt import ConceptPrompt
 from engine.labelling.attend import attend
@@ -27,6 +27,7 @@ def spec(**changes) -> LabelSpec:
         "timesteps": 10,
         "attention_steps": 4,
         "seed": 5,
+        "propagation_steps": 0,
         "presence_steps": 0,
     }
     return LabelSpec(**{**values, **changes})
@@ -84,3 +85,35 @@ def test_several_concepts_of_one_prompt_come_from_one_pass(model, monkeypatch):
 def test_the_seed_changes_the_map(model):
     first = attend(model, latents(), KEYS, parse(model), spec()).maps
     assert not torch.equal(first, attend(model, latents(), KEYS, parse(model), spec(seed=6)).maps)
+
+
+def test_self_attention_at_the_lowest_timesteps_spreads_the_map_within_each_image(model):
+    """Against a loop over images and timesteps; the letterbox neither gives nor takes."""
+    valid = torch.ones(3, 16, 16, dtype=torch.bool)
+    valid[0, 10:], valid[2, :, 5:] = False, False
+    settings = spec(propagation_steps=2)
+    got = attend(model, latents(), KEYS, parse(model), settings, valid=valid, batch_size=4).maps
+    plain = attend(model, latents(), KEYS, parse(model), spec(), valid=valid).maps
+    empty = model.encode_text([""])
+    for image, key in enumerate(KEYS):
+        noise = draw_noise(5, key, "preliminary", (4, 4, 16, 16))
+        inside = valid[image, None, None].float()
+        spread = torch.zeros(1, 2, 16, 16)
+        for step, t in enumerate([1, 101]):
+            zt = model.scheduler.add_noise(latents()[image, None], noise[step, None], torch.tensor([t]))
+            with MapPropagation(model.unet, 2) as probe, torch.no_grad():
+                probe.maps = torch.cat([plain[image, None] * inside, inside], 1)
+                model.unet(zt, torch.tensor([t]), empty)
+                spread += probe.read(16, 16)
+        torch.testing.assert_close(got[image], spread[0, :1] / spread[0, 1:], rtol=1e-4, atol=1e-7)
+    assert got[:, 0][valid].std() < plain[:, 0][valid].std()
+
+
+@pytest.mark.parametrize("presence_steps", [0, 2])
+def test_propagation_costs_no_pass_that_presence_needs_anyway(model, monkeypatch, presence_steps):
+    seen = []
+    forward = model.unet.forward
+    monkeypatch.setattr(model.unet, "forward", lambda z, *a, **k: seen.append(len(z)) or forward(z, *a, **k))
+    attend(model, latents(), KEYS, parse(model), spec(propagation_steps=1, presence_steps=presence_steps))
+    # 3 images: 4 timesteps of the first look, and in the second, steps {0} or {0, 3} without words, {0, 3} under y_b
+    assert sum(seen) == {0: 3 * (4 + 1), 2: 3 * (4 + 2 + 2)}[presence_steps]

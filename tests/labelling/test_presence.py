@@ -59,7 +59,11 @@ def reference(model, settings: LabelSpec, steps: list[int], valid: torch.Tensor)
     """One latent, one timestep and one draw at a time; the velocity of sd2 is compared as noise."""
     scores = []
     prompt = ConceptPrompt.parse(model.tokenizer, settings.prompt, [settings.concept])
-    heat = attend(model, latents(), KEYS, prompt, replace(settings, presence_steps=0)).maps[:, 0].double()
+    heat = (
+        attend(model, latents(), KEYS, prompt, replace(settings, presence_steps=0, propagation_steps=0))
+        .maps[:, 0]
+        .double()
+    )
     texts = (settings.prompt, settings.background_prompt, "")
     for z0, key, cells, shades in zip(latents(), KEYS, valid, heat, strict=True):
         noise = draw_noise(settings.seed, key, "preliminary", (5 * settings.draws, 4, 16, 16))

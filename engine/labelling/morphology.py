@@ -1,0 +1,89 @@
+"""What is done to a mask after it has been cut: smoothed along the image's edges, opened, closed, filled, weeded.
+
+All of it works on one image in its own shape, H × W pixels, without a letterbox.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional as F
+
+from engine.labelling.spec import RefinementSpec
+
+REACHES = (1, 2, 4, 8, 16)
+"""Distances, in pixels, of the eight neighbours each that a pixel listens to."""
+SHARPNESS = 0.1
+"""How unlike a neighbour may be, in standard deviations of the colours around, before it counts for little."""
+
+
+def smooth(image: Tensor, likely: Tensor, iterations: int) -> Tensor:
+    """Spread what is known of each pixel to neighbours of its colour (Araslanov & Roth 2020, arXiv 2005.08104).
+
+    Each iteration replaces p by Σ_q a(p, q) likely(q) over 8 neighbours q at each of five distances, a the softmax over
+    q of −mean over channels |x(p) − x(q)| / (0.1 σ(p)), σ the standard deviation of x over these neighbours. Beyond the
+    border the image goes on as it ends.
+
+    Args:
+        image: [3, H, W]; likely: [H, W], 0..1.
+
+    Returns:
+        [H, W], 0..1.
+    """
+    offsets = [(dy * r, dx * r) for r in REACHES for dy, dx in product((-1, 0, 1), repeat=2) if dy or dx]
+    height, width = likely.shape
+
+    def neighbours(values_CHW: Tensor) -> Tensor:
+        margin = max(REACHES)
+        padded = F.pad(values_CHW[None], (margin,) * 4, mode="replicate")[0]
+        shifted = [padded[:, margin + y : margin + y + height, margin + x : margin + x + width] for y, x in offsets]
+        return torch.stack(shifted)
+
+    around_NCHW = neighbours(image)
+    spread_CHW = around_NCHW.std(0).clamp(min=1e-6)
+    unlike_NHW = ((around_NCHW - image).abs() / (SHARPNESS * spread_CHW)).mean(1)
+    affinity_NHW = (-unlike_NHW).softmax(0)
+    for _ in range(iterations):
+        likely = (affinity_NHW * neighbours(likely[None])[:, 0]).sum(0)
+    return likely
+
+
+def tidy(mask: Tensor, heat: Tensor, settings: RefinementSpec) -> Tensor:
+    """Closing, hole filling, opening, and no pieces where M̂ is low, as far as the settings ask for them.
+
+    Args:
+        mask: [H, W] bool; heat: [H, W], M̂.
+    """
+    if not (settings.closing or settings.opening or settings.fill_holes or settings.weed):
+        return mask
+    tidied = mask.cpu().numpy()
+    if radius := settings.closing:
+        # Beyond the border lies neither object nor background: repeat what is at it.
+        padded = np.pad(tidied, radius, mode="edge")
+        tidied = ndimage.binary_closing(padded, _disc(radius))[radius:-radius, radius:-radius]
+    if settings.fill_holes:
+        tidied = ndimage.binary_fill_holes(tidied)
+    if radius := settings.opening:
+        padded = np.pad(tidied, radius, mode="edge")
+        tidied = ndimage.binary_opening(padded, _disc(radius))[radius:-radius, radius:-radius]
+    if settings.weed:
+        tidied = _weed(tidied, heat.cpu().numpy(), settings.weed)
+    return torch.from_numpy(np.ascontiguousarray(tidied)).to(mask.device)
+
+
+def _weed(mask: np.ndarray, heat: np.ndarray, least: float) -> np.ndarray:
+    """Without the pieces whose hottest pixel is cooler than `least` times the hottest pixel of all."""
+    pieces, count = ndimage.label(mask, np.ones((3, 3)))
+    if count < 2:
+        return mask
+    peaks = ndimage.maximum(heat, pieces, np.arange(1, count + 1))
+    return np.isin(pieces, 1 + np.flatnonzero(peaks >= least * peaks.max()))
+
+
+def _disc(radius: int) -> np.ndarray:
+    span = np.arange(-radius, radius + 1)
+    return span[:, None] ** 2 + span**2 <= radius**2

@@ -1,0 +1,121 @@
+"""What is done to a mask after it has been cut, against plain loops and scipy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from engine.labelling.morphology import smooth, tidy
+from engine.labelling.refinement import enlarge_smoothly, refine
+from engine.labelling.spec import RefinementSpec
+
+NOTHING = {"smoothing": 0, "closing": 0, "opening": 0, "fill_holes": False, "weed": 0.0}
+
+
+def settings(**changes) -> RefinementSpec:
+    return RefinementSpec(**{**NOTHING, **changes})
+
+
+def test_smoothing_equals_a_loop_over_pixels_and_neighbours():
+    rng = np.random.default_rng(0)
+    image, likely = rng.uniform(-1, 1, (3, 11, 14)), rng.uniform(0, 1, (11, 14))
+    got = smooth(torch.from_numpy(image), torch.from_numpy(likely), 2).numpy()
+    offsets = [(r * y, r * x) for r in (1, 2, 4, 8, 16) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)]
+    for _ in range(2):
+        after = np.empty_like(likely)
+        for y in range(11):
+            for x in range(14):
+                at = [(min(max(y + dy, 0), 10), min(max(x + dx, 0), 13)) for dy, dx in offsets]
+                colours = np.array([image[:, a, b] for a, b in at])
+                unlike = (np.abs(colours - image[:, y, x]) / (0.1 * colours.std(0, ddof=1))).mean(1)
+                affinity = np.exp(-(unlike - unlike.min()))
+                after[y, x] = (affinity / affinity.sum() * [likely[a, b] for a, b in at]).sum()
+        likely = after
+    np.testing.assert_allclose(got, likely, atol=1e-9)
+
+
+def test_smoothing_follows_the_edges_of_the_image():
+    """A guess that is wrong at every fifth pixel and off by some pixels at the edge becomes the coloured square."""
+    rng = np.random.default_rng(0)
+    truth = np.zeros((64, 64), bool)
+    truth[16:48, 16:48] = True
+    image = np.where(truth, 0.8, -0.6) + 0.02 * rng.standard_normal((3, 64, 64))
+    guess = np.roll(truth, 3, 1) ^ (rng.random((64, 64)) < 0.2)
+    got = smooth(torch.from_numpy(image), torch.from_numpy(guess).double(), 20) > 0.5
+    assert (guess ^ truth).mean() > 0.2 and (got.numpy() ^ truth).mean() < 0.04
+
+
+def test_a_picture_of_one_colour_is_smoothed_to_something_finite():
+    got = smooth(torch.zeros(3, 20, 20), torch.rand(20, 20), 3)
+    assert bool(got.isfinite().all()) and 0 <= float(got.min()) <= float(got.max()) <= 1
+
+
+def pieces() -> tuple[torch.Tensor, torch.Tensor]:
+    """Three squares, whose hottest pixels have 1, 0.8 and 0.5."""
+    mask, heat = torch.zeros(40, 60, dtype=torch.bool), torch.full((40, 60), 0.2)
+    for left, peak in ((2, 1.0), (22, 0.8), (42, 0.5)):
+        mask[5:20, left : left + 12] = True
+        heat[10, left + 3] = peak
+    heat[30, 30] = 2.0  # outside of the mask, where it does not matter
+    return mask, heat
+
+
+@pytest.mark.parametrize(("least", "kept"), [(0.0, 3), (0.4, 3), (0.7, 2), (0.9, 1), (1.0, 1)])
+def test_cool_pieces_are_weeded_out(least, kept):
+    mask, heat = pieces()
+    got = tidy(mask, heat, settings(weed=least))
+    assert ndimage.label(got.numpy())[1] == kept
+    assert bool(got[5:20, 2:14].all()) and not (got & ~mask).any()
+
+
+def test_pieces_that_touch_at_a_corner_are_one():
+    mask, heat = torch.zeros(10, 10, dtype=torch.bool), torch.zeros(10, 10)
+    mask[:5, :5], mask[5:, 5:], heat[2, 2] = True, True, 1.0
+    assert torch.equal(tidy(mask, heat, settings(weed=0.9)), mask)
+
+
+def test_opening_takes_away_what_is_thin_and_leaves_the_border_alone():
+    mask = torch.zeros(40, 40, dtype=torch.bool)
+    mask[:20, :20], mask[10, 20:35] = True, True
+    got = tidy(mask, torch.zeros(40, 40), settings(opening=2))
+    disc = np.hypot(*np.mgrid[-2:3, -2:3]) <= 2
+    expected = ndimage.binary_opening(np.pad(mask.numpy(), 2, mode="edge"), disc)[2:-2, 2:-2]
+    assert np.array_equal(got.numpy(), expected)
+    assert not got[10, 25:].any() and bool(got[:17, :17].all())
+
+
+def test_an_empty_mask_stays_empty():
+    empty = torch.zeros(9, 9, dtype=torch.bool)
+    assert not tidy(empty, torch.ones(9, 9), settings(closing=2, opening=1, fill_holes=True, weed=0.9)).any()
+
+
+@pytest.mark.parametrize(("changes", "message"), [({"weed": 1.2}, "weed is 1.2"), ({"opening": -1}, "opening is -1")])
+def test_settings_without_a_meaning_are_refused_by_name(changes, message):
+    with pytest.raises(ValueError, match=message):
+        settings(**changes)
+
+
+def test_heat_is_scaled_over_the_cells_of_the_image_alone():
+    heat = torch.arange(16.0).reshape(1, 4, 4)
+    valid = torch.ones(1, 4, 4, dtype=torch.bool)
+    valid[:, 3], heat[:, 3] = False, 99.0
+    got = enlarge_smoothly(heat, valid, 2)
+    assert (
+        got.shape == (1, 8, 8) and float(got[:, :5].amin()) == 0 and float(got[0, 4, 7]) == pytest.approx(0.8, abs=0.2)
+    )
+    assert not enlarge_smoothly(torch.full((1, 4, 4), 3.0), valid, 2).any()
+
+
+def test_clutter_that_changed_as_much_as_the_object_is_left_out_where_attention_is_low():
+    apart, heat = torch.rand(1, 64, 64) * 0.05, torch.full((1, 8, 8), 0.1)
+    apart[:, 8:32, 8:32], apart[:, 40:56, 40:56] = 0.5, 0.5
+    heat[:, 1:4, 1:4], heat[:, 5:7, 5:7] = 1.0, 0.3
+    everywhere = torch.ones(1, 8, 8, dtype=torch.bool)
+    masks = [
+        refine(torch.zeros(1, 3, 64, 64), apart, heat, everywhere, everywhere, settings(heatmap_power=power)).mask[0]
+        for power in (0.0, 2.0)
+    ]
+    assert masks[0][44:52, 44:52].all() and masks[0][12:28, 12:28].all()
+    assert not masks[1][36:].any() and masks[1][12:28, 12:28].all()
