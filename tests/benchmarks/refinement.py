@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import time
 from dataclasses import asdict, replace
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -23,29 +22,54 @@ from engine.diffusion.prompt import ConceptPrompt
 from engine.distillation.spec import DistillationSpec
 from engine.distillation.weights import ConceptModel
 from engine.labelling.attend import attend
+from engine.labelling.difference import difference
+from engine.labelling.inpainting import remove_object
 from engine.labelling.preliminary import heatmap_to_preliminary
-from engine.labelling.refinement import cut_difference, difference, enlarge, remove_object
+from engine.labelling.refinement import enlarge, refine
 from engine.labelling.spec import RefinementSpec
 from engine.miniature.scenes import draw_scene
 from engine.run.options import Method, Refinement, What, label_spec
 from tests.benchmarks.labelling import add_options, command_of, map_concepts, show, taught
 
 PAINTINGS = 4
-COMPARED = ("inpaintings", "combine", "colour", "fit", "reference", "closing", "fill_holes")
+COMPARED = {
+    "inpaintings": (1, 2, 4),
+    "combine": ("median", "mean", "minimum"),
+    "colour": ("lab", "rgb"),
+    "reference": ("image", "decoded"),
+    "heatmap_power": (0.0, 0.5, 1.0, 1.5, 2.0, 3.0),
+    "fit": ("image", "region"),
+    "rule": ("midpoint", "posterior"),
+    "smoothing": (0, 5, 10, 20),
+    "closing": (0, 2),
+    "fill_holes": (False, True),
+    "opening": (0, 1, 2),
+    "weed": (0.0, 0.6, 0.7, 0.8, 0.9),
+}
+PAPER = RefinementSpec(
+    solver="dpm++",
+    inpaint_steps=12,
+    inpaintings=1,
+    colour="rgb",
+    heatmap_power=0,
+    fit="region",
+    rule="posterior",
+    smoothing=0,
+    fill_holes=False,
+    opening=0,
+    weed=0,
+)
+"""Eq. 5 and nothing else."""
 
 
 def settings() -> list[RefinementSpec]:
-    """All that is compared: every cut, then morphology on the better ones."""
-    base = RefinementSpec(solver="dpm++", inpaint_steps=12)
-    grid = product((1, 2, 4), ("median", "mean", "minimum"), ("rgb", "lab"), ("image", "region"), ("image", "decoded"))
-    cuts = [
-        replace(base, inpaintings=n, combine=combine, colour=colour, fit=fit, reference=reference)
-        for n, combine, colour, fit, reference in grid
-        if n > 1 or combine == "median"
-    ]
-    better = replace(base, inpaintings=4, combine="median", colour="lab", fit="region")
-    morphology = [{"fill_holes": True}, {"closing": 2}, {"closing": 2, "fill_holes": True}]
-    return cuts + [replace(better, **changes) for changes in morphology]
+    """All that is compared: the default, the paper's, and every change of one setting of either."""
+    found = {}
+    for base in (RefinementSpec(solver="dpm++", inpaint_steps=12), PAPER):
+        for name, values in COMPARED.items():
+            for value in values:
+                found[replace(base, **{name: value})] = None
+    return [s for s in found if s.inpaintings > 1 or s.combine == "median"]
 
 
 def pooled_iou(mask: torch.Tensor, truth: torch.Tensor) -> float:
@@ -78,7 +102,7 @@ def measure(concept: str, arguments: argparse.Namespace) -> dict[str, Any]:
     def cut(inpainted: torch.Tensor, chosen: RefinementSpec) -> float:
         reference = decoded if chosen.reference == "decoded" else images
         apart = difference(reference, inpainted[:, : chosen.inpaintings], chosen)
-        return pooled_iou(cut_difference(apart, preliminary, valid, chosen).mask, truth)
+        return pooled_iou(refine(images, apart, maps, preliminary, valid, chosen).mask, truth)
 
     return {
         "preliminary": pooled_iou(enlarge(preliminary, model.factor), truth),
