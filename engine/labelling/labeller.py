@@ -143,20 +143,13 @@ class Labeller:
         flags += find_weaknesses(
             pixels.numpy(), mask, region, contrast=refined.contrast(k), clusters=int(refined.clusters[k])
         )
-        signals = Signals.measure(
-            mask,
-            region,
-            label.heatmap,
-            separation=label.separation,
-            refined_separation=float(refined.mixture.separation[k]),
-            contrast=refined.contrast(k),
-        )
+        signals = Signals.measure(mask, region, label.heatmap, contrast=refined.contrast(k))
         return replace(
             label,
             mask=full_size,
             bbox=bounding_box(full_size),
             area=float(full_size.mean()),
-            refined_separation=signals.refined_separation,
+            refined_separation=float(refined.mixture.separation[k]),
             quality=0.0 if USELESS & set(flags) else quality_of(signals),
             flags=flags,
             signals=signals,

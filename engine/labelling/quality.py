@@ -8,14 +8,13 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from scipy import ndimage
 
-BIAS = -7.57
+BIAS = -5.51
 WEIGHTS: dict[str, float] = {
-    "separation": 3.78,
-    "refined_separation": 0.44,
-    "kept": -1.19,
-    "contrast": 0.76,
-    "compactness": 1.78,
-    "agreement": 4.41,
+    "kept": 0.76,
+    "contrast": 0.4,
+    "compactness": 2.29,
+    "agreement": 4.57,
+    "heat_gap": 1.29,
 }
 """Fitted to the IoU of masks of miniature scenes by `tests/benchmarks/quality.py`; see docs/results/quality.json."""
 
@@ -25,19 +24,18 @@ class Signals:
     """What is known about a mask without ground truth.
 
     Attributes:
-        separation, refined_separation: of the mixtures of the heatmap and of the difference, 0..1.
         kept: area of M over that of M_pre, 0..1: little of it means that M_pre covered something else.
         contrast: distance of the difference's two means, about 0..1.
         compactness: fraction of M in its largest connected piece, 0..1.
         agreement: Pearson correlation of the heatmap with M, -1..1.
+        heat_gap: mean of the heatmap, scaled to 0..1, over M less that over the rest of M_pre, -1..1.
     """
 
-    separation: float
-    refined_separation: float
     kept: float
     contrast: float
     compactness: float
     agreement: float
+    heat_gap: float
 
     @classmethod
     def measure(
@@ -46,8 +44,6 @@ class Signals:
         region: np.ndarray,
         heatmap: np.ndarray,
         *,
-        separation: float,
-        refined_separation: float,
         contrast: float,
     ) -> Signals:
         """Signals of M.
@@ -59,12 +55,11 @@ class Signals:
         pieces, count = ndimage.label(mask)
         largest = np.bincount(pieces.ravel())[1:].max() if count else 0
         return cls(
-            separation=separation,
-            refined_separation=refined_separation,
             kept=float(mask.sum() / max(region.sum(), 1)),
             contrast=contrast,
             compactness=float(largest / max(mask.sum(), 1)),
             agreement=_correlation(heatmap, mask),
+            heat_gap=_gap(heatmap, mask, region),
         )
 
 
@@ -76,6 +71,16 @@ def _correlation(heatmap: np.ndarray, mask: np.ndarray) -> float:
     if not covered.std() or not shades.std():
         return 0.0
     return float(np.corrcoef(shades, covered)[0, 1])
+
+
+def _gap(heatmap: np.ndarray, mask: np.ndarray, region: np.ndarray) -> float:
+    """Mean heat inside the mask less that in the rest of the region; 0 where one of them is empty."""
+    factor, rest = len(mask) // len(heatmap), region & ~mask
+    if not mask.any() or not rest.any():
+        return 0.0
+    heat = heatmap.astype(np.float64)
+    unit = ((heat - heat.min()) / max(np.ptp(heat), 1e-12)).repeat(factor, 0).repeat(factor, 1)
+    return float(unit[mask].mean() - unit[rest].mean())
 
 
 def quality_of(signals: Signals) -> float:

@@ -33,10 +33,18 @@ from engine.miniature.things import CONCEPTS
 RULES = ("posterior", "midpoint")
 
 
-def measure(model: LatentDiffusion, concept: str, *, count: int, seed: int, batch: int = 8) -> dict[str, Any]:
+def measure(
+    model: LatentDiffusion,
+    concept: str,
+    *,
+    count: int,
+    seed: int,
+    propagation_steps: int = LabelSpec.propagation_steps,
+    batch: int = 8,
+) -> dict[str, Any]:
     """Figures of one concept on `count` scenes of `seed`."""
     prompt = f"a photo of a {concept}"
-    spec = LabelSpec(concept=concept, prompt=prompt, presence_steps=0)
+    spec = LabelSpec(concept=concept, prompt=prompt, presence_steps=0, propagation_steps=propagation_steps)
     tokens = model.tokenizer.convert_ids_to_tokens(model.tokenizer(prompt).input_ids)
     (own,) = locate_concept(model.tokenizer, prompt, concept)
     length = model.tokenizer.model_max_length
@@ -87,13 +95,20 @@ def main() -> None:
     parser.add_argument("--model", default=str(model_path()), help="folder of the model")
     parser.add_argument("--count", type=int, default=120, help="scenes per concept")
     parser.add_argument("--seed", type=int, default=3, help="of the scenes")
+    parser.add_argument("--propagation-steps", type=int, default=LabelSpec.propagation_steps, help="0: M̂ of the paper")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
     model = load_model(find_model(arguments.model))
     began = time.perf_counter()
     concepts = {}
     for concept in CONCEPTS:
-        concepts[concept] = measure(model, concept, count=arguments.count, seed=arguments.seed)
+        concepts[concept] = measure(
+            model,
+            concept,
+            count=arguments.count,
+            seed=arguments.seed,
+            propagation_steps=arguments.propagation_steps,
+        )
         print(concept, json.dumps(concepts[concept]), flush=True)
     figures = {
         "command": "python -m tests.benchmarks.miniature --json docs/results/miniature.json",
