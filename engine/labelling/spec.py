@@ -83,8 +83,8 @@ class LabelSpec:
             belong together; 0 leaves M̂ as the paper has it.
         presence_steps: at how many of the timesteps the noise is also predicted under y_b and under no words, to tell
             whether the concept is there at all; 0 leaves it out.
-        presence_threshold: a smaller presence score makes an image `absent`, with an empty mask. Of miniature scenes, the
-            default loses 4 of 80 with the concept and finds 13 of 16 without it (docs/results/labelling.json).
+        presence_threshold: a smaller presence score makes an image `absent`, with an empty mask. Of miniature scenes,
+            the default loses 4 of 80 with the concept and finds 13 of 16 without it (docs/results/labelling.json).
         seed: seed of the run; a sample's noise derives from (seed, key, stage).
         mixture_rule: where the preliminary mixture's threshold lies.
         refinement: of the masks, by inpainting.
