@@ -136,8 +136,8 @@ class MapPropagation(_Probe):
 
     layer = ".attn1."
 
-    def __init__(self, unet: UNet2DConditionModel, channels: int, *, per_layer: bool = False) -> None:
-        super().__init__(unet, channels, per_layer=per_layer)
+    def __init__(self, unet: UNet2DConditionModel, channels: int) -> None:
+        super().__init__(unet, channels)
         self.maps = torch.zeros(0)
 
     def columns(self, keys: int) -> Tensor:

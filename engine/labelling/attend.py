@@ -33,6 +33,7 @@ from engine.diffusion.model import LatentDiffusion
 from engine.diffusion.noise import add_noise, draw_noise
 from engine.diffusion.prompt import ConceptPrompt
 from engine.diffusion.sampling import predict_noise
+from engine.labelling.heatmap import scale_to_unit
 from engine.labelling.spec import LabelSpec
 
 STAGE = "preliminary"
@@ -169,7 +170,7 @@ def _look_again(
             begun += len(zt)
             error = torch.stack(three) * counted[image]
             errors.index_add_(1, image, error / error[0].mean((1, 2))[:, None, None])
-    *others, own = (errors * _unit_range(maps[:, 0], counted)).sum((2, 3))
+    *others, own = (errors * scale_to_unit(maps[:, 0], counted > 0)).sum((2, 3))
     if spec.propagation_steps:
         maps = spread[:, :concepts] / spread[:, concepts:]
     return Attention(maps=maps, presence=1 - own / torch.stack(others).amin(0))
@@ -180,10 +181,3 @@ def _spread_evenly(count: int, steps: int) -> Tensor:
     asked = torch.zeros(steps, dtype=torch.bool)
     asked[torch.linspace(0, steps - 1, min(count, steps)).round().long()] = True
     return asked
-
-
-def _unit_range(map_Bhw: Tensor, counted: Tensor) -> Tensor:
-    """Each map scaled to 0..1 over the cells that count, 0 elsewhere."""
-    low = map_Bhw.masked_fill(counted == 0, torch.inf).amin((1, 2), keepdim=True)
-    above = (map_Bhw - low) * counted
-    return above / above.amax((1, 2), keepdim=True).clamp(min=torch.finfo(above.dtype).tiny)

@@ -1,6 +1,6 @@
 """How many contrasts an image has: mixtures of one to three Gaussians, compared by an information criterion.
 
-An object of two contrasts (a white shirt and black trousers on grey, say) gives the evidence three clusters, and a
+An object of two contrasts (a white shirt and black trousers on grey, say) gives the difference three clusters, and a
 mixture of two may put its threshold between the object's own.
 
 Symbols: u in 0..1 is a value scaled by its item's range; K components of weight π, mean μ, variance σ².

@@ -14,9 +14,10 @@ from engine.diffusion.prompt import ConceptPrompt
 from engine.distillation.weights import ConceptModel
 from engine.labelling.attend import attend
 from engine.labelling.difference import difference
+from engine.labelling.heatmap import scale_to_bytes
 from engine.labelling.inpainting import grow, remove_object
 from engine.labelling.label import USELESS, Label
-from engine.labelling.preliminary import heatmap_to_preliminary, mask_flags, scale_to_bytes
+from engine.labelling.preliminary import heatmap_to_preliminary, mask_flags
 from engine.labelling.quality import Signals, quality_of
 from engine.labelling.refinement import Refined, refine
 from engine.labelling.spec import LabelSpec

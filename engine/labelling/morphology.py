@@ -1,4 +1,4 @@
-"""What is done to a mask after it has been cut: smoothed along the image's edges, opened, closed, filled, weeded.
+"""What is done to a mask after it has been cut: smoothed along the image's edges, closed, filled, opened, weeded out.
 
 All of it works on one image in its own shape, H × W pixels, without a letterbox.
 """
@@ -53,12 +53,12 @@ def smooth(image: Tensor, likely: Tensor, iterations: int) -> Tensor:
 
 
 def tidy(mask: Tensor, heat: Tensor, settings: RefinementSpec) -> Tensor:
-    """Closing, hole filling, opening, and no pieces where M̂ is low, as far as the settings ask for them.
+    """Closing, hole filling, opening, and no connected components where M̂ is low, as far as the settings ask for them.
 
     Args:
         mask: [H, W] bool; heat: [H, W], M̂.
     """
-    if not (settings.closing or settings.opening or settings.fill_holes or settings.weed):
+    if not (settings.closing or settings.opening or settings.fill_holes or settings.component_heat):
         return mask
     tidied = mask.cpu().numpy()
     if radius := settings.closing:
@@ -70,13 +70,13 @@ def tidy(mask: Tensor, heat: Tensor, settings: RefinementSpec) -> Tensor:
     if radius := settings.opening:
         padded = np.pad(tidied, radius, mode="edge")
         tidied = ndimage.binary_opening(padded, _disc(radius))[radius:-radius, radius:-radius]
-    if settings.weed:
-        tidied = _weed(tidied, heat.cpu().numpy(), settings.weed)
+    if settings.component_heat:
+        tidied = _drop_cool_components(tidied, heat.cpu().numpy(), settings.component_heat)
     return torch.from_numpy(np.ascontiguousarray(tidied)).to(mask.device)
 
 
-def _weed(mask: np.ndarray, heat: np.ndarray, least: float) -> np.ndarray:
-    """Without the pieces whose hottest pixel is cooler than `least` times the hottest pixel of all."""
+def _drop_cool_components(mask: np.ndarray, heat: np.ndarray, least: float) -> np.ndarray:
+    """Without the connected components whose hottest pixel is cooler than `least` times the hottest pixel of all."""
     pieces, count = ndimage.label(mask, np.ones((3, 3)))
     if count < 2:
         return mask

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from engine.labelling.mixture import Mixture, fit_mixture, heatmap_to_mask, remove_orphans
@@ -24,17 +23,6 @@ def heatmap_to_preliminary(heatmap: Tensor, valid: Tensor, *, rule: MixtureRule)
     mixture = fit_mixture(heatmap, valid, rule=rule)
     mask = remove_orphans(heatmap_to_mask(heatmap, valid, mixture), valid)
     return Preliminary(mask=mask, mixture=mixture)
-
-
-def scale_to_bytes(heatmap: Tensor, valid: Tensor) -> Tensor:
-    """Min-max scaling of each image's valid cells to 0..255, as the paper normalises scores: uint8 [B, h, w].
-
-    Constant or non-finite maps become 0 everywhere.
-    """
-    low = heatmap.masked_fill(~valid, torch.inf).amin((1, 2), keepdim=True)
-    high = heatmap.masked_fill(~valid, -torch.inf).amax((1, 2), keepdim=True)
-    scaled = (heatmap - low) / (high - low) * 255
-    return scaled.nan_to_num(0.0, 0.0, 0.0).clamp(0, 255).round().to(torch.uint8)
 
 
 def mask_flags(mask: Tensor, *, one_mode: bool) -> list[str]:

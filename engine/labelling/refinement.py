@@ -14,11 +14,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from engine.labelling.components import count_components
+from engine.labelling.heatmap import enlarge, enlarge_smoothly
 from engine.labelling.mixture import Mixture, fit_mixture
 from engine.labelling.morphology import smooth, tidy
 from engine.labelling.spec import RefinementSpec
@@ -33,7 +32,7 @@ class Refined:
         evidence: [B, H, W] float32, g's input.
         region: [B, H, W] bool, the pixels painted over.
         mixture: of the evidence.
-        clusters: [B] int64, 1 to 3: how many contrasts the evidence has.
+        clusters: [B] int64, 1 to 3: how many contrasts the differences within M_pre have.
     """
 
     mask: Tensor
@@ -71,7 +70,7 @@ def refine(
     counted = region if settings.fit == "region" else inside
     heat = enlarge_smoothly(heatmap, valid, factor)
     evidence = apart * heat**settings.heatmap_power if settings.heatmap_power else apart
-    mixture = fit_mixture(evidence, counted, rule=settings.rule)
+    mixture = fit_mixture(evidence, counted, rule=settings.refined_mixture_rule)
     mask = (evidence > mixture.threshold[:, None, None]) & region
     for i in range(len(mask)):  # each in its own shape
         height, width = int(inside[i, :, 0].sum()), int(inside[i, 0].sum())
@@ -81,21 +80,5 @@ def refine(
             likely = ((evidence[own] - mixture.threshold[i]) * step).sigmoid().float() * region[own]
             mask[own] = (smooth(images[i, :, :height, :width], likely, settings.smoothing) > 0.5) & region[own]
         mask[own] = tidy(mask[own], heat[own], settings) & region[own]
-    clusters = count_components(evidence, counted)
+    clusters = count_components(apart, region)
     return Refined(mask=mask, evidence=evidence, region=region, mixture=mixture, clusters=clusters)
-
-
-def enlarge(mask: Tensor, factor: int) -> Tensor:
-    """Masks of cells [B, h, w] as masks of pixels [B, f h, f w]."""
-    return mask.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
-
-
-def enlarge_smoothly(heatmap: Tensor, valid: Tensor, factor: int) -> Tensor:
-    """Heatmaps of cells [B, h, w] as heatmaps of pixels [B, f h, f w], scaled to 0..1 over each image's valid cells.
-
-    Constant and non-finite maps become 0.
-    """
-    low = heatmap.masked_fill(~valid, torch.inf).amin((1, 2), keepdim=True)
-    high = heatmap.masked_fill(~valid, -torch.inf).amax((1, 2), keepdim=True)
-    unit = ((heatmap - low) / (high - low)).nan_to_num(0.0, 0.0, 0.0).clamp(0, 1)
-    return F.interpolate(unit[:, None], scale_factor=factor, mode="bilinear", align_corners=False)[:, 0]

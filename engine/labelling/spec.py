@@ -35,12 +35,13 @@ class RefinementSpec:
         dilate: latent cells by which M_pre grows before it is painted over.
         heatmap_power: γ, by which M̂ weighs the differences; 0 leaves them alone, as the paper does.
         fit: pixels that the mixture is fitted to: all of the image, or those painted over.
-        rule: where the mixture's threshold lies.
+        refined_mixture_rule: where the mixture's threshold lies.
         smoothing: iterations that spread the mask along the image's own edges; 0 leaves it out.
         closing, opening: radius, in pixels of the model's canvas, of a morphological closing or opening of M; 0 leaves
             it out.
         fill_holes: fill holes of M that lie wholly inside.
-        weed: pieces of M are dropped if their largest M̂ is smaller than this share of the largest of all; 0 keeps them.
+        component_heat: connected components of M are dropped if their largest M̂ is smaller than this share of the
+            largest of all; 0 keeps them.
     """
 
     solver: Literal["ddim", "dpm++"] = "ddim"
@@ -53,18 +54,18 @@ class RefinementSpec:
     dilate: int = 0
     heatmap_power: float = 2.0
     fit: Literal["image", "region"] = "image"
-    rule: MixtureRule = "midpoint"
+    refined_mixture_rule: MixtureRule = "midpoint"
     smoothing: int = 10
     closing: int = 0
     fill_holes: bool = True
     opening: int = 1
-    weed: float = 0.8
+    component_heat: float = 0.8
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "inpaint_steps", "inpaintings")
-        check_at_least(self, 0, "dilate", "heatmap_power", "smoothing", "closing", "opening", "weed")
-        if self.weed > 1:
-            raise ValueError(f"weed is {self.weed}; it is a share between 0 and 1")
+        check_at_least(self, 0, "dilate", "heatmap_power", "smoothing", "closing", "opening", "component_heat")
+        if self.component_heat > 1:
+            raise ValueError(f"component_heat is {self.component_heat}; it is a share between 0 and 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -125,7 +125,7 @@ class Refinement:
     """How much the heatmap weighs the difference; 0 not at all, as in the paper."""
     fit: Literal["image", "region"] = RefinementSpec.fit
     """Pixels the threshold is found from: all, or those painted over."""
-    rule: Literal["posterior", "midpoint"] = RefinementSpec.rule
+    refined_mixture_rule: Literal["posterior", "midpoint"] = RefinementSpec.refined_mixture_rule
     """Where that threshold lies: where object and background are as likely, or midway between their means."""
     smoothing: int = RefinementSpec.smoothing
     """How often the mask is smoothed along the edges of the image; 0 leaves it out."""
@@ -135,8 +135,8 @@ class Refinement:
     """Fill holes of the masks."""
     opening: int = RefinementSpec.opening
     """Radius in pixels of a morphological opening, which takes away what is thin; 0 leaves it out."""
-    weed: float = RefinementSpec.weed
-    """Drop pieces of a mask whose heat is below this share of the hottest piece's; 0 keeps all."""
+    component_heat: float = RefinementSpec.component_heat
+    """Drop connected components of a mask whose heat is below this share of the hottest one's; 0 keeps all."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,8 @@ from engine.diffusion.model import LatentDiffusion, find_model, load_model
 from engine.diffusion.prompt import ConceptPrompt, locate_concept, one_hot
 from engine.evaluation.metrics import Auroc, Overlap, fit_to_protocol
 from engine.labelling.attend import attend
-from engine.labelling.preliminary import heatmap_to_preliminary, scale_to_bytes
+from engine.labelling.heatmap import scale_to_bytes
+from engine.labelling.preliminary import heatmap_to_preliminary
 from engine.labelling.spec import LabelSpec
 from engine.miniature import model_path
 from engine.miniature.scenes import draw_scene
@@ -111,7 +112,8 @@ def main() -> None:
         )
         print(concept, json.dumps(concepts[concept]), flush=True)
     figures = {
-        "command": "python -m tests.benchmarks.miniature --json docs/results/miniature.json",
+        "command": f"python -m tests.benchmarks.miniature --count {arguments.count} --seed {arguments.seed} "
+        f"--propagation-steps {arguments.propagation_steps} --json docs/results/miniature.json",
         "date": time.strftime("%Y-%m-%d"),
         "seed": arguments.seed,
         "seconds": round(time.perf_counter() - began),

@@ -23,9 +23,10 @@ from engine.distillation.spec import DistillationSpec
 from engine.distillation.weights import ConceptModel
 from engine.labelling.attend import attend
 from engine.labelling.difference import difference
+from engine.labelling.heatmap import enlarge
 from engine.labelling.inpainting import remove_object
 from engine.labelling.preliminary import heatmap_to_preliminary
-from engine.labelling.refinement import enlarge, refine
+from engine.labelling.refinement import refine
 from engine.labelling.spec import RefinementSpec
 from engine.miniature.scenes import draw_scene
 from engine.run.options import Method, Refinement, What, label_spec
@@ -39,12 +40,12 @@ COMPARED = {
     "reference": ("image", "decoded"),
     "heatmap_power": (0.0, 0.5, 1.0, 1.5, 2.0, 3.0),
     "fit": ("image", "region"),
-    "rule": ("midpoint", "posterior"),
+    "refined_mixture_rule": ("midpoint", "posterior"),
     "smoothing": (0, 5, 10, 20),
     "closing": (0, 2),
     "fill_holes": (False, True),
     "opening": (0, 1, 2),
-    "weed": (0.0, 0.6, 0.7, 0.8, 0.9),
+    "component_heat": (0.0, 0.6, 0.7, 0.8, 0.9),
 }
 PAPER = RefinementSpec(
     solver="dpm++",
@@ -53,11 +54,11 @@ PAPER = RefinementSpec(
     colour="rgb",
     heatmap_power=0,
     fit="region",
-    rule="posterior",
+    refined_mixture_rule="posterior",
     smoothing=0,
     fill_holes=False,
     opening=0,
-    weed=0,
+    component_heat=0,
 )
 """Eq. 5 and nothing else."""
 

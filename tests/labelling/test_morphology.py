@@ -7,11 +7,12 @@ import pytest
 import torch
 from scipy import ndimage
 
+from engine.labelling.heatmap import enlarge_smoothly
 from engine.labelling.morphology import smooth, tidy
-from engine.labelling.refinement import enlarge_smoothly, refine
+from engine.labelling.refinement import refine
 from engine.labelling.spec import RefinementSpec
 
-NOTHING = {"smoothing": 0, "closing": 0, "opening": 0, "fill_holes": False, "weed": 0.0}
+NOTHING = {"smoothing": 0, "closing": 0, "opening": 0, "fill_holes": False, "component_heat": 0.0}
 
 
 def settings(**changes) -> RefinementSpec:
@@ -63,9 +64,9 @@ def pieces() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize(("least", "kept"), [(0.0, 3), (0.4, 3), (0.7, 2), (0.9, 1), (1.0, 1)])
-def test_cool_pieces_are_weeded_out(least, kept):
+def test_cool_components_are_dropped(least, kept):
     mask, heat = pieces()
-    got = tidy(mask, heat, settings(weed=least))
+    got = tidy(mask, heat, settings(component_heat=least))
     assert ndimage.label(got.numpy())[1] == kept
     assert bool(got[5:20, 2:14].all()) and not (got & ~mask).any()
 
@@ -73,7 +74,7 @@ def test_cool_pieces_are_weeded_out(least, kept):
 def test_pieces_that_touch_at_a_corner_are_one():
     mask, heat = torch.zeros(10, 10, dtype=torch.bool), torch.zeros(10, 10)
     mask[:5, :5], mask[5:, 5:], heat[2, 2] = True, True, 1.0
-    assert torch.equal(tidy(mask, heat, settings(weed=0.9)), mask)
+    assert torch.equal(tidy(mask, heat, settings(component_heat=0.9)), mask)
 
 
 def test_opening_takes_away_what_is_thin_and_leaves_the_border_alone():
@@ -88,24 +89,30 @@ def test_opening_takes_away_what_is_thin_and_leaves_the_border_alone():
 
 def test_an_empty_mask_stays_empty():
     empty = torch.zeros(9, 9, dtype=torch.bool)
-    assert not tidy(empty, torch.ones(9, 9), settings(closing=2, opening=1, fill_holes=True, weed=0.9)).any()
+    assert not tidy(empty, torch.ones(9, 9), settings(closing=2, opening=1, fill_holes=True, component_heat=0.9)).any()
 
 
-@pytest.mark.parametrize(("changes", "message"), [({"weed": 1.2}, "weed is 1.2"), ({"opening": -1}, "opening is -1")])
+@pytest.mark.parametrize(
+    ("changes", "message"), [({"component_heat": 1.2}, "component_heat is 1.2"), ({"opening": -1}, "opening is -1")]
+)
 def test_settings_without_a_meaning_are_refused_by_name(changes, message):
     with pytest.raises(ValueError, match=message):
         settings(**changes)
 
 
-def test_heat_is_scaled_over_the_cells_of_the_image_alone():
-    heat = torch.arange(16.0).reshape(1, 4, 4)
-    valid = torch.ones(1, 4, 4, dtype=torch.bool)
-    valid[:, 3], heat[:, 3] = False, 99.0
-    got = enlarge_smoothly(heat, valid, 2)
-    assert (
-        got.shape == (1, 8, 8) and float(got[:, :5].amin()) == 0 and float(got[0, 4, 7]) == pytest.approx(0.8, abs=0.2)
-    )
-    assert not enlarge_smoothly(torch.full((1, 4, 4), 3.0), valid, 2).any()
+def test_enlarged_heat_is_that_of_the_image_alone_whatever_the_letterbox_holds():
+    heat = torch.rand(1, 6, 8, generator=torch.Generator().manual_seed(0))
+    valid = torch.ones(1, 6, 8, dtype=torch.bool)
+    valid[:, 4:], valid[:, :, 7:] = False, False
+    own = heat[0, :4, :7].numpy()
+    unit = (own - own.min()) / np.ptp(own)
+    where = [np.clip((np.arange(3 * n) + 0.5) / 3 - 0.5, 0, n - 1) for n in unit.shape]
+    expected = ndimage.map_coordinates(unit, np.meshgrid(*where, indexing="ij"), order=1)
+    for junk in (0.0, 99.0, float("nan")):
+        got = enlarge_smoothly(torch.where(valid, heat, junk), valid, 3)[0].numpy()
+        np.testing.assert_allclose(got[:12, :21], expected, atol=1e-6)
+        assert not got[12:].any() and not got[:, 21:].any()
+    assert not enlarge_smoothly(torch.full((1, 6, 8), 3.0), valid, 2).any()
 
 
 def test_clutter_that_changed_as_much_as_the_object_is_left_out_where_attention_is_low():

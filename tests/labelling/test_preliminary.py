@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from engine.labelling.preliminary import heatmap_to_preliminary, mask_flags, scale_to_bytes
+from engine.labelling.heatmap import scale_to_bytes
+from engine.labelling.preliminary import heatmap_to_preliminary, mask_flags
 
 
 def bump(cells: int = 16) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,8 +9,9 @@ from scipy import ndimage
 from sklearn.mixture import GaussianMixture
 
 from engine.labelling.difference import difference, to_lab
+from engine.labelling.heatmap import enlarge
 from engine.labelling.inpainting import grow
-from engine.labelling.refinement import Refined, enlarge, refine
+from engine.labelling.refinement import Refined, refine
 from engine.labelling.spec import RefinementSpec
 
 CELLS, FACTOR = 16, 8
@@ -35,11 +36,11 @@ def paper(**changes) -> RefinementSpec:
     plain = {
         "heatmap_power": 0,
         "fit": "region",
-        "rule": "posterior",
+        "refined_mixture_rule": "posterior",
         "smoothing": 0,
         "fill_holes": False,
         "opening": 0,
-        "weed": 0,
+        "component_heat": 0,
     }
     return RefinementSpec(**{**plain, **changes})
 
