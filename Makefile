@@ -45,5 +45,5 @@ $(STAMP): pyproject.toml deploy/constraints.txt
 	    $(PYTHON) -m venv --clear $(VENV); \
 	fi
 	@echo "Installing the dependencies into $(VENV) (the first time a few minutes) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c deploy/constraints.txt -e '.[dev,s3]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c deploy/constraints.txt -e '.[dev,onnx,s3]'
 	@touch $@
