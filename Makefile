@@ -19,7 +19,7 @@ setup: $(STAMP) ## make the virtual environment .venv with the pinned dependenci
 	@echo "Ready: $(VENV) has what pyproject.toml and deploy/constraints.txt ask for."
 
 demo: $(STAMP) ## label the bundled corpus on a local Ray cluster (CONCEPT=bird, ARGS="--limit 50"); run again, it resumes
-	@PATH="$(CURDIR)/$(BIN):$$PATH" deploy/demo.sh --concept "$(CONCEPT)" --profile fast --steps 150 $(ARGS)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" deploy/demo.sh label --concept "$(CONCEPT)" --profile fast --steps 150 $(ARGS)
 
 test: $(STAMP) ## run the tests (ARGS="tests/corpus -x"); those that need a GPU or kill processes: ARGS="-m gpu", ARGS="-m chaos"
 	$(BIN)/python -m pytest $(ARGS)

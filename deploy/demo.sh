@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs jobs/label.py as a Ray job: `deploy/demo.sh --concept car --profile fast`, arguments are the job's.
+# Runs a file of jobs/ as a Ray job: `deploy/demo.sh label --concept car --profile fast` submits `python jobs/label.py ...`.
 #
 # With RAY_ADDRESS (or RAY_API_SERVER_ADDRESS) set, the job goes to that cluster, which is neither started nor stopped.
 # Otherwise a local cluster is started for this one job, on free ports and with a token of its own, so that it meets no
@@ -9,6 +9,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+[ -f "jobs/${1:-}.py" ] || { echo "demo: there is no jobs/${1:-}.py. Usage: deploy/demo.sh JOB [OPTION ...]" >&2; exit 2; }
+script=jobs/$1.py
+shift
+
 START_SECONDS=90 # Ray needs about 10 on two cores
 STOP_SECONDS=20
 
@@ -17,7 +21,7 @@ command -v ray >/dev/null || { echo "demo: there is no 'ray' in PATH. Run 'make 
 
 if [ -n "${RAY_API_SERVER_ADDRESS:-${RAY_ADDRESS:-}}" ]; then
     echo "Using the Ray cluster at ${RAY_API_SERVER_ADDRESS:-$RAY_ADDRESS}"
-    exec ray job submit --working-dir . -- python jobs/label.py "$@"
+    exec ray job submit --working-dir . -- python "$script" "$@"
 fi
 
 # --- a cluster of our own ---
@@ -110,7 +114,7 @@ until [ -f "$folder/ray_current_cluster" ] && api GET /api/jobs/ >/dev/null; do
 done
 
 # In the background, because bash runs traps while it waits but not while a foreground command runs.
-ray job submit -- python jobs/label.py "$@" &
+ray job submit -- python "$script" "$@" &
 submit_pid=$!
 code=0
 wait "$submit_pid" || code=$?
