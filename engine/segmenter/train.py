@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from engine.diffusion.training import Checkpoint, warmup_cosine
+from engine.diffusion.training import Checkpoint, Progress, warmup_cosine
 from engine.segmenter.examples import Example
 from engine.segmenter.spec import SegmenterSpec
 from engine.segmenter.unet import build_unet, images_to_tensor
@@ -31,22 +31,23 @@ RECENT = 50
 """Steps that the loss told of is the mean of."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """What the loop tells now and then: `step` of `steps` is done, at this mean loss and IoU of late."""
-
-    step: int
-    steps: int
-    loss: float
-    iou: float
-
-
 @dataclass(kw_only=True)
 class History:
     """Loss, and IoU of the thresholded prediction with the labels, of every step's batch."""
 
     losses: list[float] = field(default_factory=list)
     ious: list[float] = field(default_factory=list)
+
+    def summary(self, spec: SegmenterSpec, examples: int) -> dict[str, Any]:
+        """Steps, epochs, and means over the last tenth of the steps, as JSON values."""
+        tenth = max(1, len(self.losses) // 10)
+        ious = [iou for iou in self.ious[-tenth:] if not math.isnan(iou)]
+        return {
+            "steps": len(self.losses),
+            "epochs": round(len(self.losses) * spec.batch_size / examples, 2),
+            "loss": round(sum(self.losses[-tenth:]) / tenth, 5),
+            "iou": round(sum(ious) / len(ious), 5) if ious else None,
+        }
 
     def records(self, spec: SegmenterSpec, examples: int) -> Iterator[dict[str, Any]]:
         """One record per step, as JSON values; `examples` is their number."""
