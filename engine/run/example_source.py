@@ -46,12 +46,11 @@ def find_corpus(run_url: str, labelled: RunManifest, labels: Labels, input_url: 
     Raises:
         ValueError: no such corpus or labels; the message says what to do.
     """
-    where = input_url or labelled.config.get("input_url")
-    if not where and (given := labelled.config.get("where", {}).get("input")):
-        where = find_input(given, str(labelled.fingerprint.get("concept")))
+    where = input_url or labelled.config.get("input_url") or labelled.config.get("where", {}).get("input")
     if not where or "***" in where:
         raise RunError(f"{storage.redact(run_url)} does not say where its corpus is; give --input")
     try:
+        where = find_input(where, str(labelled.fingerprint.get("concept")))
         shards = list_shards(storage.absolute(where))
     except CorpusError as error:
         hint = "" if input_url else " (the corpus that the run labelled; name it with --input if it has moved)"

@@ -1,4 +1,4 @@
-"""A run whose labels are exact: bright boxes before dark grounds, labelled by the labeller that looks for brightness."""
+"""A run whose labels are exact: bright boxes, labelled by the labeller that looks for brightness."""
 
 from __future__ import annotations
 
