@@ -75,10 +75,8 @@ def evaluate_run(run: str, corpus: str, concept: str | None = None) -> dict[str,
 
 
 def _find_truth(sample: Sample, concept: str, row: dict[str, Any] | None, counts: Counter[str]) -> np.ndarray | None:
-    """The concept's mask (H, W): the one named after it, or the unnamed one unless that is another's."""
-    data = sample.masks.get(concept)
-    if data is None and sample.metadata.get("concept", concept) == concept:
-        data = sample.masks.get("")
+    """The concept's mask (H, W)."""
+    data = sample.truth(concept)
     if data is None:
         counts["no_truth"] += 1
         return None
