@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib import metadata
-from typing import Any
+from typing import Any, Protocol
 
 from engine import storage
 from engine.corpus.catalogue import list_shards
@@ -27,10 +27,43 @@ from engine.run.directory import (
     redact_config,
     subtract_receipts,
 )
+from engine.run.harvest import LeaseTask
+from engine.run.shard import LabelTask
 from engine.run.source import LabellerSource
 from schemas.label import LABEL_SCHEMA_VERSION
 from schemas.receipt import Receipt
 from schemas.run import RunManifest
+
+
+class LeasePlan(Protocol):
+    """What a driver needs of a plan, whatever is to be done to its leases.
+
+    Attributes:
+        leases: all of them; `remaining` are those without a receipt, `receipts` those of the others, by lease id.
+        task: for the workers.
+        places: what every node of a cluster must see.
+    """
+
+    @property
+    def run(self) -> LabelRun: ...
+
+    @property
+    def manifest(self) -> RunManifest: ...
+
+    @property
+    def leases(self) -> list[Lease]: ...
+
+    @property
+    def remaining(self) -> list[Lease]: ...
+
+    @property
+    def receipts(self) -> dict[str, Receipt]: ...
+
+    @property
+    def task(self) -> LeaseTask: ...
+
+    @property
+    def places(self) -> set[str]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +96,15 @@ class LabelPlan:
     @property
     def shards(self) -> int:
         return len({lease.shard.name for lease in self.leases})
+
+    @property
+    def task(self) -> LabelTask:
+        weights = self.weights if self.run.stage == "refined" else None
+        return LabelTask(source=self.source, spec=self.spec, run=self.run, weights=weights)
+
+    @property
+    def places(self) -> set[str]:
+        return {self.run.url, *{lease.shard.url for lease in self.remaining[:1]}}
 
     def describe(self) -> str:
         """The plan for a person, one fact per line."""
@@ -123,7 +165,7 @@ def plan_labelling(
     manifest = RunManifest(
         fingerprint=fields,
         config=redact_config(config or {}),
-        versions=_versions(),
+        versions=package_versions(),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
     resumed = check_manifest(run_url, manifest)
@@ -152,28 +194,37 @@ def plan_labelling(
         resumed=resumed,
         weights=weights,
     )
-    plan = _subtract_done(plan)
+    plan = _without_done(plan)
     if spec.stage == "refined" and distillation.method != "none" and adapter is None:
         plan = _plan_concept(plan, distillation)
     return plan
 
 
-def _subtract_done(plan: LabelPlan) -> LabelPlan:
+def _without_done(plan: LabelPlan) -> LabelPlan:
     """The plan without the leases that have a receipt of the same fingerprint."""
     if not plan.resumed:
         return plan
-    url, fingerprint = plan.run.url, plan.run.fingerprint
-    receipts = read_receipts(url, plan.run.stage)
-    remaining = subtract_receipts(plan.leases, receipts, url)
-    open_ids = {lease.id for lease in remaining}
-    done = {lease.id: receipts[lease.id] for lease in plan.leases if lease.id not in open_ids}
-    for receipt in done.values():
-        if receipt.fingerprint != fingerprint:
-            raise RunError(
-                f"the receipt of {receipt.lease_id} in {storage.redact(url)} has the fingerprint "
-                f"{receipt.fingerprint}, the run has {fingerprint}; use another --run"
-            )
+    remaining, done = split_done(plan.leases, plan.run)
     return replace(plan, remaining=remaining, receipts=done)
+
+
+def split_done(leases: list[Lease], run: LabelRun) -> tuple[list[Lease], dict[str, Receipt]]:
+    """The leases that are still to be done, and the receipts of the others.
+
+    Raises:
+        RunError: a receipt of another fingerprint or corpus.
+    """
+    receipts = read_receipts(run.url, run.stage)
+    remaining = subtract_receipts(leases, receipts, run.url)
+    open_ids = {lease.id for lease in remaining}
+    done = {lease.id: receipts[lease.id] for lease in leases if lease.id not in open_ids}
+    for receipt in done.values():
+        if receipt.fingerprint != run.fingerprint:
+            raise RunError(
+                f"the receipt of {receipt.lease_id} in {storage.redact(run.url)} has the fingerprint "
+                f"{receipt.fingerprint}, the run has {run.fingerprint}; use another --run"
+            )
+    return remaining, done
 
 
 def _plan_concept(plan: LabelPlan, distillation: DistillationSpec) -> LabelPlan:
@@ -185,7 +236,7 @@ def _plan_concept(plan: LabelPlan, distillation: DistillationSpec) -> LabelPlan:
     leases = plan_sample(plan.leases, distillation.sample)
     run = replace(plan.run, stage="preliminary")
     spec = replace(plan.spec, stage="preliminary")
-    sample = _subtract_done(replace(plan, spec=spec, run=run, leases=leases, remaining=leases, receipts={}))
+    sample = _without_done(replace(plan, spec=spec, run=run, leases=leases, remaining=leases, receipts={}))
     task = ConceptTask(run=run, spec=plan.spec, distillation=distillation, source=plan.source, leases=leases)
     return replace(plan, weights=weights, concept=task, sample=sample)
 
@@ -214,7 +265,8 @@ def format_bytes(size: float) -> str:
     return f"{size:.3g} TB"
 
 
-def _versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
+    """Of what shapes the results, for the reader of `run.json`."""
     versions = {"python": platform.python_version()}
     for name in ("maskmine", "torch", "diffusers", "transformers", "ray", "pyarrow", "pillow", "numpy"):
         try:
