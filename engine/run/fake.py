@@ -89,10 +89,8 @@ class FakeSynthesizer:
 
     def _make(self, index: int) -> SyntheticSample:
         settings, pure = self.settings, self.settings.is_background(index)
-        pixels = np.random.default_rng((settings.seed, index)).integers(
-            0, 64 if pure else 256, (self.SIDE, self.SIDE, 3)
-        )
-        image = pixels.astype(np.uint8)
+        noise = np.random.default_rng((settings.seed, index))
+        image = noise.integers(0, 64 if pure else 256, (self.SIDE, self.SIDE, 3), dtype=np.uint8)
         (label,) = self._label([image], [key_of(index)])
         if pure:
             label = without_object(replace(label, presence=-1.0, flags=["absent"]))

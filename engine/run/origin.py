@@ -106,7 +106,8 @@ def _find_weights(
         file, found = check_adapter(storage.absolute(given), spec, model)
         if found["distillation.adapter"] != wanted:
             raise RunError(
-                f"--adapter {storage.redact(file)} is not the one that {storage.redact(url)} was labelled with; give that"
+                f"--adapter {storage.redact(file)} is not the one that {storage.redact(url)} was labelled with; "
+                "give that one"
             )
         return file, wanted
     if adapter is not None:
