@@ -125,7 +125,7 @@ class FaultySynthesizer:
 
 @dataclass(frozen=True, kw_only=True)
 class FaultySource(FakeSource):
-    """Makes faulty labellers and synthesizers; the fault travels with the source because workers have another environment."""
+    """Makes faulty labellers and synthesizers; the fault travels with it because workers have another environment."""
 
     fault: str = ""
     once: str = ""
