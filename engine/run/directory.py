@@ -55,6 +55,10 @@ class LabelRun:
     def quarantine_url(self, lease_id: str) -> str:
         return storage.join(self.url, "quarantine", f"{lease_id}.parquet")
 
+    def images_url(self, lease_id: str) -> str:
+        """Of images that the work on the lease makes, if it does."""
+        return storage.join(self.url, "images", f"{lease_id}.tar")
+
     def find_receipt(self, lease: Lease) -> Receipt | None:
         """The receipt of a finished lease, or None if there is work to do."""
         try:
@@ -76,8 +80,8 @@ class LabelRun:
             if lease != lease_id:
                 continue
             session, _, token = owner.partition("-")
-            for url in (self.labels_url(lease_id), self.receipt_url(lease_id), self.quarantine_url(lease_id)):
-                storage.remove(storage.temporary_url(url, token))
+            for url in (self.labels_url, self.receipt_url, self.quarantine_url, self.images_url):
+                storage.remove(storage.temporary_url(url(lease_id), token))
             if session == self.session:
                 deaths += 1
             else:
@@ -151,8 +155,11 @@ def subtract_receipts(leases: list[Lease], receipts: dict[str, Receipt], url: st
     return [lease for lease in leases if lease.id not in receipts or not covers(receipts[lease.id], lease)]
 
 
-def check_manifest(url: str, manifest: RunManifest) -> bool:
+def check_manifest(url: str, manifest: RunManifest, *, option: str = "--run") -> bool:
     """Whether the run exists already, with the same fingerprint.
+
+    Args:
+        option: by which the user names the directory.
 
     Raises:
         RunError: it has another fingerprint (every difference is named), or `run.json` is unreadable.
@@ -163,13 +170,13 @@ def check_manifest(url: str, manifest: RunManifest) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise RunError(f"cannot read the run directory: {error}; use another --run") from error
+        raise RunError(f"cannot read the run directory: {error}; use another {option}") from error
     except ValueError as error:
-        raise RunError(f"{storage.redact(path)} is {error}; use another --run") from error
+        raise RunError(f"{storage.redact(path)} is {error}; use another {option}") from error
     if differences := found.differences(manifest):
         raise RunError(
             f"{storage.redact(url)} was started with other settings ({'; '.join(differences)}): give the old "
-            "settings to resume it, or another --run to start anew"
+            f"settings to resume it, or another {option} to start anew"
         )
     return True
 

@@ -21,7 +21,7 @@ from schemas.label import LABEL_SCHEMA_VERSION
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionSpec:
-    """What to predict and how; an `engine.run.plan.RunSpec`.
+    """What to predict and how; an `engine.run.source.RunSpec`.
 
     Attributes:
         short_side: that images are resized to, pixels.

@@ -1,4 +1,4 @@
-"""A driver for tests: `jobs/label.py` with fake labellers or a small model, and with faults at chosen points.
+"""A driver for tests: a job with fakes or a small model, and with faults at chosen points.
 
     python tests/pipeline/drive.py --concept car ... with FAULT=<kind>:<value> in the environment
 
@@ -8,7 +8,8 @@ first such file and dies when it is to be replaced; `stall:NAME` is `again`, but
 file that is new is enough for it where NAME ends with `!`. `start` kills workers while they load. `broken` makes
 labellers fail whatever they are given. Several faults are separated by spaces.
 
-MODEL in the environment is the folder of a diffusion model, which is then fine-tuned and labels in truth.
+MODEL in the environment is the folder of a diffusion model, which is then fine-tuned and labels in truth. With
+`JOB=synthesize` it is that job which is run, and the keys are those of samples.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,9 @@ from engine.run.concept import ConceptTask
 from engine.run.fake import FakeSource
 from engine.run.shard import Labels
 from engine.run.source import LabellerSource, ModelSource
+from engine.synthesis.sample import Samples, SyntheticSample
+from engine.synthesis.spec import SynthesisSpec, key_of
+from jobs import synthesize
 from jobs.label import main
 
 CHECKPOINT_EVERY = 2
@@ -106,9 +110,22 @@ class FaultyLabeller:
         return self.labeller(images, keys)
 
 
+@dataclass(frozen=True)
+class FaultySynthesizer:
+    """A synthesizer with whom faults happen."""
+
+    samples: Samples
+    faults: list[Fault]
+
+    def __call__(self, indices: Sequence[int]) -> list[SyntheticSample]:
+        for fault in self.faults:
+            fault.meet([key_of(index) for index in indices])
+        return self.samples(indices)
+
+
 @dataclass(frozen=True, kw_only=True)
 class FaultySource(FakeSource):
-    """Makes faulty labellers; the fault travels with the source because workers have another environment."""
+    """Makes faulty labellers and synthesizers; the fault travels with it because workers have another environment."""
 
     fault: str = ""
     once: str = ""
@@ -120,6 +137,12 @@ class FaultySource(FakeSource):
         for fault in faults:
             fault.begin()
         return FaultyLabeller(super().build(spec, device=device, threads=threads, weights=weights), faults)
+
+    def build_synthesizer(self, spec: LabelSpec, settings: SynthesisSpec, **options: Any) -> FaultySynthesizer:
+        faults = Fault.parse(self.fault, self.once)
+        for fault in faults:
+            fault.begin()
+        return FaultySynthesizer(super().build_synthesizer(spec, settings, **options), faults)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,4 +178,5 @@ def source_of_environment() -> LabellerSource:
 
 
 if __name__ == "__main__":
-    sys.exit(main(source=source_of_environment()))
+    job = synthesize.main if os.environ.get("JOB") == "synthesize" else main
+    sys.exit(job(source=source_of_environment()))
