@@ -54,7 +54,8 @@ class Samples:
     backgrounds: float = SynthesisSpec.backgrounds
     """Fraction of the samples that are pure backgrounds, with an empty mask."""
     background_guidance: float = SynthesisSpec.background_guidance
-    """w of the pure backgrounds: 0 follows the background prompt alone; below 0 also pushes away from the concept."""
+    """w of the pure backgrounds: 0 follows the background prompt alone, in half the time; below 0 also pushes away from
+    the concept."""
     seed: int = SynthesisSpec.seed
     """A sample depends on this and its index only, not on batches or workers."""
     solver: Literal["ddim", "dpm++"] = SynthesisSpec.solver

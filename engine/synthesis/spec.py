@@ -22,7 +22,8 @@ class SynthesisSpec:
         count: samples in all. It may grow later: a sample depends on its index and the other settings only.
         guidance: w between the prompts: ε̃ = w ε(y_f) − (w − 1) ε(y_b). 1 follows y_f alone.
         backgrounds: fraction of the samples that are pure backgrounds.
-        background_guidance: w of these; 0 follows y_b alone, below 0 also pushes away from the object.
+        background_guidance: w of these; 0 follows y_b alone, below 0 also pushes away from the object (Sec. F of the
+            paper: −1 is as guidance of 2 with the prompts swapped).
         seed: a sample's noise derives from (seed, key, "synthesis").
         solver: sampler; steps: its steps.
         shard_size: samples per shard, which is the unit of work.
@@ -31,7 +32,7 @@ class SynthesisSpec:
     count: int = 1000
     guidance: float = 1.0
     backgrounds: float = 0.2
-    background_guidance: float = 0.0
+    background_guidance: float = -1.0
     seed: int = 0
     solver: Literal["ddim", "dpm++"] = "dpm++"
     steps: int = 25
