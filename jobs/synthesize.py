@@ -8,7 +8,7 @@ import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine import storage
 from engine.run.command import run_command
-from engine.run.options import Running
+from engine.run.options import Running, Samples
 from engine.run.origin import find_origin
 from engine.run.source import SynthesizerSource
 from engine.run.summary import Outcome
@@ -41,29 +41,6 @@ class Origin:
     """Branch, tag or commit of a hub id."""
     adapter: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
     """Where the --adapter of the run lies now, likewise."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Samples:
-    """What to make. Only the count may change later: what is there is kept, and more is added."""
-
-    count: int = SynthesisSpec.count
-    """How many samples, pure backgrounds among them."""
-    guidance: float = SynthesisSpec.guidance
-    """w: 1 follows the prompt of the concept alone; above 1 also pushes away from background, at twice the time."""
-    backgrounds: float = SynthesisSpec.backgrounds
-    """Fraction of the samples that are pure backgrounds, with an empty mask."""
-    background_guidance: float = SynthesisSpec.background_guidance
-    """w of the pure backgrounds: 0 follows the background prompt alone, in half the time; below 0 also pushes away from
-    the concept."""
-    seed: int = SynthesisSpec.seed
-    """A sample depends on this and its index only, not on batches or workers."""
-    solver: Literal["ddim", "dpm++"] = SynthesisSpec.solver
-    """The sampler."""
-    steps: int = SynthesisSpec.steps
-    """Its steps."""
-    shard_size: int = SynthesisSpec.shard_size
-    """Samples per tar, which is also what a worker takes on at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)

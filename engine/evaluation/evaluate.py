@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 
 from engine.corpus import Defect, Lease, Sample, list_shards, open_lease
 from engine.corpus.decode import DecodeError, decode_mask
+from engine.corpus.members import Group
+from engine.corpus.source import open_source
 from engine.evaluation.metrics import Auroc, Overlap, fit_to_protocol
 from engine.evaluation.rows import (
     EvaluationError,
@@ -72,6 +75,12 @@ def evaluate_run(run: str, corpus: str, concept: str | None = None) -> dict[str,
                     refined.update(fit_to_protocol(mask, height, width), target)
                     counts["refined"] += 1
     return _report(concept, files, counts, heatmaps, preliminary, refined)
+
+
+def has_truth(corpus: str) -> bool:
+    """Whether the first shard of the corpus holds ground truth, by the names of its files alone."""
+    with closing(open_source(list_shards(corpus)[0])) as source:
+        return any(isinstance(item, Group) and item.masks for item in source.index.items)
 
 
 def _find_truth(sample: Sample, concept: str, row: dict[str, Any] | None, counts: Counter[str]) -> np.ndarray | None:

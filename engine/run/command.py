@@ -23,6 +23,7 @@ def run_command(
     job: str,
     description: str,
     arguments: list[str] | None = None,
+    prefixes: bool = False,
 ) -> int:
     """Parse `options`, call `body` with them, and return the exit code of the process.
 
@@ -33,6 +34,7 @@ def run_command(
         options: dataclass whose fields are groups of flags.
         job: name of the file in jobs/, without its ending.
         arguments: instead of those of the process.
+        prefixes: put a group's name before its flags, where it does not say otherwise.
     """
     # Their warnings are about parts that labelling does not use.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -45,7 +47,7 @@ def run_command(
                 args=arguments,
                 prog=f"python jobs/{job}.py",
                 description=description,
-                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+                config=(tyro.conf.FlagCreatePairsOff, *(() if prefixes else (tyro.conf.OmitArgPrefixes,))),
             )
         )
     except ValueError as error:

@@ -11,6 +11,7 @@ import tyro
 from engine.distillation.spec import DistillationSpec
 from engine.labelling.spec import LabelSpec, RefinementSpec
 from engine.segmenter.spec import SegmenterSpec
+from engine.synthesis.spec import SynthesisSpec
 
 PROFILES: dict[str, dict[str, Any]] = {
     "paper": {
@@ -158,6 +159,29 @@ class Distillation:
     """Of the adapters."""
     precision: Literal["float32", "bfloat16"] = DistillationSpec.precision
     """Of the forward pass; bfloat16 needs a GPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """What to make. Only the count may change later: what is there is kept, and more is added."""
+
+    count: int = SynthesisSpec.count
+    """How many samples, pure backgrounds among them."""
+    guidance: float = SynthesisSpec.guidance
+    """w: 1 follows the prompt of the concept alone; above 1 also pushes away from background, at twice the time."""
+    backgrounds: float = SynthesisSpec.backgrounds
+    """Fraction of the samples that are pure backgrounds, with an empty mask."""
+    background_guidance: float = SynthesisSpec.background_guidance
+    """w of the pure backgrounds: 0 follows the background prompt alone, in half the time; below 0 also pushes away from
+    the concept."""
+    seed: int = SynthesisSpec.seed
+    """A sample depends on this and its index only, not on batches or workers."""
+    solver: Literal["ddim", "dpm++"] = SynthesisSpec.solver
+    """The sampler."""
+    steps: int = SynthesisSpec.steps
+    """Its steps."""
+    shard_size: int = SynthesisSpec.shard_size
+    """Samples per tar, which is also what a worker takes on at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)

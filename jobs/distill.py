@@ -1,0 +1,175 @@
+"""Concept in, segmentation model out: labels, synthetic images, the segmenter, and how good they are."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+# Where the project is not installed (a job's working directory), it is found beside this file.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from engine import storage
+from engine.run.command import run_command
+from engine.run.options import (
+    Distillation,
+    Execution,
+    Method,
+    Model,
+    Refinement,
+    Samples,
+    Segmentation,
+    What,
+    Where,
+    distillation_spec,
+    find_input,
+    label_spec,
+    segmenter_spec,
+)
+from engine.run.origin import find_origin
+from engine.run.plan import LabelPlan, default_run_url, plan_labelling
+from engine.run.predict import plan_prediction
+from engine.run.segmenter import SegmenterTask, plan_training
+from engine.run.source import ModelSource
+from engine.run.summary import Outcome
+from engine.run.synthesis import plan_synthesis
+from engine.synthesis.spec import SynthesisSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Test:
+    """What the segmenter is measured on."""
+
+    test: Annotated[str | None, tyro.conf.arg(metavar="CORPUS")] = None
+    """Images with ground truth, best none of those that were labelled. Default: the images that were labelled, if they
+    have ground truth."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distill:
+    """All settings of the job."""
+
+    what: tyro.conf.OmitArgPrefixes[What]
+    where: tyro.conf.OmitArgPrefixes[Where]
+    test: tyro.conf.OmitArgPrefixes[Test]
+    model: tyro.conf.OmitArgPrefixes[Model]
+    method: tyro.conf.OmitArgPrefixes[Method]
+    refinement: tyro.conf.OmitArgPrefixes[Refinement]
+    distillation: tyro.conf.OmitArgPrefixes[Distillation]
+    synthesis: Samples
+    training: Segmentation = dataclasses.field(default_factory=lambda: Segmentation(synthetic=True))
+    execution: tyro.conf.OmitArgPrefixes[Execution]
+
+
+DESCRIPTION = """Goes all the way from a word and images without labels to a segmentation model.
+
+Stages:
+  labels      as jobs/label.py: masks of all images, with a model fine-tuned on the concept
+  synthesis   as jobs/synthesize.py: images that this model makes up, and their masks
+  training    as jobs/train.py: a U-Net that learns from both
+  evaluation  as jobs/predict.py and jobs/evaluate.py, where there is ground truth to compare with
+
+Each stage has its own job for more control; all of them share the run directory.
+
+Examples:
+  python jobs/distill.py --concept car
+  python jobs/distill.py --concept bird --input 'tars/{000000..000003}.tar' --run runs/bird --test 'held-out/*.tar'
+  python jobs/distill.py --concept car --profile fast --synthesis.count 5000 --training.steps 20000
+
+Interrupt at any time: the same command resumes. Exit code: 0 done, 1 stopped or with more failures than
+--max-failures, 2 wrong usage."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parses, plans, runs one stage after the other, and sums up; returns the exit code."""
+
+    def run(options: Distill) -> int:
+        labelling = _plan_labels(options)
+        settings = SynthesisSpec(**dataclasses.asdict(options.synthesis))
+        training = segmenter_spec(options.training)  # refused now rather than after hours of labelling
+        print(labelling.describe(), flush=True)
+        if options.execution.dry_run:
+            return 0
+        tell = functools.partial(print, flush=True)
+        # Imported here because Ray takes seconds, and many calls end before they need it.
+        from engine.pipeline.driver import on_cluster, run_plan
+        from engine.pipeline.synthesize import run_synthesis
+        from engine.pipeline.train import run_training
+
+        workers, config = options.execution.workers, dataclasses.asdict(options)
+        with on_cluster():
+            _begin("labels", tell)
+            outcomes = [run_plan(labelling, workers=workers, tell=tell)]
+            tell(outcomes[0].describe())
+            if training.synthetic:
+                _begin("synthesis", tell)
+                samples = plan_synthesis(find_origin(labelling.run.url), settings, config=config)
+                outcomes.append(run_synthesis(samples, workers=workers, tell=tell))
+                tell(outcomes[-1].describe())
+            if left := [lease for outcome in outcomes for lease in outcome.failed_leases]:
+                raise RuntimeError(f"{len(left)} leases could not be done ({left[0]})")
+            _begin("training", tell)
+            task = plan_training(run_url=labelling.run.url, spec=training, config=config)
+            run_training(task, workers=workers, tell=tell)
+            _begin("evaluation", tell)
+            _evaluate(options, labelling, task, tell)
+        tell(f"to use       python jobs/predict.py --model {storage.redact(task.url)} --input PHOTOS --output MASKS")
+        return int(any(outcome.failed(options.execution.max_failures) for outcome in outcomes))
+
+    return run_command(Distill, run, job="distill", description=DESCRIPTION, arguments=arguments, prefixes=True)
+
+
+def _begin(stage: str, tell: Any) -> None:
+    tell(f"\n== {stage}")
+
+
+def _plan_labels(options: Distill) -> LabelPlan:
+    what, where = options.what, options.where
+    return plan_labelling(
+        spec=label_spec(what, options.method, options.refinement, "refined"),
+        source=ModelSource.named(options.model.model, options.model.revision),
+        input_url=find_input(where.input, what.concept),
+        run_url=where.run or default_run_url(what.concept),
+        distillation=distillation_spec(options.distillation),
+        limit=where.limit,
+        batch_size=options.execution.batch_size,
+        config=dataclasses.asdict(options),
+    )
+
+
+def _evaluate(options: Distill, labelling: LabelPlan, task: SegmenterTask, tell: Any) -> None:
+    """Labels and the segmenter's masks against ground truth, where there is any; RUN/evaluation.json."""
+    from engine.evaluation.evaluate import evaluate_run, has_truth
+    from engine.evaluation.report import format_report
+    from engine.pipeline.predict import run_prediction
+
+    concept, run = labelling.spec.concept, labelling.run.url
+    corpus = storage.absolute(find_input(options.test.test, concept)) if options.test.test else labelling.input_url
+    results: dict[str, Any] = {}
+    if has_truth(labelling.input_url):
+        results["labels"] = evaluate_run(run, labelling.input_url, concept)
+        tell(f"{format_report(results['labels'])}\n")
+    if has_truth(corpus):
+        output = storage.join(run, "predictions")
+        limit = options.where.limit if corpus == labelling.input_url else None
+        prediction: Outcome = run_prediction(
+            plan_prediction(model=task.url, input_url=corpus, output_url=output, limit=limit),
+            workers=options.execution.workers,
+            tell=tell,
+        )
+        results["segmenter"] = evaluate_run(prediction.plan.run.url, corpus, concept)
+        tell(f"masks of the segmenter on {storage.redact(corpus)}\n{format_report(results['segmenter'])}\n")
+    if not results:
+        tell("evaluation: skipped, the images have no ground truth (name some that do with --test)")
+        return
+    storage.atomic_put((json.dumps(results, indent=2) + "\n").encode(), storage.join(run, "evaluation.json"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
