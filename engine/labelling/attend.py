@@ -72,8 +72,11 @@ class _NoisyLatents:
         self.timesteps = torch.tensor(model.sampler_timesteps(spec.timesteps)[: spec.attention_steps])
         self.alpha_bar = model.scheduler.alphas_cumprod[self.timesteps]
         steps, draws = len(self.timesteps), spec.draws
-        shape = (steps * draws, *z0.shape[1:])
-        self.noise = torch.stack([draw_noise(spec.seed, key, STAGE, shape) for key in keys]).flatten(0, 1)
+        shape = (draws, *z0.shape[1:])
+        # Noise belongs to a timestep, not to its place in the schedule: shorter schedules see some of the same z_t.
+        self.noise = torch.cat(
+            [draw_noise(spec.seed, key, f"{STAGE}/{t}", shape) for key in keys for t in self.timesteps.tolist()]
+        )
         self.image_of = torch.arange(len(z0)).repeat_interleave(steps * draws)
         self.step_of = torch.arange(steps).repeat_interleave(draws).repeat(len(z0))
 

@@ -170,10 +170,11 @@ class Labeller:
         one_mode = bool(refined.mixture.one_mode[k])
         flags = mask_flags(torch.from_numpy(mask), one_mode=one_mode)
         region = refined.region[k, : mask.shape[0], : mask.shape[1]].numpy()
+        stability, missed, clusters = float(refined.stability[k]), float(refined.missed[k]), int(refined.clusters[k])
         flags += find_weaknesses(
-            pixels.numpy(), mask, region, contrast=refined.contrast(k), clusters=int(refined.clusters[k])
+            pixels.numpy(), mask, region, contrast=refined.contrast(k), clusters=clusters, missed=missed
         )
-        signals = Signals.measure(mask, region, label.heatmap, contrast=refined.contrast(k))
+        signals = Signals.measure(mask, region, label.heatmap, stability=stability, missed=missed)
         return replace(
             label,
             mask=full_size,

@@ -37,18 +37,20 @@ def smooth(image: Tensor, likely: Tensor, iterations: int) -> Tensor:
     offsets = [(dy * r, dx * r) for r in REACHES for dy, dx in product((-1, 0, 1), repeat=2) if dy or dx]
     height, width = likely.shape
 
-    def neighbours(values_CHW: Tensor) -> Tensor:
+    def neighbours(values_CHW: Tensor) -> list[Tensor]:
         margin = max(REACHES)
         padded = F.pad(values_CHW[None], (margin,) * 4, mode="replicate")[0]
-        shifted = [padded[:, margin + y : margin + y + height, margin + x : margin + x + width] for y, x in offsets]
-        return torch.stack(shifted)
+        return [padded[:, margin + y : margin + y + height, margin + x : margin + x + width] for y, x in offsets]
 
-    around_NCHW = neighbours(image)
+    around_NCHW = torch.stack(neighbours(image))
     spread_CHW = around_NCHW.std(0).clamp(min=1e-6)
     unlike_NHW = ((around_NCHW - image).abs() / (SHARPNESS * spread_CHW)).mean(1)
     affinity_NHW = (-unlike_NHW).softmax(0)
     for _ in range(iterations):
-        likely = (affinity_NHW * neighbours(likely[None])[:, 0]).sum(0)
+        total = torch.zeros_like(likely)
+        for affinity, neighbour in zip(affinity_NHW, neighbours(likely[None]), strict=True):
+            total.addcmul_(affinity, neighbour[0])  # one by one: all at once would not stay in a CPU's cache
+        likely = total
     return likely
 
 

@@ -6,15 +6,13 @@ import math
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from scipy import ndimage
 
-BIAS = -5.51
+BIAS = -2.4
 WEIGHTS: dict[str, float] = {
-    "kept": 0.76,
-    "contrast": 0.4,
-    "compactness": 2.29,
-    "agreement": 4.57,
-    "heat_gap": 1.29,
+    "agreement": 2.59,
+    "heat_gap": 0.71,
+    "stability": 2.19,
+    "missed": -1.36,
 }
 """Fitted to the IoU of masks of miniature scenes by `tests/benchmarks/quality.py`; see docs/results/quality.json."""
 
@@ -24,27 +22,20 @@ class Signals:
     """What is known about a mask without ground truth.
 
     Attributes:
-        kept: area of M over that of M_pre, 0..1: little of it means that M_pre covered something else.
-        contrast: distance of the difference's two means, about 0..1.
-        compactness: fraction of M in its largest connected piece, 0..1.
         agreement: Pearson correlation of the heatmap with M, -1..1.
         heat_gap: mean of the heatmap, scaled to 0..1, over M less that over the rest of M_pre, -1..1.
+        stability: area of M cut a bit tighter over that of M cut a bit wider, 0..1.
+        missed: share of what changed where the heatmap is warm that M leaves out, 0..1.
     """
 
-    kept: float
-    contrast: float
-    compactness: float
     agreement: float
     heat_gap: float
+    stability: float
+    missed: float
 
     @classmethod
     def measure(
-        cls,
-        mask: np.ndarray,
-        region: np.ndarray,
-        heatmap: np.ndarray,
-        *,
-        contrast: float,
+        cls, mask: np.ndarray, region: np.ndarray, heatmap: np.ndarray, *, stability: float, missed: float
     ) -> Signals:
         """Signals of M.
 
@@ -52,14 +43,11 @@ class Signals:
             mask, region: (f h, f w) bool, M and the pixels painted over.
             heatmap: (h, w), any scale.
         """
-        pieces, count = ndimage.label(mask)
-        largest = np.bincount(pieces.ravel())[1:].max() if count else 0
         return cls(
-            kept=float(mask.sum() / max(region.sum(), 1)),
-            contrast=contrast,
-            compactness=float(largest / max(mask.sum(), 1)),
             agreement=_correlation(heatmap, mask),
             heat_gap=_gap(heatmap, mask, region),
+            stability=stability,
+            missed=missed,
         )
 
 

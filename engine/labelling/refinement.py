@@ -22,6 +22,11 @@ from engine.labelling.mixture import Mixture, fit_mixture
 from engine.labelling.morphology import smooth, tidy
 from engine.labelling.spec import RefinementSpec
 
+MARGIN = 0.1
+"""How much tighter or wider a mask is cut, in probability, to see how much of it depends on that."""
+WARM = 0.3
+"""M̂, of 1, above which what changed may belong to the object."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Refined:
@@ -33,6 +38,8 @@ class Refined:
         region: [B, H, W] bool, the pixels painted over.
         mixture: of the evidence.
         clusters: [B] int64, 1 to 3: how many contrasts the differences within M_pre have.
+        stability: [B], area of M if it were cut a bit tighter over that if it were cut a bit wider, 0..1.
+        missed: [B], share of the differences where M̂ is warm that M leaves out, 0..1.
     """
 
     mask: Tensor
@@ -40,6 +47,8 @@ class Refined:
     region: Tensor
     mixture: Mixture
     clusters: Tensor
+    stability: Tensor
+    missed: Tensor
 
     def contrast(self, item: int) -> float:
         """Distance between the evidence's two means, 0..1."""
@@ -49,7 +58,7 @@ class Refined:
     def cpu(self) -> Refined:
         """The same in host memory."""
         mixture = Mixture(**{f.name: getattr(self.mixture, f.name).cpu() for f in fields(self.mixture)})
-        moved = {name: getattr(self, name).cpu() for name in ("mask", "evidence", "region", "clusters")}
+        moved = {f.name: getattr(self, f.name).cpu() for f in fields(self) if f.name != "mixture"}
         return Refined(mixture=mixture, **moved)
 
 
@@ -72,13 +81,27 @@ def refine(
     evidence = apart * heat**settings.heatmap_power if settings.heatmap_power else apart
     mixture = fit_mixture(evidence, counted, rule=settings.refined_mixture_rule)
     mask = (evidence > mixture.threshold[:, None, None]) & region
+    stability, missed = evidence.new_zeros(2, len(mask))
     for i in range(len(mask)):  # each in its own shape
         height, width = int(inside[i, :, 0].sum()), int(inside[i, 0].sum())
         own = (i, slice(height), slice(width))
-        if settings.smoothing and mask[i].any():
+        if mask[i].any():
             step = 2 / (mixture.means[i, 1] - mixture.means[i, 0])
             likely = ((evidence[own] - mixture.threshold[i]) * step).sigmoid().float() * region[own]
-            mask[own] = (smooth(images[i, :, :height, :width], likely, settings.smoothing) > 0.5) & region[own]
+            if settings.smoothing:
+                likely = smooth(images[i, :, :height, :width], likely, settings.smoothing)
+                mask[own] = (likely > 0.5) & region[own]
+            wide, tight = (((likely > p) & region[own]).sum() for p in (0.5 - MARGIN, 0.5 + MARGIN))
+            stability[i] = tight / wide.clamp(min=1)
         mask[own] = tidy(mask[own], heat[own], settings) & region[own]
-    clusters = count_components(apart, region)
-    return Refined(mask=mask, evidence=evidence, region=region, mixture=mixture, clusters=clusters)
+        warm = apart[own] * (heat[own] > WARM)
+        missed[i] = (warm * ~mask[own]).sum() / warm.sum().clamp(min=1e-6)
+    return Refined(
+        mask=mask,
+        evidence=evidence,
+        region=region,
+        mixture=mixture,
+        clusters=count_components(apart, region),
+        stability=stability,
+        missed=missed,
+    )

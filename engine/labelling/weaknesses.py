@@ -10,18 +10,20 @@ COLOURLESS = 0.06
 """Mean chroma (largest minus smallest of RGB, of 1) of an object: below, it is black, grey or white."""
 UNIFORM = 0.03
 """Standard deviation, of 1, of the pixels around M_pre: below, there is nothing that tells what belongs there."""
+MISSED = 0.3
+"""Share of the differences where M̂ is warm that M leaves out: above, parts of an object of several contrasts lack."""
 MOST = 0.6
 """Fraction of the image covered by M_pre: above, little is left to paint from."""
 
 
 def find_weaknesses(
-    pixels: np.ndarray, mask: np.ndarray, region: np.ndarray, *, contrast: float, clusters: int
+    pixels: np.ndarray, mask: np.ndarray, region: np.ndarray, *, contrast: float, clusters: int, missed: float
 ) -> list[str]:
     """Flags of one refined mask.
 
-    low_contrast: M hardly differs from what was painted; several_contrasts: the difference has three clusters;
-    colourless: the object is black, grey or white; uniform_background: nothing but one colour around it;
-    covers_most: M_pre leaves little of the image.
+    low_contrast: M hardly differs from what was painted; several_contrasts: the difference has three clusters, and M
+    leaves out a good part of it; colourless: the object is black, grey or white; uniform_background: nothing but one
+    colour around it; covers_most: M_pre leaves little of the image.
 
     Args:
         pixels: (3, H, W) in [-1, 1]; mask, region: (H, W) bool, M and the pixels painted over.
@@ -30,7 +32,7 @@ def find_weaknesses(
     flags = []
     if contrast < LOW_CONTRAST:
         flags.append("low_contrast")
-    if clusters == 3:
+    if clusters == 3 and missed > MISSED:
         flags.append("several_contrasts")
     if mask.any() and (unit.max(0) - unit.min(0))[mask].mean() < COLOURLESS:
         flags.append("colourless")

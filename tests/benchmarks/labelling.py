@@ -4,18 +4,21 @@
 
 For each concept: preliminary masks of the bundled corpus, fine-tuning on them, then labels of scenes of a seed that was
 never trained on nor labelled, against their exact masks. A fifth as many scenes without the concept (empty ones, and
-such of other concepts) tell how well presence is recognised. Calls the engine as a worker does: no Ray, no files.
+such of other concepts) tell how well presence is recognised. The quality's ρ is that of all concepts' images together
+("pooled") and of each concept's. Calls the engine as a worker does: no Ray, no files.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -117,54 +120,105 @@ def teach(concept: str, settings: DistillationSpec, spec: LabelSpec, model_folde
     return tuned.pack(rank=settings.rank, notes={})
 
 
-def measure(concept: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """All figures of one concept."""
+PAPERS_REFINEMENT = Refinement(
+    inpaintings=1,
+    colour="rgb",
+    heatmap_power=0,
+    fit="region",
+    refined_mixture_rule="posterior",
+    smoothing=0,
+    fill_holes=False,
+    opening=0,
+    component_heat=0,
+)
+"""Eq. 5 and nothing else."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """One way to label: settings, as a job's options, and whether it is m′ that paints or m."""
+
+    method: Method
+    refinement: Refinement = field(default_factory=Refinement)
+    tuned: bool = True
+    presence: bool = True
+
+
+FAST = Method(profile="fast")
+SURE = replace(FAST, presence_steps=0)  # all images have the concept
+KINDS = {
+    "paper": Kind(method=Method(profile="paper")),
+    "fast": Kind(method=FAST),
+    "fast, m for m′": Kind(method=FAST, tuned=False, presence=False),
+    "fast, paper's refinement": Kind(method=SURE, refinement=PAPERS_REFINEMENT, presence=False),
+    "fast, paper's refinement, m for m′": Kind(method=SURE, refinement=PAPERS_REFINEMENT, tuned=False, presence=False),
+}
+"""What is measured; how well presence is told does not depend on m′."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """Figures of one kind, its masks, and the quality and IoU of each."""
+
+    figures: dict[str, Any]
+    masks: list[np.ndarray]
+    quality: np.ndarray
+    iou: np.ndarray
+
+
+def measure_kind(kind: Kind, labeller: Labeller, concept: str, scenes: list[Scene], without: list[Scene]) -> Measured:
+    """The scenes labelled, and, if presence is asked for, those without the concept."""
+    truths = [scene.masks[concept] for scene in scenes]
+    labels, seconds = label(labeller, [scene.image for scene in scenes], "with")
+    masks = [x.mask for x in labels]
+    coarse = [upsample_mask(x.preliminary_mask, *x.mask.shape[::-1]) for x in labels]
+    iou, each = overlap(masks, truths)
+    quality = np.array([x.quality for x in labels])
+    better = np.argsort(-quality, kind="stable")[: len(labels) // 2]
+    figures: dict[str, Any] = {
+        "iou": round(iou, 4),
+        "preliminary_iou": round(overlap(coarse, truths)[0], 4),
+        "iou_better_half_by_quality": round(overlap([masks[i] for i in better], [truths[i] for i in better])[0], 4),
+        "spearman_quality_iou": round(float(spearmanr(quality, each).statistic), 4),
+        "images_per_second": round(len(scenes) / seconds, 3),
+    }
+    if kind.presence:
+        absent, _ = label(labeller, [scene.image for scene in without], "without")
+        scores = [x.presence for x in labels] + [x.presence for x in absent]
+        auroc = roc_auc_score([1] * len(labels) + [0] * len(absent), scores)
+        called = {"with": sum("absent" in x.flags for x in labels), "without": sum("absent" in x.flags for x in absent)}
+        figures.update(presence_auroc=round(float(auroc), 4), called_absent=called)
+    figures["flags"] = dict(sorted(Counter(flag for x in labels for flag in x.flags).items()))
+    return Measured(figures=figures, masks=masks, quality=quality, iou=each)
+
+
+def measure(concept: str, arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Measured]]:
+    """All figures of one concept, and what they were made from."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    what = What(concept=concept)
-    specs = {p: label_spec(what, Method(profile=p), Refinement(), "refined") for p in ("paper", "fast")}
-    settings = DistillationSpec(steps=arguments.steps)
+    specs = {name: label_spec(What(concept=concept), k.method, k.refinement, "refined") for name, k in KINDS.items()}
     began = time.perf_counter()
-    weights = taught(concept, settings, specs["fast"], arguments)
+    weights = taught(concept, DistillationSpec(steps=arguments.steps), specs["fast"], arguments)
     fine_tuning = time.perf_counter() - began
     scenes = [draw_scene(arguments.seed, index, concept=concept) for index in range(arguments.count)]
     without = draw_without(concept, arguments.seed, arguments.count // 5)
-    truths = [scene.masks[concept] for scene in scenes]
-    images = [scene.image for scene in scenes]
-    result: dict[str, Any] = {
+    found = {}
+    for name, kind in KINDS.items():
+        model = load_model(find_model(arguments.model))
+        labeller = Labeller(model, specs[name], weights=weights if kind.tuned else None)
+        found[name] = measure_kind(kind, labeller, concept, scenes, without)
+        print(f"{concept}, {name}: {found[name].figures}", file=sys.stderr, flush=True)
+    fast, paper = found["fast"], found["paper"]
+    speeds = [m.figures["images_per_second"] for m in (fast, paper)]
+    figures = {
         "images": len(scenes),
         "without": len(without),
         "seconds_of_fine_tuning": round(fine_tuning),
+        **{name: one.figures for name, one in found.items()},
+        "iou_fast_against_paper": round(overlap(fast.masks, paper.masks)[0], 4),
+        "speed_fast_over_paper": round(speeds[0] / speeds[1], 2),
     }
-    masks: dict[str, list[np.ndarray]] = {}
-    for name, profile, m in (("paper", "paper", weights), ("fast", "fast", weights), ("fast, m for m′", "fast", None)):
-        labeller = Labeller(load_model(find_model(arguments.model)), specs[profile], weights=m)
-        labels, seconds = label(labeller, images, "with")
-        masks[name] = [x.mask for x in labels]
-        coarse = [upsample_mask(x.preliminary_mask, *x.mask.shape[::-1]) for x in labels]
-        iou, each = overlap(masks[name], truths)
-        quality = np.array([x.quality for x in labels])
-        better = np.argsort(-quality, kind="stable")[: len(labels) // 2]
-        half, _ = overlap([masks[name][i] for i in better], [truths[i] for i in better])
-        absent, _ = label(labeller, [scene.image for scene in without], "without")
-        scores = [x.presence for x in labels] + [x.presence for x in absent]
-        result[name] = {
-            "iou": round(iou, 4),
-            "preliminary_iou": round(overlap(coarse, truths)[0], 4),
-            "iou_better_half_by_quality": round(half, 4),
-            "spearman_quality_iou": round(float(spearmanr(quality, each).statistic), 4),
-            "presence_auroc": round(float(roc_auc_score([1] * len(labels) + [0] * len(absent), scores)), 4),
-            "images_per_second": round(len(images) / seconds, 3),
-            "called_absent": {
-                "with": sum("absent" in x.flags for x in labels),
-                "without": sum("absent" in x.flags for x in absent),
-            },
-        }
-    result["iou_fast_against_paper"] = round(overlap(masks["fast"], masks["paper"])[0], 4)
-    result["speed_fast_over_paper"] = round(
-        result["fast"]["images_per_second"] / result["paper"]["images_per_second"], 2
-    )
-    return result
+    return figures, found
 
 
 def add_options(parser: argparse.ArgumentParser, *, count: int, seed: int) -> None:
@@ -202,35 +256,41 @@ def show(figures: dict[str, Any], path: Path | None) -> None:
         path.write_text(text + "\n")
 
 
+def pooled(measured: list[dict[str, Measured]]) -> dict[str, Any]:
+    """Figures of all concepts' images together."""
+    ranks = {}
+    for name in KINDS:
+        quality, iou = (np.concatenate([getattr(m[name], of) for m in measured]) for of in ("quality", "iou"))
+        ranks[name] = round(float(spearmanr(quality, iou).statistic), 4)
+    fast, paper = ([mask for m in measured for mask in m[name].masks] for name in ("fast", "paper"))
+    return {"spearman_quality_iou": ranks, "iou_fast_against_paper": round(overlap(fast, paper)[0], 4)}
+
+
+def mean(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean over concepts of every figure that is a number."""
+
+    def of(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        names = [name for name, value in rows[0].items() if isinstance(value, float)]
+        return {name: round(float(np.mean([row[name] for row in rows])), 4) for name in names}
+
+    return {**{kind: of([row[kind] for row in found]) for kind in KINDS}, **of(found)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser, count=100, seed=3)
     arguments = parser.parse_args()
-    names = arguments.concepts.split(",")
     began = time.perf_counter()
-    found = map_concepts(measure, arguments)
-    kinds = ("paper", "fast", "fast, m for m′")
+    measured = map_concepts(measure, arguments)
     figures = {
         "command": command_of("labelling", arguments),
         "date": time.strftime("%Y-%m-%d"),
         "seed": arguments.seed,
         "steps": arguments.steps,
         "seconds": round(time.perf_counter() - began),
-        "mean": {
-            **{
-                kind: {
-                    name: round(float(np.mean([c[kind][name] for c in found.values()])), 4)
-                    for name, value in found[names[0]][kind].items()
-                    if not isinstance(value, dict)
-                }
-                for kind in kinds
-            },
-            **{
-                name: round(float(np.mean([c[name] for c in found.values()])), 4)
-                for name in ("iou_fast_against_paper", "speed_fast_over_paper")
-            },
-        },
-        "concepts": found,
+        "pooled": pooled([kinds for _, kinds in measured.values()]),
+        "mean": mean([concept for concept, _ in measured.values()]),
+        "concepts": {name: concept for name, (concept, _) in measured.items()},
     }
     show(figures, arguments.json)
 

@@ -30,7 +30,7 @@ from engine.labelling.refinement import refine
 from engine.labelling.spec import RefinementSpec
 from engine.miniature.scenes import draw_scene
 from engine.run.options import Method, Refinement, What, label_spec
-from tests.benchmarks.labelling import add_options, command_of, map_concepts, show, taught
+from tests.benchmarks.labelling import PAPERS_REFINEMENT, add_options, command_of, map_concepts, show, taught
 
 PAINTINGS = 4
 COMPARED = {
@@ -47,19 +47,7 @@ COMPARED = {
     "opening": (0, 1, 2),
     "component_heat": (0.0, 0.6, 0.7, 0.8, 0.9),
 }
-PAPER = RefinementSpec(
-    solver="dpm++",
-    inpaint_steps=12,
-    inpaintings=1,
-    colour="rgb",
-    heatmap_power=0,
-    fit="region",
-    refined_mixture_rule="posterior",
-    smoothing=0,
-    fill_holes=False,
-    opening=0,
-    component_heat=0,
-)
+PAPER = label_spec(What(concept="any"), Method(profile="fast"), PAPERS_REFINEMENT, "refined").refinement
 """Eq. 5 and nothing else."""
 
 

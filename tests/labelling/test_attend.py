@@ -37,6 +37,11 @@ def latents() -> torch.Tensor:
     return torch.randn(3, 4, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
+def noise_of(key: str, *, draws: int = 1) -> torch.Tensor:
+    """That of the four timesteps: each has its own."""
+    return torch.cat([draw_noise(5, key, f"preliminary/{t}", (draws, 4, 16, 16)) for t in (1, 101, 201, 301)])
+
+
 def parse(model, text="a photo of a car", concepts=("car",)) -> ConceptPrompt:
     return ConceptPrompt.parse(model.tokenizer, text, concepts)
 
@@ -47,7 +52,7 @@ def test_batched_timesteps_equal_a_loop_over_them(model, draws):
     got = attend(model, latents(), KEYS, prompt, spec(draws=draws), batch_size=7).maps
     context = model.encode_text([prompt.text])
     for image, key in enumerate(KEYS):
-        noise = draw_noise(5, key, "preliminary", (4 * draws, 4, 16, 16))
+        noise = noise_of(key, draws=draws)
         maps = []
         for step, t in enumerate([1, 101, 201, 301]):
             alpha_bar = model.scheduler.alphas_cumprod[t]
@@ -69,6 +74,14 @@ def test_the_timesteps_kept_apart_average_to_the_map(model):
     apart = attend(model, latents(), KEYS, parse(model), spec(), per_timestep=True).maps
     assert apart.shape == (3, 4, 1, 16, 16)
     torch.testing.assert_close(apart.mean(1), attend(model, latents(), KEYS, parse(model), spec()).maps)
+
+
+def test_a_shorter_schedule_sees_some_of_the_same_noisy_images(model):
+    """t = 1 and 101, of every 100 or of every 20."""
+    few = attend(model, latents(), KEYS, parse(model), spec(attention_steps=2), per_timestep=True).maps
+    many = spec(timesteps=50, attention_steps=6)
+    many = attend(model, latents(), KEYS, parse(model), many, per_timestep=True).maps
+    torch.testing.assert_close(few, many[:, [0, 5]], rtol=1e-5, atol=1e-8)
 
 
 def test_several_concepts_of_one_prompt_come_from_one_pass(model, monkeypatch):
@@ -96,7 +109,7 @@ def test_self_attention_at_the_lowest_timesteps_spreads_the_map_within_each_imag
     plain = attend(model, latents(), KEYS, parse(model), spec(), valid=valid).maps
     empty = model.encode_text([""])
     for image, key in enumerate(KEYS):
-        noise = draw_noise(5, key, "preliminary", (4, 4, 16, 16))
+        noise = noise_of(key)
         inside = valid[image, None, None].float()
         spread = torch.zeros(1, 2, 16, 16)
         for step, t in enumerate([1, 101]):

@@ -66,12 +66,12 @@ def reference(model, settings: LabelSpec, steps: list[int], valid: torch.Tensor)
     )
     texts = (settings.prompt, settings.background_prompt, "")
     for z0, key, cells, shades in zip(latents(), KEYS, valid, heat, strict=True):
-        noise = draw_noise(settings.seed, key, "preliminary", (5 * settings.draws, 4, 16, 16))
+        shape = (settings.draws, 4, 16, 16)
         weight = shades[cells] - shades[cells].min()
         totals = dict.fromkeys(texts, 0.0)
         for step in steps:
             t = torch.tensor([1 + 100 * step])
-            for epsilon in noise[step * settings.draws : (step + 1) * settings.draws]:
+            for epsilon in draw_noise(settings.seed, key, f"preliminary/{int(t)}", shape):
                 zt = model.scheduler.add_noise(z0[None], epsilon[None], t)
                 errors = {}
                 for text in texts:

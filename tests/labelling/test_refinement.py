@@ -147,6 +147,20 @@ def test_the_letterbox_is_never_counted_and_never_part_of_a_mask(fit):
         assert got.clusters.tolist() == [2]
 
 
+def test_stability_and_what_is_missed_are_what_counting_gives():
+    apart = make_levels((0.6, THING))
+    apart[0, 50:60, 30:60] = 0.34  # near the threshold
+    heatmap = torch.zeros(1, CELLS, CELLS)
+    heatmap[0, :8] = 1.0
+    got = refine(torch.zeros(1, 3, SIDE, SIDE), apart, heatmap, EVERYWHERE, EVERYWHERE, paper())
+    low, high = got.mixture.means[0].tolist()
+    likely = 1 / (1 + np.exp(-2 * (apart[0].double().numpy() - float(got.mixture.threshold)) / (high - low)))
+    assert float(got.stability) == pytest.approx((likely > 0.6).sum() / (likely > 0.4).sum(), abs=1e-3)
+    warm = apart[0, :66].numpy()  # half a cell and more, enlarged smoothly, is above 0.3
+    left_out = (warm * ~got.mask[0, :66].numpy()).sum() / warm.sum()
+    assert float(got.missed) == pytest.approx(left_out, abs=1e-4) and left_out > 0.1
+
+
 def test_images_of_a_batch_do_not_touch_each_other():
     batch = torch.cat([make_levels((0.4, THING)), 0.3 * make_levels((0.9, np.s_[5:50, 60:]), seed=1)])
     preliminary, valid = torch.cat([cells(3, 13, 1, 12), EVERYWHERE]), torch.cat([EVERYWHERE, cells(0, 9, 0, CELLS)])

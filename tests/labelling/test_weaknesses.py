@@ -20,29 +20,35 @@ def scene(*, thing=(0.9, 0.1, 0.1), noise: float = 0.2) -> tuple[np.ndarray, np.
 
 
 def test_an_ordinary_scene_has_no_flag():
-    assert find_weaknesses(*scene(), contrast=0.4, clusters=2) == []
+    assert find_weaknesses(*scene(), contrast=0.4, clusters=2, missed=0.1) == []
 
 
 @pytest.mark.parametrize(
     ("flag", "drawn", "found"),
     [
         ("low_contrast", {}, {"contrast": 0.02}),
-        ("several_contrasts", {}, {"clusters": 3}),
+        ("several_contrasts", {}, {"clusters": 3, "missed": 0.4}),
         ("colourless", {"thing": (0.1, 0.1, 0.1)}, {}),
         ("uniform_background", {"noise": 0.0}, {}),
     ],
 )
 def test_each_weakness_has_its_flag(flag, drawn, found):
-    assert find_weaknesses(*scene(**drawn), **{"contrast": 0.4, "clusters": 2, **found}) == [flag]
+    known = {"contrast": 0.4, "clusters": 2, "missed": 0.1}
+    assert find_weaknesses(*scene(**drawn), **{**known, **found}) == [flag]
+
+
+@pytest.mark.parametrize(("clusters", "missed"), [(3, 0.1), (2, 0.4)])
+def test_clutter_of_another_contrast_that_is_left_out_for_good_is_no_weakness(clusters, missed):
+    assert find_weaknesses(*scene(), contrast=0.4, clusters=clusters, missed=missed) == []
 
 
 def test_a_region_over_most_of_the_image_is_flagged():
     pixels, mask, region = scene()
     region[:, :] = True
     region[:2] = False
-    assert find_weaknesses(pixels, mask, region, contrast=0.4, clusters=2) == ["covers_most"]
+    assert find_weaknesses(pixels, mask, region, contrast=0.4, clusters=2, missed=0.1) == ["covers_most"]
 
 
 def test_an_empty_mask_and_a_region_over_everything_are_no_error():
     pixels, mask, region = scene()
-    assert find_weaknesses(pixels, mask & False, region | True, contrast=0.4, clusters=2) == ["covers_most"]
+    assert find_weaknesses(pixels, mask & False, region | True, contrast=0.4, clusters=2, missed=0.1) == ["covers_most"]

@@ -16,6 +16,7 @@ def test_the_default_is_the_papers_schedule():
     found = spec()
     assert (found.timesteps, found.attention_steps, found.draws) == (50, 40, 1)
     assert (found.refinement.solver, found.refinement.inpaint_steps) == ("ddim", 50)
+    assert found.refinement.inpaintings == 1
     assert found == LabelSpec(concept="fire truck", prompt="a photo of a fire truck", refinement=RefinementSpec())
 
 
