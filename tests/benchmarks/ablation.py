@@ -1,0 +1,101 @@
+"""The paper's ablation on the miniature (Table 2): labels and the U-Nets that learned from them, mean over concepts.
+
+    python -m tests.benchmarks.ablation --json docs/results/ablation.json
+
+For each concept, with the jobs a user would type: scenes without labels, labels by the fast profile, synthetic images,
+and the study `ablation` on scenes of a seed that nothing was learned from. All of it is kept in --folder and resumed
+from there. A CPU affords a narrower U-Net, smaller images and fewer steps than the paper's; they are the same for every
+row, and named in the result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.miniature.things import CONCEPTS
+from tests.benchmarks.labelling import show
+
+ROOT = Path(__file__).resolve().parents[2]
+TRAIN_SEED, TEST_SEED = 5, 3
+MEASURES = ("acc", "iou", "miou")
+
+
+def call(job: str, *options: object, log: Path) -> None:
+    """Run a job of the project with one thread; its output goes to the log."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    with log.open("ab") as file:
+        command = [sys.executable, str(ROOT / "jobs" / f"{job}.py"), *map(str, options)]
+        subprocess.run(command, check=True, stdout=file, stderr=subprocess.STDOUT, env=environment)
+
+
+def measure(concept: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The study's figures for one concept."""
+    folder = arguments.folder / concept
+    folder.mkdir(parents=True, exist_ok=True)
+    log, run = folder / "log.txt", folder / "run"
+    scenes = {"train": (TRAIN_SEED, arguments.images), "test": (TEST_SEED, arguments.test)}
+    for name, (seed, count) in scenes.items():
+        options = ("--output", folder / name, "--concept", concept, "--seed", seed, "--count", count)
+        call("miniature", *options, "--shard-size", 50, log=log)
+    options = ("--concept", concept, "--input", folder / "train", "--run", run, "--profile", "fast")
+    call("label", *options, "--workers", 1, "--max-failures", 1, log=log)
+    call("synthesize", "--run", run, "--count", arguments.synthetic, "--workers", 1, log=log)
+    options = ("--test", folder / "test", "--limit", arguments.test, "--steps", arguments.steps)
+    options += ("--train-batch-size", arguments.batch_size, "--width", arguments.width)
+    options += ("--crop", arguments.side, "--short-side", arguments.side, "--min-quality", arguments.min_quality)
+    call("evaluate", "--run", run, "--study", "ablation", *options, "--json", folder / "ablation.json", log=log)
+    return json.loads((folder / "ablation.json").read_text())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--concepts", default=",".join(CONCEPTS))
+    parser.add_argument("--images", type=int, default=400, help="scenes to label and learn from, a concept")
+    parser.add_argument("--synthetic", type=int, default=400, help="synthetic images, a concept")
+    parser.add_argument("--test", type=int, default=100, help="scenes held out, a concept")
+    parser.add_argument("--steps", type=int, default=600, help="of each U-Net")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--width", type=int, default=16, help="channels of a U-Net's first level (the default has 32)")
+    parser.add_argument("--side", type=int, default=64, help="of the images as a U-Net sees them, pixels")
+    parser.add_argument("--min-quality", type=float, default=0.0, help="labels of less are not learned from")
+    parser.add_argument("--folder", type=Path, default=Path("ablation"), help="for everything that is made")
+    parser.add_argument("--processes", type=int, default=2, help="concepts at once, one thread each")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    arguments = parser.parse_args()
+    names = arguments.concepts.split(",")
+    began = time.perf_counter()
+    with ThreadPoolExecutor(arguments.processes) as pool:
+        found = dict(zip(names, pool.map(lambda name: measure(name, arguments), names), strict=True))
+    rows = [row["row"] for row in found[names[0]]["rows"]]
+    mean = {
+        row: {
+            name: round(float(np.mean([study["rows"][place][name] for study in found.values()])), 4)
+            for name in MEASURES
+        }
+        for place, row in enumerate(rows)
+    }
+    settings = ("concepts", "images", "synthetic", "test", "steps", "batch_size", "width", "side", "min_quality")
+    options = " ".join(f"--{name.replace('_', '-')} {getattr(arguments, name)}" for name in settings)
+    figures = {
+        "command": f"python -m tests.benchmarks.ablation {options} --json docs/results/ablation.json",
+        "date": time.strftime("%Y-%m-%d"),
+        "seconds": round(time.perf_counter() - began),
+        "mean": mean,
+        "of_supervised": round(mean["U-Net on D_s ∪ D′_s"]["iou"] / mean["U-Net, supervised"]["iou"], 4),
+        "concepts": found,
+    }
+    show(figures, arguments.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jobs.distill import main
+
+BRIEF = "--concept car --limit 6 --method none --profile fast --timesteps 4 --attention-steps 2 --propagation-steps 1"
+BRIEF += " --presence-steps 1 --inpaint-steps 2 --workers 1 --synthesis.count 3 --synthesis.steps 2"
+BRIEF += " --training.steps 4 --training.batch-size 2 --training.crop 32 --training.short-side 32 --training.width 2"
+
+
+def products(run: Path) -> dict[str, bytes]:
+    """What must not change when everything is there already."""
+    names = ("*.parquet", "*.tar", "model.safetensors", "receipt.json", "evaluation.json")
+    return {str(path.relative_to(run)): path.read_bytes() for name in names for path in run.rglob(name)}
+
+
+@pytest.mark.slow
+def test_one_command_labels_synthesises_trains_and_evaluates_and_resumes(
+    ray_address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert main([*BRIEF.split(), "--run", str(run)]) == 0
+    first = products(run)
+    assert {Path(name).parts[0] for name in first} == {
+        "labels",
+        "synthetic",
+        "segmenter",
+        "predictions",
+        "evaluation.json",
+    }
+    found = json.loads((run / "evaluation.json").read_text())
+    assert found["labels"]["images"] == found["segmenter"]["images"] == 6
+    capsys.readouterr()
+
+    assert main([*BRIEF.split(), "--run", str(run)]) == 0
+    assert products(run) == first
+    told = capsys.readouterr().out
+    assert "samples: skipped" in told and "training: skipped" in told
+
+
+@pytest.mark.slow
+def test_images_without_ground_truth_are_not_evaluated(
+    ray_address: str, hostile: tuple[Path, dict[str, list]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = tmp_path / "photos"
+    corpus.mkdir()
+    (corpus / "000000.tar").write_bytes((hostile[0] / "000001.tar").read_bytes())
+    options = [*BRIEF.split(), "--input", str(corpus), "--run", str(tmp_path / "run"), "--max-failures", "1"]
+    main([*options, "--training.drop-flags", "--training.no-synthetic", "--presence-threshold", "-9"])
+    assert not (tmp_path / "run" / "evaluation.json").exists()
+    assert "evaluation: skipped" in capsys.readouterr().out
+
+
+def test_a_setting_of_a_late_stage_that_makes_no_sense_is_refused_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*BRIEF.split(), "--run", str(tmp_path / "run"), "--training.crop", "33"]) == 2
+    assert "33" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
