@@ -132,8 +132,7 @@ def train_segmenter(
     _copy_into(weights, found.weights.get("weights", {}))
     average = {name: value.detach().clone() for name, value in weights.items()}
     _copy_into(average, found.weights.get("average", {}))
-    ious = found.weights["history"]["iou"].tolist() if found.step else []
-    history = History(losses=found.losses, ious=ious)
+    history = History(losses=found.losses, ious=found.weights["history"]["iou"].tolist() if found.step else [])
     unet, optimizer = accelerator.prepare(network, optimizer)
 
     def draw(step: int) -> tuple[Tensor, Tensor]:
@@ -177,7 +176,8 @@ def train_segmenter(
             if saving or done % REPORT_EVERY == 0:
                 look(pending)
             if saving and accelerator.is_main_process:
-                state = {"weights": weights, "average": average, "history": {"iou": torch.tensor(history.ious)}}
+                ious = {"iou": torch.tensor(history.ious, dtype=torch.float64)}
+                state = {"weights": weights, "average": average, "history": ious}
                 Checkpoint(step=done, losses=history.losses, weights=state).save(checkpoint, optimizer)
                 on_checkpoint(done, history, _with_weights(spec, average, device))
     accelerator.wait_for_everyone()
