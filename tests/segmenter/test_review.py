@@ -8,7 +8,8 @@ from engine.segmenter.review import parse_review
 
 
 def test_decisions_are_read_by_shard_and_key_whatever_else_the_table_holds() -> None:
-    text = "\ufeffkey,quality,shard,decision\n000,0.5,a.tar,accept\n000,,b.tar,Reject \n'x,1,a.tar,unsure\n000,1,a.tar,reject\n"
+    text = "\ufeffkey,quality,shard,decision\n000,0.5,a.tar,accept\n000,,b.tar,Reject \n"
+    text += "'x,1,a.tar,unsure\n000,1,a.tar,reject\n"
     assert parse_review(text) == {("a.tar", "000"): "reject", ("b.tar", "000"): "reject", ("a.tar", "'x"): "unsure"}
 
 

@@ -159,7 +159,7 @@ def test_records_count_steps_and_epochs(undisturbed: tuple[dict[str, torch.Tenso
     assert [record["epoch"] for record in records] == [0, 0, 1, 1, 2, 2]
     assert records[0]["learning_rate"] == spec.learning_rate
     assert undisturbed[1].summary(spec, 7)["epochs"] == pytest.approx(24 / 7, abs=0.01)
-    assert list(History(losses=[0.1], ious=[math.nan]).records(spec, 7))[0]["iou"] is None
+    assert next(History(losses=[0.1], ious=[math.nan]).records(spec, 7))["iou"] is None
 
 
 @pytest.mark.parametrize(
