@@ -198,13 +198,11 @@ class Segmentation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Execution:
-    """How to run; nothing of this changes the labels."""
+class Running:
+    """How to run; nothing of this changes the results."""
 
     workers: Int = None
-    """Labelling processes. Default: one per GPU of the cluster, without GPUs one per CPU."""
-    batch_size: int = 8
-    """Images labelled at once by a worker."""
+    """Worker processes. Default: one per GPU of the cluster, without GPUs one per CPU."""
     max_failures: float = 0.01
     """Largest fraction of images that may end in quarantine for the exit code to be 0."""
     dry_run: bool = False
@@ -213,10 +211,21 @@ class Execution:
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"--workers is {self.workers}; it must be at least 1")
-        if self.batch_size < 1:
-            raise ValueError(f"--batch-size is {self.batch_size}; it must be at least 1")
         if not 0 <= self.max_failures <= 1:
             raise ValueError(f"--max-failures is {self.max_failures}; it is a fraction between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution(Running):
+    """How to run; nothing of this changes the labels."""
+
+    batch_size: int = 8
+    """Images labelled at once by a worker."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch_size < 1:
+            raise ValueError(f"--batch-size is {self.batch_size}; it must be at least 1")
 
 
 def label_spec(what: What, method: Method, refinement: Refinement, stage: str) -> LabelSpec:

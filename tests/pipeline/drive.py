@@ -1,4 +1,4 @@
-"""A driver for tests: `jobs/label.py` with fake labellers or a small model, and with faults at chosen points.
+"""A driver for tests: a job with fakes or a small model, and with faults at chosen points.
 
     python tests/pipeline/drive.py --concept car ... with FAULT=<kind>:<value> in the environment
 
@@ -10,7 +10,8 @@ labellers fail whatever they are given. Several faults are separated by spaces.
 
 The first argument `train` trains a segmenter instead: python tests/pipeline/drive.py train RUN OUTPUT
 
-MODEL in the environment is the folder of a diffusion model, which is then fine-tuned and labels in truth.
+MODEL in the environment is the folder of a diffusion model, which is then fine-tuned and labels in truth. With
+`JOB=synthesize` it is that job which is run, and the keys are those of samples.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,9 @@ from engine.run.segmenter import SegmenterTask, plan_training
 from engine.run.shard import Labels
 from engine.run.source import LabellerSource, ModelSource
 from engine.segmenter.spec import SegmenterSpec
+from engine.synthesis.sample import Samples, SyntheticSample
+from engine.synthesis.spec import SynthesisSpec, key_of
+from jobs import synthesize
 from jobs.label import main
 from schemas.training import TrainingReceipt
 
@@ -114,9 +118,22 @@ class FaultyLabeller:
         return self.labeller(images, keys)
 
 
+@dataclass(frozen=True)
+class FaultySynthesizer:
+    """A synthesizer with whom faults happen."""
+
+    samples: Samples
+    faults: list[Fault]
+
+    def __call__(self, indices: Sequence[int]) -> list[SyntheticSample]:
+        for fault in self.faults:
+            fault.meet([key_of(index) for index in indices])
+        return self.samples(indices)
+
+
 @dataclass(frozen=True, kw_only=True)
 class FaultySource(FakeSource):
-    """Makes faulty labellers; the fault travels with the source because workers have another environment."""
+    """Makes faulty labellers and synthesizers; the fault travels with it because workers have another environment."""
 
     fault: str = ""
     once: str = ""
@@ -128,6 +145,12 @@ class FaultySource(FakeSource):
         for fault in faults:
             fault.begin()
         return FaultyLabeller(super().build(spec, device=device, threads=threads, weights=weights), faults)
+
+    def build_synthesizer(self, spec: LabelSpec, settings: SynthesisSpec, **options: Any) -> FaultySynthesizer:
+        faults = Fault.parse(self.fault, self.once)
+        for fault in faults:
+            fault.begin()
+        return FaultySynthesizer(super().build_synthesizer(spec, settings, **options), faults)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,4 +212,5 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["train"]:
         train(*sys.argv[2:4], fault=os.environ["FAULT"], once=os.environ["FAULT_ONCE"])
         sys.exit()
-    sys.exit(main(source=source_of_environment()))
+    job = synthesize.main if os.environ.get("JOB") == "synthesize" else main
+    sys.exit(job(source=source_of_environment()))
