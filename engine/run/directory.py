@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import platform
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib import metadata
 from typing import Any
 
 from engine import storage
@@ -153,6 +156,27 @@ def subtract_receipts(leases: list[Lease], receipts: dict[str, Receipt], url: st
                 f"{now.parts}; give each corpus its own --run"
             )
     return [lease for lease in leases if lease.id not in receipts or not covers(receipts[lease.id], lease)]
+
+
+def make_manifest(fields: dict[str, Any], config: dict[str, Any] | None) -> RunManifest:
+    """The manifest of something that begins now."""
+    return RunManifest(
+        fingerprint=fields,
+        config=redact_config(config or {}),
+        versions=_versions(),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
+
+
+def _versions() -> dict[str, str]:
+    """Of what shapes the results, for the reader of `run.json`."""
+    versions = {"python": platform.python_version()}
+    for name in ("maskmine", "torch", "diffusers", "transformers", "ray", "pyarrow", "pillow", "numpy"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
 
 
 def check_manifest(url: str, manifest: RunManifest, *, option: str = "--run") -> bool:

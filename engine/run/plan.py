@@ -19,12 +19,12 @@ from engine.run.directory import (
     LabelRun,
     RunError,
     check_manifest,
+    make_manifest,
     new_session,
     read_receipts,
     subtract_receipts,
 )
 from engine.run.harvest import LeaseTask
-from engine.run.manifest import make_manifest
 from engine.run.shard import LabelTask
 from engine.run.source import LabellerSource, RunSpec
 from schemas.label import LABEL_SCHEMA_VERSION

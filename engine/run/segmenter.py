@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from engine import storage
 from engine.corpus.lease import Lease
-from engine.run.directory import RunError, check_manifest, read_manifest
+from engine.run.directory import RunError, check_manifest, make_manifest, read_manifest
 from engine.run.example_source import ExampleSource, find_corpus, find_synthetic
-from engine.run.manifest import make_manifest
 from engine.run.training import find_training, make_receipt, spread
 from engine.segmenter.review import parse_review
 from engine.segmenter.spec import SegmenterSpec

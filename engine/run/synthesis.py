@@ -18,9 +18,8 @@ from engine import storage
 from engine.corpus.catalogue import Shard
 from engine.corpus.lease import Lease
 from engine.labelling.spec import LabelSpec
-from engine.run.directory import LabelRun, check_manifest, new_session
+from engine.run.directory import LabelRun, check_manifest, make_manifest, new_session
 from engine.run.harvest import Complete, Harvest, LabellerBroken, LeaseProgress, Report, complete_lease
-from engine.run.manifest import make_manifest
 from engine.run.origin import Origin
 from engine.run.plan import split_done
 from engine.run.prefetch import Picture

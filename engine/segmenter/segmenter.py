@@ -137,7 +137,9 @@ class Segmenter:
         x = pad_to_multiple(x).to(memory_format=torch.channels_last)
         if self.window:
             # Windows see what the crops of the training showed; blended, their seams do not.
-            inferer = SlidingWindowInferer(self.window, sw_batch_size=16, overlap=OVERLAP, mode="gaussian")
+            inferer = SlidingWindowInferer(
+                self.window, sw_batch_size=16, overlap=OVERLAP, mode="gaussian", padding_mode="replicate"
+            )
             logits = inferer(x, self.network)
             assert isinstance(logits, Tensor)
         else:

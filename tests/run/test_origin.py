@@ -13,14 +13,14 @@ from engine.labelling.spec import METHOD_VERSION, LabelSpec, RefinementSpec
 from engine.run.directory import RunError, start_run
 from engine.run.fake import FakeSource
 from engine.run.origin import find_origin
-from schemas.concept import ConceptReceipt
 from schemas.run import RunManifest
+from schemas.training import TrainingReceipt
 from tests.run.origins import SPEC, start_origin
 
 
 def finish_concept(run: str, fingerprint: str) -> None:
     weights = {"name": "weights.safetensors", "bytes": 3, "sha256": hashlib.sha256(b"m'").hexdigest()}
-    receipt = ConceptReceipt(
+    receipt = TrainingReceipt(
         fingerprint=fingerprint, images={}, steps=1, first_loss=1.0, last_loss=1.0, weights=weights
     )
     storage.atomic_put(receipt.to_json().encode(), storage.join(run, "concept", "receipt.json"))
