@@ -11,7 +11,6 @@ import pytest
 
 from engine.labelling.quality import BIAS, WEIGHTS, Signals, quality_of
 
-
 GOOD = Signals(agreement=0.8, heat_gap=0.5, stability=0.9, missed=0.1)
 
 
