@@ -174,7 +174,7 @@ class Labeller:
         flags += find_weaknesses(
             pixels.numpy(), mask, region, contrast=refined.contrast(k), clusters=clusters, missed=missed
         )
-        signals = Signals.measure(mask, region, label.heatmap, stability=stability, missed=missed)
+        signals = Signals.measure(mask, region, label.heatmap, stability=stability)
         return replace(
             label,
             mask=full_size,

@@ -7,12 +7,11 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-BIAS = -4.76
+BIAS = -4.64
 WEIGHTS: dict[str, float] = {
-    "agreement": 4.78,
-    "heat_gap": 1.86,
-    "stability": 1.86,
-    "missed": -0.07,
+    "agreement": 4.87,
+    "heat_gap": 2.1,
+    "stability": 1.39,
 }
 """Fitted to the IoU of masks of miniature scenes by `tests/benchmarks/quality.py`; see docs/results/quality.json."""
 
@@ -25,18 +24,14 @@ class Signals:
         agreement: Pearson correlation of the heatmap with M, -1..1.
         heat_gap: mean of the heatmap, scaled to 0..1, over M less that over the rest of M_pre, -1..1.
         stability: area of M cut a bit tighter over that of M cut a bit wider, 0..1.
-        missed: share of what changed where the heatmap is warm that M leaves out, 0..1.
     """
 
     agreement: float
     heat_gap: float
     stability: float
-    missed: float
 
     @classmethod
-    def measure(
-        cls, mask: np.ndarray, region: np.ndarray, heatmap: np.ndarray, *, stability: float, missed: float
-    ) -> Signals:
+    def measure(cls, mask: np.ndarray, region: np.ndarray, heatmap: np.ndarray, *, stability: float) -> Signals:
         """Signals of M.
 
         Args:
@@ -47,7 +42,6 @@ class Signals:
             agreement=_correlation(heatmap, mask),
             heat_gap=_gap(heatmap, mask, region),
             stability=stability,
-            missed=missed,
         )
 
 

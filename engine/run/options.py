@@ -28,7 +28,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "propagation_steps": 4,
         "presence_steps": 8,
         "solver": "dpm++",
-        "inpaint_steps": 8,
+        "inpaint_steps": 10,
     },
 }
 """Settings that a profile stands for; each is a flag of its own, too."""
@@ -110,7 +110,7 @@ class Refinement:
     solver: Annotated[Literal["ddim", "dpm++"] | None, tyro.conf.arg(metavar="{ddim,dpm++}")] = None
     """Sampler that paints the background. (paper ddim, fast dpm++)"""
     inpaint_steps: Int = None
-    """Its steps. (paper 50, fast 8)"""
+    """Its steps. (paper 50, fast 10)"""
     guidance: float = RefinementSpec.guidance
     """w: 0 paints what --background-prompt says; below 0 also pushes away from the concept."""
     inpaintings: int = RefinementSpec.inpaintings

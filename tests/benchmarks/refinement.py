@@ -54,7 +54,7 @@ PAPER = label_spec(What(concept="any"), Method(profile="fast"), PAPERS_REFINEMEN
 def settings() -> list[RefinementSpec]:
     """All that is compared: the default, the paper's, and every change of one setting of either."""
     found = {}
-    for base in (RefinementSpec(solver="dpm++", inpaint_steps=8), PAPER):
+    for base in (RefinementSpec(solver="dpm++", inpaint_steps=10), PAPER):
         for name, values in COMPARED.items():
             for value in values:
                 found[replace(base, **{name: value})] = None

@@ -23,7 +23,7 @@ def test_the_default_is_the_papers_schedule():
 def test_the_fast_profile_is_a_schedule_and_nothing_else():
     found = spec(Method(profile="fast"))
     assert (found.timesteps, found.attention_steps) == (10, 8)
-    assert (found.refinement.solver, found.refinement.inpaint_steps) == ("dpm++", 8)
+    assert (found.refinement.solver, found.refinement.inpaint_steps) == ("dpm++", 10)
     assert found.refinement.inpaintings == spec().refinement.inpaintings
     assert found.mixture_rule == spec().mixture_rule
 
@@ -31,7 +31,7 @@ def test_the_fast_profile_is_a_schedule_and_nothing_else():
 def test_a_flag_overrides_the_profile():
     found = spec(Method(profile="fast", timesteps=20, presence_steps=0), Refinement(solver="ddim"))
     assert (found.timesteps, found.attention_steps, found.presence_steps) == (20, 8, 0)
-    assert (found.refinement.solver, found.refinement.inpaint_steps) == ("ddim", 8)
+    assert (found.refinement.solver, found.refinement.inpaint_steps) == ("ddim", 10)
 
 
 def test_settings_that_contradict_a_profile_are_refused_by_name():
