@@ -168,7 +168,8 @@ class Samples:
     count: int = SynthesisSpec.count
     """How many samples, pure backgrounds among them."""
     guidance: float = SynthesisSpec.guidance
-    """w: 1 follows the prompt of the concept alone; above 1 also pushes away from background, at twice the time."""
+    """w of the objects: 1 follows the prompt of the concept alone, in half the time; above 1 also pushes away from
+    background, which makes objects that are whole."""
     backgrounds: float = SynthesisSpec.backgrounds
     """Fraction of the samples that are pure backgrounds, with an empty mask."""
     background_guidance: float = SynthesisSpec.background_guidance
