@@ -26,6 +26,7 @@ class ExampleSource:
         labels_url: folder of label files, None where the corpus's own masks are the labels.
         leases: to be read; so many others have no labels yet.
         digest: of all images and labels there are, for the fingerprint.
+        count: of labels in all; 0 if it is not known.
     """
 
     name: str
@@ -33,6 +34,7 @@ class ExampleSource:
     labels_url: str | None
     leases: list[Lease]
     digest: str
+    count: int = 0
     unlabelled: int = 0
 
 
@@ -76,6 +78,7 @@ def find_corpus(run_url: str, labelled: RunManifest, labels: Labels, input_url: 
         labels_url=storage.join(run_url, STAGE_FOLDERS[stage]),
         leases=own,
         digest=_digest(own, receipts),
+        count=sum(receipts[lease.id].labelled for lease in own),
         unlabelled=len(leases) - len(own),
     )
 
@@ -101,6 +104,7 @@ def find_synthetic(run_url: str) -> tuple[ExampleSource, RunManifest]:
         labels_url=storage.join(url, STAGE_FOLDERS["refined"]),
         leases=leases,
         digest=_digest(leases, receipts),
+        count=sum(receipts[lease.id].labelled for lease in leases),
         unlabelled=len(shards) - len(leases),
     )
     return source, manifest
