@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 STAGE_FOLDERS = {"preliminary": "preliminary", "refined": "labels"}
 """Folder of a run directory that holds the labels of a stage."""
+FIRST = "run jobs/label.py with this --run first"
 
 
 class RunError(ValueError):
@@ -224,15 +225,22 @@ def start_run(url: str, manifest: RunManifest) -> None:
         ) from error
 
 
-def read_manifest(url: str) -> RunManifest:
-    """The manifest of a run that was started before; RunError if there is none."""
+def read_manifest(url: str, *, first: str = FIRST) -> RunManifest:
+    """The manifest of a run that was started before.
+
+    Args:
+        first: what is to be done where there is none.
+
+    Raises:
+        RunError: there is none, or an unreadable one.
+    """
     path = storage.join(url, "run.json")
     try:
         return RunManifest.from_json(storage.read_bytes(path).decode())
+    except FileNotFoundError as error:
+        raise RunError(f"there is no {storage.redact(path)}; {first}") from error
     except (OSError, ValueError) as error:
-        raise RunError(
-            f"{storage.redact(url)} is no run: its run.json cannot be read ({error}); label first"
-        ) from error
+        raise RunError(f"{storage.redact(path)} cannot be read ({error}); name another --run") from error
 
 
 def redact_config(config: dict[str, Any]) -> dict[str, Any]:

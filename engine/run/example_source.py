@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from engine import storage
 from engine.corpus.catalogue import CorpusError, list_shards
 from engine.corpus.lease import Lease, plan_leases
-from engine.run.directory import STAGE_FOLDERS, RunError, read_manifest, read_receipts, subtract_receipts
+from engine.run.directory import FIRST, STAGE_FOLDERS, RunError, read_manifest, read_receipts, subtract_receipts
 from engine.run.options import find_input
 from engine.segmenter.spec import Labels
 from schemas.receipt import Receipt
@@ -26,6 +26,7 @@ class ExampleSource:
         labels_url: folder of label files, None where the corpus's own masks are the labels.
         leases: to be read; so many others have no labels yet.
         digest: of all images and labels there are, for the fingerprint.
+        count: of labels in all; 0 if it is not known.
     """
 
     name: str
@@ -33,6 +34,7 @@ class ExampleSource:
     labels_url: str | None
     leases: list[Lease]
     digest: str
+    count: int = 0
     unlabelled: int = 0
 
 
@@ -64,7 +66,7 @@ def find_corpus(run_url: str, labelled: RunManifest, labels: Labels, input_url: 
         if receipts:
             break
     else:
-        raise RunError(f"{storage.redact(run_url)} has no {labels} labels; run jobs/label.py with this --run first")
+        raise RunError(f"{storage.redact(run_url)} has no {labels} labels; {FIRST}")
     subtract_receipts(leases, receipts, run_url)  # raises for another corpus
     _check_receipts(receipts, labelled, run_url)
     own = [lease for lease in leases if lease.id in receipts]
@@ -76,6 +78,7 @@ def find_corpus(run_url: str, labelled: RunManifest, labels: Labels, input_url: 
         labels_url=storage.join(run_url, STAGE_FOLDERS[stage]),
         leases=own,
         digest=_digest(own, receipts),
+        count=sum(receipts[lease.id].labelled for lease in own),
         unlabelled=len(leases) - len(own),
     )
 
@@ -83,27 +86,25 @@ def find_corpus(run_url: str, labelled: RunManifest, labels: Labels, input_url: 
 def find_synthetic(run_url: str) -> tuple[ExampleSource, RunManifest]:
     """The synthetic images of a run, and their own manifest; RunError if there are none."""
     url = storage.join(run_url, "synthetic")
-    hint = f"{storage.redact(run_url)} has no synthetic images; run jobs/synthesize.py with this --run first"
-    try:
-        manifest = read_manifest(url)
-    except RunError as error:
-        raise RunError(f"{hint}, or leave out --synthetic ({error})") from error
+    first = "run jobs/synthesize.py with this --run first, or leave out --synthetic"
+    manifest = read_manifest(url, first=first)
     receipts = read_receipts(url, "refined")
     _check_receipts(receipts, manifest, url)
     try:
         shards = list_shards(storage.join(url, "images"))
     except CorpusError as error:
-        raise RunError(f"{hint} ({error})") from error
+        raise RunError(f"{error} {first}") from error
     # A shard is a lease there, whatever its size.
     leases = [lease for lease in (Lease(shard=shard) for shard in shards) if lease.id in receipts]
     if not leases:
-        raise RunError(hint)
+        raise RunError(f"{storage.redact(url)} holds no finished shard; {first}")
     source = ExampleSource(
         name="synthetic",
         labels="refined",
         labels_url=storage.join(url, STAGE_FOLDERS["refined"]),
         leases=leases,
         digest=_digest(leases, receipts),
+        count=sum(receipts[lease.id].labelled for lease in leases),
         unlabelled=len(shards) - len(leases),
     )
     return source, manifest

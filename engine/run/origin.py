@@ -9,13 +9,11 @@ from typing import Any
 from engine import storage
 from engine.labelling.spec import LabelSpec
 from engine.run.concept import check_adapter, find_concept, weights_url
-from engine.run.directory import RunError
+from engine.run.directory import FIRST, RunError, read_manifest
 from engine.run.source import ModelSource, SynthesizerSource
 from schemas.run import RunManifest
 
 logger = logging.getLogger(__name__)
-
-FIRST = "run jobs/label.py with this --run first"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +53,7 @@ def find_origin(
     """
     url = storage.absolute(url)
     shown = storage.redact(url)
-    manifest = _read_manifest(url)
+    manifest = read_manifest(url)
     try:
         spec = LabelSpec.from_fingerprint(manifest.fingerprint)
     except ValueError as error:
@@ -72,16 +70,6 @@ def find_origin(
     weights, digest = _find_weights(url, manifest, spec, model_fields, adapter)
     fields = {**model_fields, "concept_weights": digest}
     return Origin(url=url, spec=spec, source=source, weights=weights, fields=fields)
-
-
-def _read_manifest(url: str) -> RunManifest:
-    path = storage.redact(storage.join(url, "run.json"))
-    try:
-        return RunManifest.from_json(storage.read_bytes(storage.join(url, "run.json")).decode())
-    except FileNotFoundError as error:
-        raise RunError(f"there is no {path}; {FIRST}") from error
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read ({error}); name another --run") from error
 
 
 def _named_source(manifest: RunManifest, shown: str, model: str | None, revision: str | None) -> ModelSource:

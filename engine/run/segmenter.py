@@ -22,7 +22,7 @@ from engine import storage
 from engine.corpus.lease import Lease
 from engine.run.directory import RunError, check_manifest, make_manifest, read_manifest
 from engine.run.example_source import ExampleSource, find_corpus, find_synthetic
-from engine.run.training import find_training, make_receipt, spread
+from engine.run.training import IMAGES_PER_LEASE, find_training, make_receipt, spread
 from engine.segmenter.review import parse_review
 from engine.segmenter.spec import SegmenterSpec
 from schemas.run import RunManifest
@@ -122,14 +122,7 @@ def plan_training(
     fields |= {f"{source.name}.images": source.digest for source in sources}
     manifest = make_manifest({**fields, **spec.fingerprint_fields()}, config)
     url = storage.absolute(output_url) if output_url else storage.join(run_url, FOLDER)
-    # No more are read than the training can look at, from some leases all over the corpus.
-    chosen, most = spread(
-        [(place, lease) for place, source in enumerate(sources) for lease in source.leases],
-        spec.steps * spec.batch_size,
-    )
-    sources = [
-        replace(source, leases=[lease for own, lease in chosen if own == place]) for place, source in enumerate(sources)
-    ]
+    sources, most = _cut(sources, spec.steps * spec.batch_size)
     return SegmenterTask(
         url=url,
         concept=concept,
@@ -140,6 +133,17 @@ def plan_training(
         manifest=manifest,
         resumed=check_manifest(url, manifest),
     )
+
+
+def _cut(sources: list[ExampleSource], examples: int) -> tuple[list[ExampleSource], int]:
+    """The sources with no more leases than the training can look at, and how many examples of each are wanted."""
+    leases = [(place, lease) for place, source in enumerate(sources) for lease in source.leases]
+    each = sum(source.count for source in sources) // len(leases)
+    chosen, most = spread(leases, examples, each=max(1, min(each, IMAGES_PER_LEASE)))
+    cut = [
+        replace(source, leases=[lease for own, lease in chosen if own == place]) for place, source in enumerate(sources)
+    ]
+    return cut, most
 
 
 def _read_review(url: str | None) -> tuple[dict[tuple[str, str], str], str]:

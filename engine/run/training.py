@@ -16,11 +16,13 @@ IMAGES_PER_LEASE = 16
 """A sample takes at least about so many images from a lease: opening one costs a read of its index."""
 
 
-def spread(leases: Sequence[Item], images: int) -> tuple[list[Item], int]:
-    """Some of the leases, spread evenly, and how many images of each make about `images` together."""
-    if not leases:
-        return [], 0
-    count = min(len(leases), max(1, -(-images // IMAGES_PER_LEASE)))
+def spread(leases: Sequence[Item], images: int, *, each: int = IMAGES_PER_LEASE) -> tuple[list[Item], int]:
+    """Some of the leases, spread evenly, and how many images of each make about `images` together.
+
+    Args:
+        each: images that any lease can give.
+    """
+    count = min(len(leases), max(1, -(-images // each)))
     return [leases[index * len(leases) // count] for index in range(count)], -(-images // count)
 
 

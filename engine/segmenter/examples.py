@@ -83,7 +83,7 @@ def read_examples(
         rows = {} if labels == "truth" or labels_url is None else _read_rows(labels_url, lease, COLUMNS[labels], tally)
         used = 0
         with open_lease(lease, masks=labels == "truth") as reader:
-            if not rows and labels != "truth":
+            if not rows and labels != "truth" and reader.planned:
                 tally["image_without_label"] += reader.planned
                 continue
             for sample in reader:
@@ -103,7 +103,8 @@ def read_examples(
                     tally["used"] += 1
                     used += 1
                     yield example
-        tally["label_without_image" if used != most else "not_needed"] += len(rows)
+        if rows:
+            tally["label_without_image" if used != most else "not_needed"] += len(rows)
 
 
 def _read_rows(labels_url: str, lease: Lease, column: str, tally: Counter[str]) -> dict[str, dict[str, Any]]:
@@ -119,7 +120,8 @@ def _read_rows(labels_url: str, lease: Lease, column: str, tally: Counter[str]) 
     except ValueError as error:  # pyarrow.ArrowInvalid is a ValueError
         raise ValueError(f"{storage.redact(url)} is not a label file: {error}; label its lease again") from error
     own = {row["key"]: row for row in rows if row["shard"] == lease.shard.name}
-    tally["label_without_image"] += len(rows) - len(own)
+    if strange := len(rows) - len(own):
+        tally["label_without_image"] += strange
     return own
 
 

@@ -34,7 +34,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(run: Path, capsys: pytest.
     ("options", "message"),
     [
         (["--crop", "100"], "crop is 100; it must be a multiple of 16"),
-        (["--synthetic"], "has no synthetic images; run jobs/synthesize.py"),
+        (["--synthetic"], "synthetic/run.json; run jobs/synthesize.py"),
         (["--input", "/nowhere"], "'/nowhere' does not exist"),
         (["--review", "/nowhere.csv"], "--review /nowhere.csv cannot be used"),
     ],

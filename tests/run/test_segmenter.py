@@ -100,7 +100,7 @@ def test_more_labels_are_another_training(corpus: Path, tmp_path: Path) -> None:
 
 
 def test_synthetic_images_are_learned_from_as_well(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"has no synthetic images; run jobs/synthesize\.py"):
+    with pytest.raises(RunError, match=r"there is no .*synthetic/run\.json; run jobs/synthesize\.py"):
         plan(run, SegmenterSpec(**{**vars(SPEC), "synthetic": True}))
     add_synthetic(run, tmp_path / "made")
     task = plan(run, SegmenterSpec(**{**vars(SPEC), "synthetic": True}))
@@ -159,7 +159,7 @@ def test_labels_of_another_corpus_are_not_taken_for_these(run: Path, tmp_path: P
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"run\.json cannot be read"):
+    with pytest.raises(RunError, match=r"there is no .*run\.json; run jobs/label\.py"):
         plan(tmp_path)
 
 
