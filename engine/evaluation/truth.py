@@ -1,0 +1,47 @@
+"""Ground truth as a corpus holds it: which of a sample's masks or boxes is the concept's."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from engine.corpus import Sample
+from engine.corpus.decode import DecodeError, decode_mask
+
+Box = tuple[float, float, float, float]
+"""x, y, width, height in pixels of the upright image."""
+
+
+def find_mask(sample: Sample, concept: str) -> np.ndarray | None:
+    """The concept's mask (H, W): the one named after it, or the unnamed one unless that is another's; None without.
+
+    Raises:
+        DecodeError: it is there and no picture.
+    """
+    data = sample.masks.get(concept)
+    if data is None and sample.metadata.get("concept", concept) == concept:
+        data = sample.masks.get("")
+    return None if data is None else decode_mask(data)
+
+
+def find_box(sample: Sample, concept: str) -> Box | None:
+    """The concept's box in the sample's JSON, ``{"bbox": [x, y, w, h]}`` or by concept; None without.
+
+    Raises:
+        DecodeError: it is there and no box.
+    """
+    found = sample.metadata.get("bbox")
+    if isinstance(found, dict):
+        found = found.get(concept)
+    elif sample.metadata.get("concept", concept) != concept:
+        found = None
+    if found is None:
+        return None
+    try:
+        x, y, width, height = map(float, found)
+    except (TypeError, ValueError):
+        raise DecodeError("bad_box", f"its bbox is {found!r}, not [x, y, width, height]") from None
+    if not all(map(math.isfinite, (x, y, width, height))) or width <= 0 or height <= 0:
+        raise DecodeError("bad_box", f"its bbox is {found!r}; width and height must be positive")
+    return x, y, width, height
