@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from engine.corpus import Sample
-from engine.corpus.decode import DecodeError, decode_mask
+from engine.corpus.decode import decode_mask
 
 Box = tuple[float, float, float, float]
 """x, y, width, height in pixels of the upright image."""
@@ -29,7 +29,7 @@ def find_box(sample: Sample, concept: str) -> Box | None:
     """The concept's box in the sample's JSON, ``{"bbox": [x, y, w, h]}`` or by concept; None without.
 
     Raises:
-        DecodeError: it is there and no box.
+        ValueError: it is there and no box.
     """
     found = sample.metadata.get("bbox")
     if isinstance(found, dict):
@@ -41,7 +41,7 @@ def find_box(sample: Sample, concept: str) -> Box | None:
     try:
         x, y, width, height = map(float, found)
     except (TypeError, ValueError):
-        raise DecodeError("bad_box", f"its bbox is {found!r}, not [x, y, width, height]") from None
+        raise ValueError(f"its bbox is {found!r}, not [x, y, width, height]") from None
     if not all(map(math.isfinite, (x, y, width, height))) or width <= 0 or height <= 0:
-        raise DecodeError("bad_box", f"its bbox is {found!r}; width and height must be positive")
+        raise ValueError(f"its bbox is {found!r}; width and height must be positive")
     return x, y, width, height

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
 
 COLOURS = ("#1f5fa8", "#d9822b", "#3d8f5b", "#8a4f9e")
 FAINT = "0.85"
@@ -51,6 +52,8 @@ def draw_curves(
         )
     if logarithmic:
         axes.set_yscale("log")
+    if all(float(value).is_integer() for value in x):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(color=FAINT, linewidth=0.6)
     axes.legend(frameon=False)
     return _finish(figure)
@@ -97,8 +100,8 @@ def draw_tiles(
     """Pictures in rows, a name over each column: (H, W, 3) uint8 as they are, (H, W) uint8 as heatmaps."""
     side = 1.15
     width, height = side * len(names), side * len(rows)
-    tight = ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
-    figure = Figure(figsize=(width, height + 0.6), layout=tight)
+    tight = ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.02, wspace=0, hspace=0)
+    figure = Figure(figsize=(width, height + 0.55), layout=tight)
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=10)
     grid = figure.subplots(len(rows), len(names), squeeze=False)

@@ -20,7 +20,8 @@ def split_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> ConceptPrompt
     """A prompt every token of which is a concept of its own, start and end of text among them."""
     length = tokenizer.model_max_length
     ids = tokenizer(text, truncation=True, max_length=length).input_ids
-    names = [str(token).removesuffix("</w>") for token in tokenizer.convert_ids_to_tokens(ids)]
+    ends = {tokenizer.bos_token: "[start]", tokenizer.eos_token: "[end]"}
+    names = [ends.get(token, str(token).removesuffix("</w>")) for token in tokenizer.convert_ids_to_tokens(ids)]
     selector = torch.stack([one_hot([position], length) for position in range(len(ids))])
     return ConceptPrompt(text=text, concepts=tuple(names), selector=selector)
 
