@@ -48,6 +48,11 @@ def decode_image(data: bytes, *, max_pixels: int = 100_000_000) -> np.ndarray:
     return np.array(_decode(data, max_pixels))
 
 
+def image_to_array(image: Image.Image) -> np.ndarray:
+    """An open image as `decode_image` gives it: (H, W, 3) uint8 RGB, upright."""
+    return np.array(_make_upright(_to_rgb(image, False), image))
+
+
 def decode_mask(data: bytes, *, max_pixels: int = 100_000_000) -> np.ndarray:
     """Decodes a mask image: what is neither black nor fully transparent is foreground.
 

@@ -23,6 +23,13 @@ class Sample:
     metadata: dict[str, Any] = field(default_factory=dict)
     masks: dict[str, bytes] = field(default_factory=dict)
 
+    def truth(self, concept: str) -> bytes | None:
+        """The encoded mask of a concept: the one named after it, or the unnamed one unless that is another's."""
+        data = self.masks.get(concept)
+        if data is None and self.metadata.get("concept", concept) == concept:
+            data = self.masks.get("")
+        return data
+
 
 @dataclass(frozen=True, kw_only=True)
 class Defect:

@@ -29,6 +29,20 @@ def warmup_cosine(step: int, steps: int, *, peak: float, warmup: int) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What a training tells now and then: `step` of `steps` is done, at this mean loss (and IoU) of late."""
+
+    step: int
+    steps: int
+    loss: float
+    iou: float | None = None
+
+    def __str__(self) -> str:
+        iou = "" if self.iou is None else f" · IoU {self.iou:.3f}"
+        return f"step {self.step} of {self.steps} · loss {self.loss:.4f}{iou}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """The state after `step` steps: weights, their averages, optimizer moments, as one safetensors file.
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from engine.diffusion.model import LatentDiffusion
 from engine.diffusion.noise import add_noise
-from engine.diffusion.training import Checkpoint, batch_generator, warmup_cosine
+from engine.diffusion.training import Checkpoint, Progress, batch_generator, warmup_cosine
 from engine.distillation.examples import Examples
 from engine.distillation.objective import masked_loss
 from engine.distillation.regions import draw_region
@@ -65,15 +65,6 @@ def draw_batch(examples: Examples, spec: DistillationSpec, *, timesteps: int, se
             region[:rows, :columns] = True
         regions.append(region)
     return Batch(z0=z0, noise=noise, t=t, synthesis=synthesis, region=torch.stack(regions))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """What the loop tells after a step: `step` of `steps` is done, at this mean loss of late."""
-
-    step: int
-    steps: int
-    loss: float
 
 
 def distil(

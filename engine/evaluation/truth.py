@@ -14,14 +14,12 @@ Box = tuple[float, float, float, float]
 
 
 def find_mask(sample: Sample, concept: str) -> np.ndarray | None:
-    """The concept's mask (H, W): the one named after it, or the unnamed one unless that is another's; None without.
+    """The concept's mask (H, W) bool; None without.
 
     Raises:
         DecodeError: it is there and no picture.
     """
-    data = sample.masks.get(concept)
-    if data is None and sample.metadata.get("concept", concept) == concept:
-        data = sample.masks.get("")
+    data = sample.truth(concept)
     return None if data is None else decode_mask(data)
 
 

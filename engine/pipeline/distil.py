@@ -1,157 +1,21 @@
-"""Fine-tuning on Ray Train: as many GPUs as can share a batch, or one CPU; killed workers are replaced and go on."""
+"""Fine-tuning on Ray: as many GPUs as can share a batch, or one CPU."""
 
 from __future__ import annotations
 
-import logging
-import os
-import time
-from collections.abc import Callable
-from contextlib import suppress
-from typing import Any
+from functools import partial
 
-import ray
-import ray.train
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
-
-from engine import storage
-from engine.pipeline.cluster import SPARE_CPUS
-from engine.pipeline.progress import StatusLine, format_duration
+from engine.pipeline.trainer import train_on_ray
 from engine.run.concept import ConceptTask, find_concept, make_concept
-from schemas.concept import ConceptReceipt
-
-logger = logging.getLogger(__name__)
-
-CPU_THREADS = 1
-"""Of a worker without a GPU, on any machine: sums are rounded in another order with more or fewer."""
-MAX_FAILURES = 3
-"""So many worker processes may die before fine-tuning is given up; each goes on from the last checkpoint."""
+from schemas.training import TrainingReceipt
 
 
-class DistillationError(RuntimeError):
-    """The fine-tuning cannot go on; what is done is safe, and the same command resumes it."""
-
-
-class Notice:
-    """State of the actor through which the training workers tell the driver how far they are."""
-
-    def __init__(self) -> None:
-        self._text = "workers are loading the model"
-        self._error: str | None = None
-
-    def tell(self, text: str) -> None:
-        self._text = text
-
-    def fail(self, error: str) -> None:
-        """An error that no repetition heals."""
-        self._error = error
-
-    def state(self) -> tuple[str, str | None]:
-        return self._text, self._error
-
-
-def distil_on_ray(task: ConceptTask) -> ConceptReceipt:
+def distil_on_ray(task: ConceptTask) -> TrainingReceipt:
     """Make m′ on the cluster this process is connected to.
 
     Raises:
-        ValueError: nothing to learn from, or settings that come to nothing.
-        DistillationError: the workers fail again and again.
+        ValueError, TrainingError: as `train_on_ray`.
     """
-    notice: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Notice).remote()
-
-    def text() -> str:
-        return ray.get(notice.state.remote(), timeout=30)[0]
-
-    failure: Exception | None = None
-    try:
-        with StatusLine(text):
-            # In a process of its own: in this one Ray Train would take over what Ctrl-C does, for good. And waited for
-            # in Python: `ray.get` makes a KeyboardInterrupt of whatever a signal's handler raises.
-            ray.remote(num_cpus=0, max_retries=0)(_fit).remote(task, notice).future().result()
-    except Exception as error:  # Ray Train wraps whatever a worker raised
-        failure = error
-    if lasting := ray.get(notice.state.remote(), timeout=30)[1]:
-        raise ValueError(lasting) from failure
-    if failure:
-        raise DistillationError(f"fine-tuning failed {MAX_FAILURES + 1} times: {_last_line(failure)}") from failure
+    train_on_ray(partial(make_concept, task), batch_size=task.distillation.batch_size, folder=task.url("training"))
     receipt = find_concept(task.run.url, task.run.fingerprint)
     assert receipt is not None, "the first worker writes it last"
-    with suppress(OSError):  # checkpoint and latents, and Ray's notes: only of use to a training that goes on
-        storage.remove_folder(task.url("training"))
     return receipt
-
-
-def _fit(task: ConceptTask, notice: Any) -> None:
-    """Runs the workers to their end."""
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    batch = task.distillation.batch_size
-    workers = max(count for count in range(1, max(gpus, 1) + 1) if batch % count == 0)  # each takes an equal share
-    scaling = ScalingConfig(
-        num_workers=workers,
-        use_gpu=gpus > 0,
-        resources_per_worker={"CPU": SPARE_CPUS, **({"GPU": 1} if gpus else {})},
-    )
-    filesystem, path = _storage(task.url("training", "ray"))
-    run = RunConfig(
-        name="run",
-        storage_path=path,
-        storage_filesystem=filesystem,
-        failure_config=FailureConfig(max_failures=MAX_FAILURES),
-    )
-    TorchTrainer(
-        _train_loop,
-        train_loop_config={"task": task, "notice": notice},
-        scaling_config=scaling,
-        run_config=run,
-    ).fit()
-
-
-def _train_loop(config: dict[str, Any]) -> None:
-    """What each worker does."""
-    import torch
-
-    task: ConceptTask = config["task"]
-    notice = config["notice"]
-    gpu = torch.cuda.is_available()
-    if not gpu:
-        torch.set_num_threads(CPU_THREADS)
-        torch.set_flush_denormal(True)
-        os.environ["ACCELERATE_USE_CPU"] = "true"
-    first = ray.train.get_context().get_world_rank() == 0
-    tell = _reporter(notice) if first else (lambda progress: None)
-    try:
-        make_concept(task, device=str(ray.train.torch.get_device()), on_progress=tell, first=first)
-    except (ValueError, FloatingPointError) as error:
-        ray.get(notice.fail.remote(str(error)))
-        # Ray Train would try again; but other workers, if there are any, may be waiting for this one.
-        if ray.train.get_context().get_world_size() > 1:
-            raise
-
-
-def _reporter(notice: Any) -> Callable[[Any], None]:
-    start: list[tuple[int, float]] = []  # the first step that is told of ends the loading, which no rate counts
-
-    def tell(progress: Any) -> None:
-        now = time.monotonic()
-        start[:] = start or [(progress.step, now)]
-        step, began = start[0]
-        rate = (progress.step - step) / max(now - began, 1e-6)
-        left = format_duration((progress.steps - progress.step) / rate) if rate else "?"
-        notice.tell.remote(f"step {progress.step} of {progress.steps} · loss {progress.loss:.4f} · ETA {left}")
-
-    return tell
-
-
-def _storage(url: str) -> tuple[Any, str]:
-    """Filesystem (None for the local one) and path, as Ray Train wants them."""
-    if storage.is_local(url):
-        return None, url
-    from pyarrow.fs import FSSpecHandler, PyFileSystem
-
-    filesystem, path = storage.open_filesystem(url)
-    return PyFileSystem(FSSpecHandler(filesystem)), path
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

@@ -15,9 +15,10 @@ import ray
 
 from engine import storage
 from engine.pipeline.cluster import check_address, check_reach, connect, divide
-from engine.pipeline.distil import DistillationError, distil_on_ray
+from engine.pipeline.distil import distil_on_ray
 from engine.pipeline.label import LabellingError, label_leases
 from engine.pipeline.progress import ProgressLine, Tally, count, start_board
+from engine.pipeline.trainer import TrainingError
 from engine.run.directory import ATTEMPTS, start_run
 from engine.run.plan import LabelPlan
 from engine.run.summary import Outcome
@@ -46,7 +47,7 @@ def run_plan(plan: LabelPlan, *, workers: int | None = None, tell: Callable[[str
     if not plan.remaining:
         return drive(plan)
     _prepare(plan)
-    with _cluster():
+    with on_cluster():
         make_concept_of(plan, workers=workers, tell=tell)
         tell(f"labels: {len(plan.remaining)} of {len(plan.leases)} leases to do")
         return drive(plan, workers=workers)
@@ -57,7 +58,7 @@ def make_concept_of(plan: LabelPlan, *, workers: int | None, tell: Callable[[str
 
     Raises:
         ValueError: nothing to learn from, or as `drive`.
-        DistillationError, LabellingError: it cannot go on; resuming is safe.
+        TrainingError, LabellingError: it cannot go on; resuming is safe.
     """
     if plan.concept is None or plan.sample is None:
         if plan.weights:
@@ -66,7 +67,7 @@ def make_concept_of(plan: LabelPlan, *, workers: int | None, tell: Callable[[str
             tell("fine-tuning: skipped as asked for, the model itself paints the backgrounds")
         return
     _prepare(plan)
-    with _cluster():
+    with on_cluster():
         sample = plan.sample
         if sample.remaining:
             tell(f"sample: preliminary masks, {len(sample.remaining)} of {len(sample.leases)} leases to do")
@@ -78,7 +79,7 @@ def make_concept_of(plan: LabelPlan, *, workers: int | None, tell: Callable[[str
             tell("sample: preliminary masks, skipped, they are there")
         settings = plan.concept.distillation
         tell(f"fine-tuning: {settings.method}, {settings.steps} steps")
-        with _explained():
+        with explained():
             receipt = distil_on_ray(plan.concept)
         tell(
             f"fine-tuning: loss {receipt.first_loss:.4f} -> {receipt.last_loss:.4f} on {receipt.images['used']} images;"
@@ -98,13 +99,13 @@ def drive(plan: LabelPlan, *, workers: int | None = None) -> Outcome:
     started = began = ended = time.monotonic()
     if plan.remaining:
         _prepare(plan)
-        with _cluster():
+        with on_cluster():
             check_reach([plan.run.url, *{lease.shard.url for lease in plan.remaining[:1]}])
             pool = divide(leases=len(plan.remaining), wanted=workers)
             board = start_board()
             before = sum(receipt.seen for receipt in receipts.values())
             line = ProgressLine(_tally(plan, receipts, board), done=before)
-            with line, _explained():
+            with line, explained():
                 for result in label_leases(plan, pool, board):
                     if isinstance(result, Receipt):
                         receipts[result.lease_id] = result
@@ -135,7 +136,7 @@ def _tally(
 
 
 @contextmanager
-def _cluster() -> Iterator[None]:
+def on_cluster() -> Iterator[None]:
     """A connection to Ray with our way of ending on signals; one that was there before is left as it is."""
     ours = not ray.is_initialized()
     connect()
@@ -157,11 +158,11 @@ def _cluster() -> Iterator[None]:
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def explained() -> Iterator[None]:
     """Turns what Ray wraps around a worker's error back into the one sentence that matters."""
     try:
         yield
-    except (LabellingError, DistillationError):
+    except (LabellingError, TrainingError):
         raise
     except (ray.exceptions.RayError, RuntimeError) as error:
         logger.debug("a worker failed", exc_info=True)

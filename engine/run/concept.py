@@ -31,13 +31,12 @@ from engine.run.directory import LabelRun, RunError
 from engine.run.prefetch import Picture, Prefetch
 from engine.run.rows import png_to_array
 from engine.run.source import LabellerSource
-from schemas.concept import ConceptReceipt
+from engine.run.training import find_training, make_receipt, spread
+from schemas.training import TrainingReceipt
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "concept"
-IMAGES_PER_LEASE = 16
-"""A sample takes at least about so many images from a lease: opening one costs a read of its index."""
 PICTURES_EVERY = 100
 """Steps between pictures of what m′ has learned."""
 
@@ -68,25 +67,13 @@ def weights_url(run_url: str) -> str:
     return storage.join(run_url, FOLDER, "weights.safetensors")
 
 
-def find_concept(run_url: str, fingerprint: str) -> ConceptReceipt | None:
+def find_concept(run_url: str, fingerprint: str) -> TrainingReceipt | None:
     """The receipt of a finished fine-tuning, None if it is still to be done.
 
     Raises:
         RunError: it is unreadable, or of other settings.
     """
-    url = storage.join(run_url, FOLDER, "receipt.json")
-    try:
-        receipt = ConceptReceipt.from_json(storage.read_bytes(url).decode())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise RunError(f"{storage.redact(url)} is {error}") from error
-    if receipt.fingerprint != fingerprint:
-        raise RunError(
-            f"{storage.redact(url)} has the fingerprint {receipt.fingerprint}, the run has {fingerprint}; "
-            "use another --run"
-        )
-    return receipt
+    return find_training(storage.join(run_url, FOLDER), fingerprint)
 
 
 def check_adapter(url: str, spec: LabelSpec, model: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -116,9 +103,7 @@ def check_adapter(url: str, spec: LabelSpec, model: dict[str, Any]) -> tuple[str
 
 def plan_sample(leases: Sequence[Lease], images: int) -> list[Lease]:
     """Leases, cut short and spread evenly over the given ones, that hold about `images` images together."""
-    count = min(len(leases), max(1, -(-images // IMAGES_PER_LEASE)))
-    share = -(-images // count)
-    chosen = [leases[index * len(leases) // count] for index in range(count)]
+    chosen, share = spread(leases, images)
     # A limit counts samples of the shard before its parts are dealt.
     return [replace(lease, limit=min(lease.limit or share * lease.parts, share * lease.parts)) for lease in chosen]
 
@@ -144,7 +129,7 @@ def read_sample(task: ConceptTask, tally: Counter[str]) -> Iterator[tuple[np.nda
 
 def make_concept(
     task: ConceptTask, *, device: str, on_progress: Callable = lambda progress: None, first: bool = True
-) -> ConceptReceipt | None:
+) -> TrainingReceipt | None:
     """Make m′, or go on with making it, and write weights and receipt; what is there already is returned at once.
 
     Args:
@@ -206,15 +191,7 @@ def make_concept(
     notes = {**{k: str(v) for k, v in task.source.check(task.spec).items()}, "concept": task.spec.concept}
     data = concept.pack(rank=task.distillation.rank, notes={**notes, "fingerprint": task.run.fingerprint})
     storage.atomic_put(data, weights_url(task.run.url))
-    tenth = max(1, len(losses) // 10)
-    receipt = ConceptReceipt(
-        fingerprint=task.run.fingerprint,
-        images=dict(sorted(tally.items())),
-        steps=len(losses),
-        first_loss=round(sum(losses[:tenth]) / tenth, 5),
-        last_loss=round(sum(losses[-tenth:]) / tenth, 5),
-        weights={"name": "weights.safetensors", "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()},
-        seconds={"encode": round(encoded - began, 1), "train": round(time.perf_counter() - encoded, 1)},
-    )
+    seconds = {"encode": encoded - began, "train": time.perf_counter() - encoded}
+    receipt = make_receipt(task.run.fingerprint, tally, losses, name="weights.safetensors", data=data, seconds=seconds)
     storage.atomic_put(receipt.to_json().encode(), task.url("receipt.json"))
     return receipt

@@ -193,6 +193,23 @@ def start_run(url: str, manifest: RunManifest) -> None:
         ) from error
 
 
+def read_manifest(url: str) -> RunManifest:
+    """The manifest of a run that was started before; RunError if there is none."""
+    path = storage.join(url, "run.json")
+    try:
+        return RunManifest.from_json(storage.read_bytes(path).decode())
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{storage.redact(url)} is no run: its run.json cannot be read ({error}); label first"
+        ) from error
+
+
 def redact_config(config: dict[str, Any]) -> dict[str, Any]:
     """The settings as `run.json` may show them: URLs without credentials."""
-    return {name: storage.redact(value) if isinstance(value, str) else value for name, value in config.items()}
+    return {name: _redact(value) for name, value in config.items()}
+
+
+def _redact(value: Any) -> Any:
+    if isinstance(value, dict):
+        return redact_config(value)
+    return storage.redact(value) if isinstance(value, str) else value

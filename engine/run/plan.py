@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib import metadata
-from typing import Any
+from typing import Any, Protocol
 
 from engine import storage
 from engine.corpus.catalogue import list_shards
@@ -33,11 +33,28 @@ from schemas.receipt import Receipt
 from schemas.run import RunManifest
 
 
+class RunSpec(Protocol):
+    """Settings of labels, as far as every kind of labeller has them."""
+
+    @property
+    def concept(self) -> str: ...
+
+    @property
+    def prompt(self) -> str: ...
+
+    @property
+    def stage(self) -> str: ...
+
+    @property
+    def seed(self) -> int: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class LabelPlan:
     """A checked run.
 
     Attributes:
+        spec: as the source's labellers take it.
         input_url: the corpus, absolute.
         leases: all leases of the corpus (up to the limit); `remaining` are those without a receipt.
         receipts: of the leases that are done, by lease id.
@@ -47,7 +64,7 @@ class LabelPlan:
         sample: the labelling of what the fine-tuning learns from.
     """
 
-    spec: LabelSpec
+    spec: RunSpec
     source: LabellerSource
     run: LabelRun
     manifest: RunManifest
@@ -69,7 +86,7 @@ class LabelPlan:
         done = sum(receipt.seen for receipt in self.receipts.values())
         size = sum(lease.shard.size / lease.parts for lease in self.leases)
         facts = [
-            ("concept", f"{self.spec.concept!r} in the prompt {self.spec.prompt!r}"),
+            ("concept", repr(self.spec.concept) + (f" in the prompt {self.spec.prompt!r}" if self.spec.prompt else "")),
             ("stage", self.spec.stage),
             ("input", storage.redact(self.input_url)),
             ("shards", f"{self.shards} ({format_bytes(size)}), in {len(self.leases)} leases"),
@@ -107,7 +124,6 @@ def plan_labelling(
     Raises:
         ValueError: something is wrong with what the user asked for; one sentence says what, and what to do.
     """
-    input_url, run_url = storage.absolute(input_url), storage.absolute(run_url)
     model_fields = source.check(spec)
     weights = None
     if adapter is not None:
@@ -120,12 +136,42 @@ def plan_labelling(
         **distillation_fields,
         **model_fields,
     }
-    manifest = RunManifest(
-        fingerprint=fields,
-        config=redact_config(config or {}),
-        versions=_versions(),
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    plan = plan_run(
+        spec=spec,
+        source=source,
+        fields=fields,
+        weights=weights,
+        input_url=input_url,
+        run_url=run_url,
+        limit=limit,
+        batch_size=batch_size,
+        config=config,
     )
+    if spec.stage == "refined" and distillation.method != "none" and adapter is None:
+        plan = _plan_concept(plan, spec, distillation)
+    return plan
+
+
+def plan_run(
+    *,
+    spec: RunSpec,
+    source: LabellerSource,
+    fields: dict[str, Any],
+    input_url: str,
+    run_url: str,
+    weights: str | None = None,
+    limit: int | None = None,
+    batch_size: int = 8,
+    config: dict[str, Any] | None = None,
+) -> LabelPlan:
+    """The plan for labellers of any kind: checks corpus and run directory, as `plan_labelling`.
+
+    Args:
+        fields: all that shapes the labels, for the fingerprint.
+        weights: URL of what the labellers load besides their model.
+    """
+    input_url, run_url = storage.absolute(input_url), storage.absolute(run_url)
+    manifest = make_manifest(fields, {**(config or {}), "input_url": input_url})
     resumed = check_manifest(run_url, manifest)
     leases = plan_leases(list_shards(input_url), limit=limit)
     run = LabelRun(
@@ -152,10 +198,17 @@ def plan_labelling(
         resumed=resumed,
         weights=weights,
     )
-    plan = _subtract_done(plan)
-    if spec.stage == "refined" and distillation.method != "none" and adapter is None:
-        plan = _plan_concept(plan, distillation)
-    return plan
+    return _subtract_done(plan)
+
+
+def make_manifest(fields: dict[str, Any], config: dict[str, Any] | None) -> RunManifest:
+    """The manifest of something that begins now."""
+    return RunManifest(
+        fingerprint=fields,
+        config=redact_config(config or {}),
+        versions=_versions(),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
 
 
 def _subtract_done(plan: LabelPlan) -> LabelPlan:
@@ -176,7 +229,7 @@ def _subtract_done(plan: LabelPlan) -> LabelPlan:
     return replace(plan, remaining=remaining, receipts=done)
 
 
-def _plan_concept(plan: LabelPlan, distillation: DistillationSpec) -> LabelPlan:
+def _plan_concept(plan: LabelPlan, spec: LabelSpec, distillation: DistillationSpec) -> LabelPlan:
     """The plan with the fine-tuning that its labels need, unless that is done."""
     url = plan.run.url
     weights = weights_url(url)
@@ -184,9 +237,9 @@ def _plan_concept(plan: LabelPlan, distillation: DistillationSpec) -> LabelPlan:
         return replace(plan, weights=weights)
     leases = plan_sample(plan.leases, distillation.sample)
     run = replace(plan.run, stage="preliminary")
-    spec = replace(plan.spec, stage="preliminary")
-    sample = _subtract_done(replace(plan, spec=spec, run=run, leases=leases, remaining=leases, receipts={}))
-    task = ConceptTask(run=run, spec=plan.spec, distillation=distillation, source=plan.source, leases=leases)
+    coarse = replace(spec, stage="preliminary")
+    sample = _subtract_done(replace(plan, spec=coarse, run=run, leases=leases, remaining=leases, receipts={}))
+    task = ConceptTask(run=run, spec=spec, distillation=distillation, source=plan.source, leases=leases)
     return replace(plan, weights=weights, concept=task, sample=sample)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from engine import storage
 from engine.labelling.spec import METHOD_VERSION, LabelSpec, RefinementSpec
 from engine.run.concept import check_adapter, find_concept, weights_url
-from engine.run.directory import RunError
+from engine.run.directory import RunError, read_manifest
 from engine.run.options import find_input
 from engine.run.source import ModelSource
 from schemas.run import RunManifest
@@ -83,25 +83,19 @@ def read_settings(run_url: str) -> RunSettings:
         RunError: no run, an unreadable one, or one of another version of the method.
     """
     url = storage.absolute(run_url)
-    path = storage.join(url, "run.json")
-    try:
-        manifest = RunManifest.from_json(storage.read_bytes(path))
-    except FileNotFoundError as error:
-        raise RunError(f"{storage.redact(url)} is no run directory: it has no run.json; label into it first") from error
-    except ValueError as error:
-        raise RunError(f"{storage.redact(path)} is {error}; label anew") from error
+    path, manifest = storage.join(url, "run.json"), read_manifest(url)
     fields, config = manifest.fingerprint, manifest.config
     model = _section(config, "model").get("model")
     if not isinstance(model, str):
         raise RunError(f"{storage.redact(path)} does not name the model; label anew with jobs/label.py")
     spec = _read_spec(fields, path)
-    name = _section(config, "where").get("input")
+    corpus = config.get("input_url") or _section(config, "where").get("input")
     return RunSettings(
         url=url,
         spec=spec,
         source=ModelSource.named(model, _section(config, "model").get("revision")),
         weights=_find_weights(url, manifest, spec),
-        input=find_input(name, spec.concept) if isinstance(name, str) else None,
+        input=find_input(corpus, spec.concept) if isinstance(corpus, str) else None,
         fingerprint=manifest.hash,
         model_weights=str(fields.get("model_weights")),
     )

@@ -24,16 +24,14 @@ class LabellerSource(Protocol):
     def revision(self) -> str | None:
         """Of a hub's model."""
 
-    def check(self, spec: LabelSpec) -> dict[str, Any]:
+    def check(self, spec: Any) -> dict[str, Any]:
         """What a run's fingerprint says about the model, such as a hash of its weights.
 
         Raises:
             ValueError: the model is missing or unusable, or cannot express the spec's concept and prompt.
         """
 
-    def build(
-        self, spec: LabelSpec, *, device: str, threads: int | None = None, weights: bytes | None = None
-    ) -> Labels:
+    def build(self, spec: Any, *, device: str, threads: int | None = None, weights: bytes | None = None) -> Labels:
         """Loads the model (once per worker), with m′ if given its weights; `threads` limits those of the process."""
 
     def load(self, *, device: str) -> LatentDiffusion:

@@ -48,11 +48,11 @@ def test_the_bundled_corpus_is_that_of_the_concept(tmp_path: Path) -> None:
 
 
 def test_a_finished_fine_tuning_gives_the_weights(tmp_path: Path) -> None:
-    from schemas.concept import ConceptReceipt
+    from schemas.training import TrainingReceipt
 
     manifest = write(tmp_path / "run", **{"distillation.method": "lora"})
-    values = {field.name: {} for field in dataclasses.fields(ConceptReceipt) if field.name in ("images", "seconds")}
-    receipt = ConceptReceipt(
+    values = {field.name: {} for field in dataclasses.fields(TrainingReceipt) if field.name in ("images", "seconds")}
+    receipt = TrainingReceipt(
         **values, fingerprint=manifest.hash, steps=1, first_loss=1.0, last_loss=1.0, weights={"name": "w"}
     )
     (tmp_path / "run" / "concept").mkdir()
@@ -67,7 +67,7 @@ def test_another_version_of_the_method_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_no_run_is_said_to_be_none(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"no run directory: it has no run\.json"):
+    with pytest.raises(RunError, match=r"is no run: its run\.json cannot be read"):
         read_settings(str(tmp_path))
     (tmp_path / "run.json").write_text(json.dumps({"hash": "0"}))
     with pytest.raises(RunError, match="not a run manifest"):

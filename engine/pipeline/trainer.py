@@ -1,0 +1,187 @@
+"""Training on Ray Train: workers that share every batch; killed ones are replaced and go on from the checkpoint."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Protocol
+
+import ray
+import ray.train
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from engine import storage
+from engine.pipeline.cluster import SPARE_CPUS
+from engine.pipeline.progress import StatusLine, format_duration
+
+logger = logging.getLogger(__name__)
+
+CPU_THREADS = 1
+"""Of a worker without a GPU, on any machine: sums are rounded in another order with more or fewer."""
+MAX_FAILURES = 3
+"""So many worker processes may die before a training is given up; each goes on from the last checkpoint."""
+
+
+class TrainingError(RuntimeError):
+    """The training cannot go on; what is done is safe, and the same command resumes it."""
+
+
+class Work(Protocol):
+    """What each worker does: train up to the end, or go on with it. Picklable.
+
+    Args:
+        on_progress: to be told of every `engine.diffusion.training.Progress`.
+        first: of several workers, the one that writes.
+
+    Raises:
+        ValueError, FloatingPointError: errors that no repetition heals.
+    """
+
+    def __call__(self, *, device: str, on_progress: Callable[[Any], None], first: bool) -> object: ...
+
+
+class Notice:
+    """State of the actor through which the training workers tell the driver how far they are."""
+
+    def __init__(self) -> None:
+        self._text = "workers are loading"
+        self._error: str | None = None
+
+    def tell(self, text: str) -> None:
+        self._text = text
+
+    def fail(self, error: str) -> None:
+        """An error that no repetition heals."""
+        self._error = error
+
+    def state(self) -> tuple[str, str | None]:
+        return self._text, self._error
+
+
+def train_on_ray(work: Work, *, batch_size: int, folder: str, workers: int | None = None, spare: int = 0) -> None:
+    """Has the work done on the cluster this process is connected to, and shows how far it is.
+
+    Args:
+        batch_size: which the workers must be able to share.
+        folder: URL for Ray's notes and the checkpoint; only of use to a training that goes on, so it is removed.
+        workers: wanted; else one per GPU, and without GPUs see `spare`.
+        spare: CPUs to leave to others where there are no GPUs; with 0 there is only one worker.
+
+    Raises:
+        ValueError: nothing to learn from, or settings that come to nothing.
+        TrainingError: the workers fail again and again.
+    """
+    notice: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Notice).remote()
+    count = count_workers(batch_size, wanted=workers, spare=spare)
+
+    def text() -> str:
+        return ray.get(notice.state.remote(), timeout=30)[0]
+
+    failure: Exception | None = None
+    try:
+        with StatusLine(text):
+            # In a process of its own: in this one Ray Train would take over what Ctrl-C does, for good. And waited for
+            # in Python: `ray.get` makes a KeyboardInterrupt of whatever a signal's handler raises.
+            ray.remote(num_cpus=0, max_retries=0)(_fit).remote(
+                work, notice, count, storage.join(folder, "ray")
+            ).future().result()
+    except Exception as error:  # Ray Train wraps whatever a worker raised
+        failure = error
+    if lasting := ray.get(notice.state.remote(), timeout=30)[1]:
+        raise ValueError(lasting) from failure
+    if failure:
+        raise TrainingError(f"the training failed {MAX_FAILURES + 1} times: {_last_line(failure)}") from failure
+    with suppress(OSError):
+        storage.remove_folder(folder)
+
+
+def count_workers(batch_size: int, *, wanted: int | None = None, spare: int = 0) -> int:
+    """As many workers as can share a batch equally, up to those wanted, or up to the GPUs or CPUs of the cluster.
+
+    Raises:
+        ValueError: the number wanted does not divide a batch.
+    """
+    if wanted is not None:
+        if batch_size % wanted:
+            raise ValueError(f"--workers is {wanted}, which cannot share a batch of {batch_size}; give a divisor")
+        return wanted
+    total = ray.cluster_resources()
+    most = int(total.get("GPU", 0)) or (int(total.get("CPU", 1)) - spare if spare else 1)
+    return max(count for count in range(1, max(most, 1) + 1) if batch_size % count == 0)
+
+
+def _fit(work: Work, notice: Any, workers: int, folder: str) -> None:
+    """Runs the workers to their end."""
+    gpus = int(ray.cluster_resources().get("GPU", 0)) > 0
+    scaling = ScalingConfig(
+        num_workers=workers,
+        use_gpu=gpus,
+        resources_per_worker={"CPU": SPARE_CPUS, **({"GPU": 1} if gpus else {})},
+    )
+    filesystem, path = _storage(folder)
+    run = RunConfig(
+        name="run",
+        storage_path=path,
+        storage_filesystem=filesystem,
+        failure_config=FailureConfig(max_failures=MAX_FAILURES),
+    )
+    TorchTrainer(
+        _train_loop,
+        train_loop_config={"work": work, "notice": notice},
+        scaling_config=scaling,
+        run_config=run,
+    ).fit()
+
+
+def _train_loop(config: dict[str, Any]) -> None:
+    """What each worker process does."""
+    import torch
+
+    work, notice = config["work"], config["notice"]
+    gpu = torch.cuda.is_available()
+    if not gpu:
+        torch.set_num_threads(CPU_THREADS)
+        torch.set_flush_denormal(True)
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    first = ray.train.get_context().get_world_rank() == 0
+    tell = _reporter(notice) if first else (lambda progress: None)
+    try:
+        work(device=str(ray.train.torch.get_device()), on_progress=tell, first=first)
+    except (ValueError, FloatingPointError) as error:
+        ray.get(notice.fail.remote(str(error)))
+        # Ray Train would try again; but other workers, if there are any, may be waiting for this one.
+        if ray.train.get_context().get_world_size() > 1:
+            raise
+
+
+def _reporter(notice: Any) -> Callable[[Any], None]:
+    start: list[tuple[int, float]] = []  # the first step that is told of ends the loading, which no rate counts
+
+    def tell(progress: Any) -> None:
+        now = time.monotonic()
+        start[:] = start or [(progress.step, now)]
+        step, began = start[0]
+        rate = (progress.step - step) / max(now - began, 1e-6)
+        left = format_duration((progress.steps - progress.step) / rate) if rate else "?"
+        notice.tell.remote(f"{progress} · ETA {left}")
+
+    return tell
+
+
+def _storage(url: str) -> tuple[Any, str]:
+    """Filesystem (None for the local one) and path, as Ray Train wants them."""
+    if storage.is_local(url):
+        return None, url
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    filesystem, path = storage.open_filesystem(url)
+    return PyFileSystem(FSSpecHandler(filesystem)), path
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

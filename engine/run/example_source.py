@@ -1,0 +1,126 @@
+"""Where a segmenter's examples come from: the corpus of a run, with its labels, and its synthetic images."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from engine import storage
+from engine.corpus.catalogue import CorpusError, list_shards
+from engine.corpus.lease import Lease, plan_leases
+from engine.run.directory import STAGE_FOLDERS, RunError, read_manifest, read_receipts, subtract_receipts
+from engine.run.options import find_input
+from engine.segmenter.spec import Labels
+from schemas.receipt import Receipt
+from schemas.run import RunManifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExampleSource:
+    """Images, and what says where the object is in them.
+
+    Attributes:
+        name: corpus or synthetic; its counts are named after it.
+        labels_url: folder of label files, None where the corpus's own masks are the labels.
+        leases: to be read; so many others have no labels yet.
+        digest: of all images and labels there are, for the fingerprint.
+    """
+
+    name: str
+    labels: Labels
+    labels_url: str | None
+    leases: list[Lease]
+    digest: str
+    unlabelled: int = 0
+
+
+def find_corpus(run_url: str, labelled: RunManifest, labels: Labels, input_url: str | None) -> ExampleSource:
+    """The corpus of a run, with the labels asked for.
+
+    Args:
+        labelled: the run's manifest.
+        input_url: where the corpus is, if it is no longer where it was labelled.
+
+    Raises:
+        ValueError: no such corpus or labels; the message says what to do.
+    """
+    where = input_url or labelled.config.get("input_url")
+    if not where and (given := labelled.config.get("where", {}).get("input")):
+        where = find_input(given, str(labelled.fingerprint.get("concept")))
+    if not where or "***" in where:
+        raise RunError(f"{storage.redact(run_url)} does not say where its corpus is; give --input")
+    try:
+        shards = list_shards(storage.absolute(where))
+    except CorpusError as error:
+        hint = "" if input_url else " (the corpus that the run labelled; name it with --input if it has moved)"
+        raise RunError(f"{error}{hint}") from error
+    leases = plan_leases(shards)
+    if labels == "truth":
+        return ExampleSource(name="corpus", labels=labels, labels_url=None, leases=leases, digest=_digest(leases, {}))
+    # Refined labels hold M_pre as well, of all images; the folder of preliminary ones may hold a sample's only.
+    for stage in ("refined", "preliminary") if labels == "preliminary" else ("refined",):
+        receipts = read_receipts(run_url, stage)
+        if receipts:
+            break
+    else:
+        raise RunError(f"{storage.redact(run_url)} has no {labels} labels; run jobs/label.py with this --run first")
+    subtract_receipts(leases, receipts, run_url)  # raises for another corpus
+    _check_receipts(receipts, labelled, run_url)
+    own = [lease for lease in leases if lease.id in receipts]
+    if not own:
+        raise RunError(f"the labels in {storage.redact(run_url)} are of none of the shards of {storage.redact(where)}")
+    return ExampleSource(
+        name="corpus",
+        labels=labels,
+        labels_url=storage.join(run_url, STAGE_FOLDERS[stage]),
+        leases=own,
+        digest=_digest(own, receipts),
+        unlabelled=len(leases) - len(own),
+    )
+
+
+def find_synthetic(run_url: str) -> tuple[ExampleSource, RunManifest]:
+    """The synthetic images of a run, and their own manifest; RunError if there are none."""
+    url = storage.join(run_url, "synthetic")
+    hint = f"{storage.redact(run_url)} has no synthetic images; run jobs/synthesize.py with this --run first"
+    try:
+        manifest = read_manifest(url)
+    except RunError as error:
+        raise RunError(f"{hint}, or leave out --synthetic ({error})") from error
+    receipts = read_receipts(url, "refined")
+    _check_receipts(receipts, manifest, url)
+    try:
+        shards = list_shards(storage.join(url, "images"))
+    except CorpusError as error:
+        raise RunError(f"{hint} ({error})") from error
+    # A shard is a lease there, whatever its size.
+    leases = [lease for lease in (Lease(shard=shard) for shard in shards) if lease.id in receipts]
+    if not leases:
+        raise RunError(hint)
+    source = ExampleSource(
+        name="synthetic",
+        labels="refined",
+        labels_url=storage.join(url, STAGE_FOLDERS["refined"]),
+        leases=leases,
+        digest=_digest(leases, receipts),
+        unlabelled=len(shards) - len(leases),
+    )
+    return source, manifest
+
+
+def _check_receipts(receipts: Mapping[str, Receipt], manifest: RunManifest, url: str) -> None:
+    for receipt in receipts.values():
+        if receipt.fingerprint != manifest.hash:
+            raise RunError(
+                f"the receipt of {receipt.lease_id} in {storage.redact(url)} has the fingerprint "
+                f"{receipt.fingerprint}, the run has {manifest.hash}; label into a new --run"
+            )
+
+
+def _digest(leases: Sequence[Lease], receipts: Mapping[str, Receipt]) -> str:
+    """What images and labels there are, for the fingerprint: more labels are another training."""
+    facts = [[lease.id, lease.shard.size, receipts[lease.id].labelled if receipts else None] for lease in leases]
+    labelled = f"{sum(receipts[lease.id].labelled for lease in leases)} labels in " if receipts else ""
+    return f"{labelled}{len(leases)} leases ({hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]})"

@@ -1,0 +1,246 @@
+"""The training of a segmenter: what it learns from, where it is kept, and doing it. No Ray.
+
+segmenter/run.json              settings, checked whenever the training goes on
+segmenter/checkpoints/          the training's state, while it is under way
+segmenter/metrics.jsonl         loss, IoU and learning rate of every step; loss.png and progress.png show them
+segmenter/model.safetensors     the weights, and config.json beside them
+segmenter/receipt.json          says that they are complete
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from engine import storage
+from engine.corpus.lease import Lease
+from engine.run.directory import RunError, check_manifest, read_manifest
+from engine.run.example_source import ExampleSource, find_corpus, find_synthetic
+from engine.run.plan import make_manifest
+from engine.run.training import find_training, make_receipt, spread
+from engine.segmenter.examples import Example, read_examples
+from engine.segmenter.review import parse_review
+from engine.segmenter.spec import SegmenterSpec
+from schemas.run import RunManifest
+from schemas.training import TrainingReceipt
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from engine.segmenter.train import History
+
+FOLDER, CHECKPOINTS = "segmenter", "checkpoints"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmenterTask:
+    """All that a worker needs to train a segmenter. Picklable.
+
+    Attributes:
+        url: where it is kept, absolute.
+        most: examples wanted from each lease.
+        review: decisions of a person by (shard, key) of the corpus.
+        resumed: whether such a training was begun before.
+        checkpoint_every: steps between checkpoints.
+    """
+
+    url: str
+    concept: str
+    spec: SegmenterSpec
+    sources: list[ExampleSource]
+    most: int
+    review: dict[tuple[str, str], str]
+    manifest: RunManifest
+    resumed: bool = False
+    checkpoint_every: int = 500
+
+    @property
+    def leases(self) -> list[tuple[int, Lease]]:
+        """All of them in order, with the place of their source."""
+        return [(place, lease) for place, source in enumerate(self.sources) for lease in source.leases]
+
+    def file(self, *names: str) -> str:
+        return storage.join(self.url, *names)
+
+    def find_receipt(self) -> TrainingReceipt | None:
+        """Of a finished training; None if it is still to be done."""
+        return find_training(self.url, self.manifest.hash)
+
+    def describe(self) -> str:
+        """The plan for a person, one fact per line."""
+        spec = self.spec
+        facts = [("concept", repr(self.concept))]
+        for source in self.sources:
+            what = {"refined": "M", "preliminary": "M_pre", "truth": "the corpus's own masks"}[source.labels]
+            missing = f"; {source.unlabelled} others have no labels yet" if source.unlabelled else ""
+            facts.append((source.name, f"{len(source.leases)} leases, labels: {what}{missing}"))
+        side = f"{spec.crop} x {spec.crop}"
+        facts += [
+            ("training", f"{spec.steps} steps of {spec.batch_size} crops of {side}, width {spec.width}"),
+            ("fingerprint", self.manifest.hash),
+            ("segmenter", storage.redact(self.url) + (" (to be resumed)" if self.resumed else " (new)")),
+        ]
+        return "\n".join(f"{name:<12}{fact}" for name, fact in facts)
+
+
+def plan_training(
+    *,
+    run_url: str,
+    spec: SegmenterSpec,
+    input_url: str | None = None,
+    output_url: str | None = None,
+    review_url: str | None = None,
+    config: dict[str, Any] | None = None,
+) -> SegmenterTask:
+    """Checks run, corpus and output; reads all of them and writes nothing.
+
+    Args:
+        input_url: the run's corpus, if it is no longer where it was when it was labelled.
+        output_url: instead of RUN/segmenter.
+        review_url: CSV of a person's decisions (see `engine.segmenter.review`).
+
+    Raises:
+        ValueError: something is wrong with what the user asked for; one sentence says what, and what to do.
+    """
+    run_url = storage.absolute(run_url)
+    labelled = read_manifest(run_url)
+    concept = str(labelled.fingerprint.get("concept", ""))
+    review, digest = _read_review(review_url)
+    spec = replace(spec, review=digest)
+    sources, fields = [find_corpus(run_url, labelled, spec.labels, input_url)], {"concept": concept}
+    if spec.labels != "truth":
+        fields["labels"] = labelled.hash
+    if spec.synthetic:
+        synthetic, of_synthetic = find_synthetic(run_url)
+        sources.append(synthetic)
+        fields["synthetic"] = of_synthetic.hash
+    fields |= {f"{source.name}.images": source.digest for source in sources}
+    manifest = make_manifest({**fields, **spec.fingerprint_fields()}, config)
+    url = storage.absolute(output_url) if output_url else storage.join(run_url, FOLDER)
+    # No more are read than the training can look at, from some leases all over the corpus.
+    chosen, most = spread(
+        [(place, lease) for place, source in enumerate(sources) for lease in source.leases],
+        spec.steps * spec.batch_size,
+    )
+    sources = [
+        replace(source, leases=[lease for own, lease in chosen if own == place]) for place, source in enumerate(sources)
+    ]
+    return SegmenterTask(
+        url=url,
+        concept=concept,
+        spec=spec,
+        sources=sources,
+        most=most,
+        review=review,
+        manifest=manifest,
+        resumed=check_manifest(url, manifest),
+    )
+
+
+def _read_review(url: str | None) -> tuple[dict[tuple[str, str], str], str]:
+    """The decisions and the hash of their file."""
+    if url is None:
+        return {}, ""
+    try:
+        data = storage.read_bytes(storage.absolute(url))
+        return parse_review(data.decode()), hashlib.sha256(data).hexdigest()[:16]
+    except (OSError, ValueError) as error:
+        raise RunError(f"--review {storage.redact(url)} cannot be used: {error}") from error
+
+
+def read_task(
+    task: SegmenterTask, tally: Counter[str], leases: Sequence[tuple[int, Lease]] | None = None
+) -> Iterator[Example]:
+    """The examples of the task, or of some of its leases; `tally` counts by ``SOURCE.REASON``.
+
+    Args:
+        leases: with the place of their source among the task's sources.
+    """
+    for place, lease in task.leases if leases is None else leases:
+        source, own = task.sources[place], Counter[str]()
+        yield from read_examples(
+            source.labels_url,
+            [lease],
+            task.spec,
+            own,
+            concept=task.concept,
+            labels=source.labels,
+            review=task.review if source.name == "corpus" else None,
+            most=task.most,
+        )
+        tally.update({f"{source.name}.{reason}": count for reason, count in own.items()})
+
+
+def make_segmenter(
+    task: SegmenterTask,
+    examples: Sequence[Example],
+    tally: Mapping[str, int],
+    *,
+    device: str,
+    on_progress: Callable = lambda progress: None,
+    first: bool = True,
+) -> TrainingReceipt | None:
+    """Train a segmenter, or go on with it, and write it and its receipt; what is there already is returned at once.
+
+    Args:
+        tally: what became of the images and labels that the examples were made from.
+        first: of several processes that share the work, the one that writes; the others return None.
+
+    Raises:
+        ValueError: no example.
+        OSError: the output cannot be reached.
+    """
+    from engine.segmenter.pictures import draw_history, draw_predictions
+    from engine.segmenter.segmenter import WEIGHTS, Segmenter, SegmenterConfig
+    from engine.segmenter.train import train_segmenter
+
+    if receipt := task.find_receipt():
+        return receipt
+    if not examples:
+        raise ValueError(f"there is nothing to learn {task.concept!r} from ({format_counts(tally)})")
+    began = time.perf_counter()
+
+    def keep(step: int, history: History, network: nn.Module) -> None:
+        lines = "".join(json.dumps(record) + "\n" for record in history.records(task.spec, len(examples)))
+        storage.atomic_put(lines.encode(), task.file("metrics.jsonl"))
+        storage.atomic_put(draw_history(history), task.file("loss.png"))
+        picture = io.BytesIO()
+        draw_predictions(network, examples, task.spec, device).save(picture, "PNG")
+        storage.atomic_put(picture.getvalue(), task.file("progress.png"))
+
+    network, history = train_segmenter(
+        examples,
+        task.spec,
+        checkpoint=task.file(CHECKPOINTS, "state.safetensors"),
+        checkpoint_every=task.checkpoint_every,
+        device=device,
+        on_progress=on_progress,
+        on_checkpoint=keep,
+    )
+    if not first:
+        return None
+    notes = {
+        "labels": task.spec.labels,
+        "synthetic": task.spec.synthetic,
+        "fingerprint": task.manifest.hash,
+        "settings": task.manifest.fingerprint,
+        "images": dict(sorted(tally.items())),
+        "metrics": history.summary(task.spec, len(examples)),
+    }
+    config = SegmenterConfig(concept=task.concept, width=task.spec.width, short_side=task.spec.short_side, notes=notes)
+    data = Segmenter(network, config, device=device).save_pretrained(task.url)
+    seconds = {"train": time.perf_counter() - began}
+    receipt = make_receipt(task.manifest.hash, tally, history.losses, name=WEIGHTS, data=data, seconds=seconds)
+    storage.atomic_put(receipt.to_json().encode(), task.file("receipt.json"))
+    return receipt
+
+
+def format_counts(tally: Mapping[str, int]) -> str:
+    """``corpus.used 12, corpus.flag:empty 3``."""
+    return ", ".join(f"{reason} {count}" for reason, count in sorted(tally.items())) or "no image at all"

@@ -1,0 +1,161 @@
+"""What a segmenter learns from: images and their masks, joined by key within a lease, and an account of the rest.
+
+Counted are: used; image_without_label, label_without_image; bad_image, bad_mask (they do not decode, or the mask is
+not of its image's size), defect:REASON (of the shard); low_quality, flag:NAME; rejected (by a person); too_elongated
+(no square crop fits), not_needed (labels of a lease that has given enough).
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from engine import storage
+from engine.corpus.decode import DecodeError, decode_image, decode_mask
+from engine.corpus.lease import Lease
+from engine.corpus.reader import open_lease
+from engine.corpus.sample import Defect, Sample
+from engine.diffusion.geometry import resize_mask, upsample_mask
+from engine.run.rows import png_to_array
+from engine.segmenter.resize import resize_image, target_size
+from engine.segmenter.spec import Labels, SegmenterSpec
+
+logger = logging.getLogger(__name__)
+
+Review = Mapping[tuple[str, str], str]
+"""Decisions of a person (accept, reject or unsure) by (shard, key)."""
+
+COLUMNS: dict[str, str] = {"refined": "mask", "preliminary": "preliminary_mask"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """An image at the size the U-Net sees it, and its mask.
+
+    Attributes:
+        image: (h, w, 3) uint8.
+        mask: (h, w) bool.
+    """
+
+    shard: str
+    key: str
+    image: np.ndarray
+    mask: np.ndarray
+
+
+class _Unusable(Exception):
+    """Why an image gives no example, in the word that it is counted by."""
+
+
+def read_examples(
+    labels_url: str | None,
+    leases: Iterable[Lease],
+    spec: SegmenterSpec,
+    tally: Counter[str],
+    *,
+    concept: str,
+    labels: Labels | None = None,
+    review: Review | None = None,
+    most: int | None = None,
+) -> Iterator[Example]:
+    """The usable examples of some leases, in the corpus's order.
+
+    Args:
+        labels_url: folder of a run's label files, one per lease; not read where labels are the truth.
+        tally: every image and every label is counted in it once, by what became of it.
+        concept: whose masks the truth is taken from.
+        labels: instead of the spec's.
+        most: examples wanted from each lease.
+
+    Raises:
+        ValueError: a label file that is none.
+        OSError: corpus or labels cannot be reached.
+    """
+    labels = labels or spec.labels
+    for lease in leases:
+        rows = {} if labels == "truth" or labels_url is None else _read_rows(labels_url, lease, COLUMNS[labels], tally)
+        used = 0
+        with open_lease(lease, masks=labels == "truth") as reader:
+            if not rows and labels != "truth":
+                tally["image_without_label"] += reader.planned
+                continue
+            for sample in reader:
+                if used == most:
+                    break
+                row = rows.pop(sample.key, None)
+                if isinstance(sample, Defect):
+                    tally[f"defect:{sample.reason}"] += 1
+                    continue
+                try:
+                    decision = (review or {}).get((sample.shard, sample.key), "")
+                    _check(row, spec, decision)
+                    example = _make(sample, row, spec, labels, concept)
+                except _Unusable as reason:
+                    tally[str(reason)] += 1
+                else:
+                    tally["used"] += 1
+                    used += 1
+                    yield example
+        tally["label_without_image" if used != most else "not_needed"] += len(rows)
+
+
+def _read_rows(labels_url: str, lease: Lease, column: str, tally: Counter[str]) -> dict[str, dict[str, Any]]:
+    """The label rows of a lease by key; rows of other shards, which do not belong there, are labels without image."""
+    url = storage.join(labels_url, f"{lease.id}.parquet")
+    try:
+        data = storage.read_bytes(url)
+    except FileNotFoundError:
+        return {}
+    try:
+        columns = ["shard", "key", "width", "height", "quality", "flags", column]
+        rows = pq.read_table(io.BytesIO(data), columns=columns).to_pylist()
+    except ValueError as error:  # pyarrow.ArrowInvalid is a ValueError
+        raise ValueError(f"{storage.redact(url)} is not a label file: {error}; label its lease again") from error
+    own = {row["key"]: row for row in rows if row["shard"] == lease.shard.name}
+    tally["label_without_image"] += len(rows) - len(own)
+    return own
+
+
+def _check(row: dict[str, Any] | None, spec: SegmenterSpec, decision: str) -> None:
+    """Raises _Unusable for a label that a person or the settings leave out."""
+    if decision == "reject":
+        raise _Unusable("rejected")
+    if row is None or decision == "accept":
+        return
+    if flags := sorted(set(spec.drop_flags) & set(row["flags"])):
+        raise _Unusable(f"flag:{flags[0]}")
+    if (row["quality"] or 0.0) < spec.min_quality:
+        raise _Unusable("low_quality")
+
+
+def _make(sample: Sample, row: dict[str, Any] | None, spec: SegmenterSpec, labels: Labels, concept: str) -> Example:
+    """The example; raises _Unusable."""
+    truth = sample.truth(concept) if labels == "truth" else None
+    if row is None and truth is None:
+        raise _Unusable("image_without_label")
+    try:
+        image = decode_image(sample.image)
+    except DecodeError as error:
+        logger.debug("%s %s: %s", sample.shard, sample.key, error)
+        raise _Unusable("bad_image") from error
+    height, width = target_size(image.shape[0], image.shape[1], spec.short_side)
+    if min(height, width) < spec.crop:
+        raise _Unusable("too_elongated")
+    try:
+        mask = decode_mask(truth) if truth is not None else png_to_array(row[COLUMNS[labels]])  # type: ignore[index]
+        size = mask.shape if labels != "preliminary" else (row["height"], row["width"])  # type: ignore[index]
+        if size != image.shape[:2] or mask.dtype != np.bool_:
+            raise ValueError(f"it is for {size[1]}x{size[0]} pixels, the image has {image.shape[1]}x{image.shape[0]}")
+    except Exception as error:  # PIL raises nearly anything on damaged data
+        logger.warning("the mask of %s %s is unusable: %s", sample.shard, sample.key, error)
+        raise _Unusable("bad_mask") from error
+    resize = upsample_mask if labels == "preliminary" else resize_mask
+    small = resize(mask, width, height)
+    return Example(shard=sample.shard, key=sample.key, image=resize_image(image, height, width), mask=small)

@@ -1,0 +1,213 @@
+"""A trained segmenter: images in, masks out.
+
+segmenter = Segmenter.from_pretrained("runs/car/segmenter")
+mask = segmenter("photo.jpg")  # (H, W) bool
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from monai.inferers import SlidingWindowInferer
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from engine import storage
+from engine.corpus.decode import decode_image, image_to_array
+from engine.segmenter.resize import resize_image, resize_map, target_size
+from engine.segmenter.unet import MULTIPLE, SMALLEST, build_unet, features, images_to_tensor
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+THRESHOLD = 0.5
+OVERLAP = 0.5
+"""Share of a window that its neighbour covers as well."""
+BATCH_PIXELS = 1 << 20
+"""Of images that go through the U-Net at once."""
+
+Picture = str | os.PathLike[str] | Image.Image | np.ndarray
+
+
+class SegmenterError(ValueError):
+    """No usable segmenter; the message says why and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmenterConfig:
+    """What is kept beside the weights.
+
+    Attributes:
+        width: channels of the first level.
+        short_side: that images are resized to, pixels.
+        notes: about the training: settings, counts, metrics, fingerprint.
+    """
+
+    concept: str
+    width: int
+    short_side: int
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The text of `config.json`."""
+        architecture = {"architecture": "monai.networks.nets.BasicUNet", "features": list(features(self.width))}
+        return json.dumps({**architecture, **asdict(self)}, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> SegmenterConfig:
+        """Reads `config.json`; ValueError if it is something else."""
+        try:
+            values = json.loads(text)
+            return cls(
+                concept=str(values["concept"]),
+                width=int(values["width"]),
+                short_side=int(values["short_side"]),
+                notes=dict(values["notes"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"no configuration of a segmenter: {type(error).__name__}: {error}") from error
+
+
+class Segmenter:
+    """Masks of one concept.
+
+    Args:
+        network: as `engine.segmenter.unet` builds it.
+        device: where it computes.
+        short_side: another than that of the training, for finer masks of larger images.
+        window: 0 sees an image at once, else through overlapping square windows of this side.
+
+    Raises:
+        ValueError: a window or short side that the network cannot take.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        config: SegmenterConfig,
+        *,
+        device: str = "cpu",
+        short_side: int | None = None,
+        window: int = 0,
+    ) -> None:
+        if window and (window < SMALLEST or window % MULTIPLE):
+            raise ValueError(f"window is {window}; it must be 0, or a multiple of {MULTIPLE} from {SMALLEST} on")
+        self.short_side = config.short_side if short_side is None else short_side
+        if self.short_side < 1:
+            raise ValueError(f"short_side is {self.short_side}; it must be at least 1")
+        self.config = config
+        self.device = device
+        self.window = window
+        self.network = network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
+
+    @classmethod
+    def from_pretrained(cls, url: str | os.PathLike[str], device: str = "cpu", **options: Any) -> Segmenter:
+        """The segmenter in a folder, local or of an object store.
+
+        Args:
+            options: `short_side` and `window`.
+
+        Raises:
+            SegmenterError: none is there, or a damaged one.
+        """
+        folder = storage.absolute(os.fspath(url))
+        config, data = read_files(folder)
+        network = build_unet(config.width)
+        try:
+            network.load_state_dict(load(data))
+        except (RuntimeError, SafetensorError) as error:
+            raise SegmenterError(f"{storage.redact(storage.join(folder, WEIGHTS))} is damaged: {error}") from error
+        return cls(network, config, device=device, **options)
+
+    def save_pretrained(self, url: str | os.PathLike[str]) -> bytes:
+        """Writes weights and configuration into a folder; returns the bytes of the weights."""
+        folder = storage.absolute(os.fspath(url))
+        weights = {name: value.cpu().contiguous() for name, value in self.network.state_dict().items()}
+        data = save(weights, metadata={"concept": self.config.concept})
+        storage.atomic_put(data, storage.join(folder, WEIGHTS))
+        storage.atomic_put(self.config.to_json().encode(), storage.join(folder, CONFIG))
+        return data
+
+    def __call__(self, image: Picture) -> np.ndarray:
+        """The mask (H, W) bool, at the image's own size.
+
+        Args:
+            image: path, PIL image (turned upright by its EXIF), or upright (H, W, 3) uint8 RGB array.
+
+        Raises:
+            DecodeError: the file is no readable image.
+            ValueError: an array of another shape or type.
+        """
+        (probability,) = self.predict_batch([to_array(image)])
+        return probability >= THRESHOLD
+
+    def predict_batch(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Maps of the probability of the concept, (H, W) float32, one per upright (H, W, 3) uint8 image of any size."""
+        maps = self.predict_small(images)
+        return [resize_map(small, *image.shape[:2]) for small, image in zip(maps, images, strict=True)]
+
+    @torch.no_grad()
+    def predict_small(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The same at the size the network sees: (h, w) float32, short side `short_side`."""
+        by_size: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+        for index, image in enumerate(images):
+            height, width = image.shape[:2]
+            by_size[target_size(height, width, self.short_side)].append(index)
+        maps: dict[int, np.ndarray] = {}
+        for (height, width), own in by_size.items():
+            at_once = max(1, BATCH_PIXELS // (height * width))
+            for start in range(0, len(own), at_once):
+                part = own[start : start + at_once]
+                small = np.stack([resize_image(images[index], height, width) for index in part])
+                probability = self._forward(images_to_tensor(small).to(self.device))
+                maps.update(zip(part, probability[:, 0].float().cpu().numpy(), strict=True))
+        return [maps[index] for index in range(len(images))]
+
+    def _forward(self, x: Tensor) -> Tensor:
+        """[B, 3, h, w] of any size -> [B, 1, h, w] probabilities."""
+        height, width = x.shape[-2:]
+        x = pad_to_multiple(x).to(memory_format=torch.channels_last)
+        if self.window:
+            # Windows see what the crops of the training showed; blended, their seams do not.
+            inferer = SlidingWindowInferer(self.window, sw_batch_size=16, overlap=OVERLAP, mode="gaussian")
+            logits = inferer(x, self.network)
+            assert isinstance(logits, Tensor)
+        else:
+            logits = self.network(x)
+        return logits[..., :height, :width].sigmoid()
+
+
+def pad_to_multiple(x: Tensor) -> Tensor:
+    """[B, C, h, w] with the last row and column repeated until the U-Net can take it."""
+    bottom, right = (max(SMALLEST, -(-side // MULTIPLE) * MULTIPLE) - side for side in x.shape[-2:])
+    return pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
+
+
+def read_files(folder: str) -> tuple[SegmenterConfig, bytes]:
+    """Configuration and weights of the segmenter in a folder; SegmenterError if they cannot be read."""
+    try:
+        config = SegmenterConfig.from_json(storage.read_bytes(storage.join(folder, CONFIG)))
+        return config, storage.read_bytes(storage.join(folder, WEIGHTS))
+    except (OSError, ValueError) as error:
+        raise SegmenterError(
+            f"{storage.redact(folder)} holds no segmenter ({error}); give a folder that jobs/train.py wrote"
+        ) from error
+
+
+def to_array(image: Picture) -> np.ndarray:
+    """An image of any kind as upright (H, W, 3) uint8 RGB."""
+    if isinstance(image, Image.Image):
+        return image_to_array(image)
+    if isinstance(image, np.ndarray):
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+            raise ValueError(f"an array of shape {image.shape} and type {image.dtype} is no (H, W, 3) uint8 image")
+        return image
+    return decode_image(storage.read_bytes(storage.absolute(os.fspath(image))))

@@ -1,0 +1,71 @@
+"""How to train a segmenter: every setting that changes its weights, and none that doesn't."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from engine.labelling.label import USELESS
+from engine.labelling.spec import check_at_least
+from engine.segmenter.unet import MULTIPLE, SMALLEST
+
+Labels = Literal["refined", "preliminary", "truth"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmenterSpec:
+    """Settings of the training of a U-Net (the paper's, unless said otherwise).
+
+    Attributes:
+        labels: what the U-Net is shown: M, M_pre, or the corpus's own masks (the supervised comparison).
+        synthetic: learn from the synthetic images and their M, too.
+        steps: optimizer steps.
+        batch_size: crops per step, over all workers.
+        crop: side of the random square crops, pixels.
+        short_side: of the images, which are resized to it, pixels.
+        width: channels of the first level; those below have 1, 2, 4, 8 times as many.
+        learning_rate: peak of Adam's, after `warmup` steps; it then falls to a hundredth along a half cosine.
+        ema_decay: of the moving average of the weights, which is what is kept; 0 keeps the last weights (the paper).
+        flip: mirror half of the crops.
+        seed: of first weights, order and crops.
+        min_quality: labels of smaller quality are left out.
+        drop_flags: labels with one of these flags are left out.
+        review: hash of the decisions of a person, "" without any; they overrule quality and flags.
+        precision: of the forward pass on a GPU; a CPU computes in float32.
+    """
+
+    labels: Labels = "refined"
+    synthetic: bool = False
+    steps: int = 12_000
+    batch_size: int = 32
+    crop: int = 128
+    short_side: int = 128
+    width: int = 32
+    learning_rate: float = 1e-3
+    warmup: int = 100
+    ema_decay: float = 0.99
+    flip: bool = True
+    seed: int = 0
+    min_quality: float = 0.0
+    drop_flags: tuple[str, ...] = tuple(sorted(USELESS))
+    review: str = ""
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 1, "steps", "batch_size", "width")
+        check_at_least(self, 0, "warmup")
+        check_at_least(self, SMALLEST, "crop")
+        check_at_least(self, self.crop, "short_side")
+        if self.crop % MULTIPLE:
+            raise ValueError(f"crop is {self.crop}; it must be a multiple of {MULTIPLE}")
+        for name in ("min_quality", "ema_decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate is {self.learning_rate}; it must be positive")
+
+    def fingerprint_fields(self) -> dict[str, Any]:
+        """Everything of this spec that a training's fingerprint covers, as JSON values."""
+        values = {**dataclasses.asdict(self), "drop_flags": sorted(self.drop_flags)}
+        return {f"segmenter.{name}": value for name, value in values.items()}

@@ -1,0 +1,203 @@
+"""The training loop of the segmenter: binary cross-entropy on random crops.
+
+Runs in one process or, with Accelerate, in several: each computes its share of every batch, and the batches do not
+depend on their number. Order and crops derive from (seed, position) alone, where position p is that of the p-th crop
+ever drawn: a resumed run repeats nothing, and an epoch is a permutation of all examples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from engine.diffusion.training import Checkpoint, Progress, warmup_cosine
+from engine.segmenter.examples import Example
+from engine.segmenter.spec import SegmenterSpec
+from engine.segmenter.unet import build_unet, images_to_tensor
+
+REPORT_EVERY = 10
+"""Steps between looks at the loss: each makes the processor wait for the GPU."""
+RECENT = 50
+"""Steps that the loss told of is the mean of."""
+
+
+@dataclass(kw_only=True)
+class History:
+    """Loss, and IoU of the thresholded prediction with the labels, of every step's batch."""
+
+    losses: list[float] = field(default_factory=list)
+    ious: list[float] = field(default_factory=list)
+
+    def summary(self, spec: SegmenterSpec, examples: int) -> dict[str, Any]:
+        """Steps, epochs, and means over the last tenth of the steps, as JSON values."""
+        tenth = max(1, len(self.losses) // 10)
+        ious = [iou for iou in self.ious[-tenth:] if not math.isnan(iou)]
+        return {
+            "steps": len(self.losses),
+            "epochs": round(len(self.losses) * spec.batch_size / examples, 2),
+            "loss": round(sum(self.losses[-tenth:]) / tenth, 5),
+            "iou": round(sum(ious) / len(ious), 5) if ious else None,
+        }
+
+    def records(self, spec: SegmenterSpec, examples: int) -> Iterator[dict[str, Any]]:
+        """One record per step, as JSON values; `examples` is their number."""
+        for step, (loss, iou) in enumerate(zip(self.losses, self.ious, strict=True)):
+            yield {
+                "step": step + 1,
+                "epoch": step * spec.batch_size // examples,
+                "loss": round(loss, 6),
+                "iou": None if math.isnan(iou) else round(iou, 5),
+                "learning_rate": round(warmup_cosine(step, spec.steps, peak=spec.learning_rate, warmup=spec.warmup), 9),
+            }
+
+
+@lru_cache(maxsize=4)
+def permutation(seed: int, epoch: int, count: int) -> np.ndarray:
+    """The order of an epoch."""
+    return np.random.default_rng((seed, 0, epoch)).permutation(count)
+
+
+def draw_batch(
+    examples: Sequence[Example], spec: SegmenterSpec, *, step: int, own: slice = slice(None)
+) -> tuple[Tensor, Tensor]:
+    """The crops of a step, or of its part `own`: a function of (examples, spec, step) alone.
+
+    Returns:
+        images [n, 3, crop, crop] in [-1, 1], masks [n, 1, crop, crop] of 0 and 1.
+    """
+    count, first = len(examples), step * spec.batch_size
+    images, masks = [], []
+    for position in range(first, first + spec.batch_size)[own]:
+        example = examples[permutation(spec.seed, position // count, count)[position % count]]
+        g = np.random.default_rng((spec.seed, 1, position))
+        height, width = example.mask.shape
+        top, left = (int(g.integers(0, side - spec.crop + 1)) for side in (height, width))
+        window = slice(top, top + spec.crop), slice(left, left + spec.crop)
+        image, mask = example.image[window], example.mask[window]
+        if spec.flip and g.random() < 0.5:
+            image, mask = image[:, ::-1], mask[:, ::-1]
+        images.append(image)
+        masks.append(mask)
+    return images_to_tensor(np.stack(images)), torch.from_numpy(np.stack(masks)[:, None]).float()
+
+
+def train_segmenter(
+    examples: Sequence[Example],
+    spec: SegmenterSpec,
+    *,
+    checkpoint: str,
+    checkpoint_every: int = 500,
+    device: str = "cpu",
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_checkpoint: Callable[[int, History, nn.Module], None] = lambda step, history, network: None,
+) -> tuple[nn.Module, History]:
+    """Train a U-Net, resuming from the checkpoint if there is one.
+
+    Args:
+        examples: no smaller than a crop; the same ones, in the same order, whenever the training goes on.
+        checkpoint: URL of the training state.
+        on_checkpoint: called in the first process with the steps done, the history, and the network as it would be.
+
+    Returns:
+        the network (averaged weights, evaluation mode) on the device, and the history of all steps.
+
+    Raises:
+        ValueError: no examples, or a batch size that the processes cannot share.
+        FloatingPointError: the loss is no number any more.
+    """
+    if not examples:
+        raise ValueError("there is no example to learn from")
+    on_cpu = torch.device(device).type == "cpu"
+    accelerator = Accelerator(cpu=on_cpu)
+    ranks, rank = accelerator.num_processes, accelerator.process_index
+    if spec.batch_size % ranks:
+        raise ValueError(f"a batch of {spec.batch_size} cannot be shared by {ranks} processes; change --batch-size")
+    mine = spec.batch_size // ranks
+    own = slice(rank * mine, (rank + 1) * mine)
+
+    network = build_unet(spec.width, seed=spec.seed).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    weights = dict(network.named_parameters())
+    optimizer: Any = torch.optim.Adam(weights.values(), lr=spec.learning_rate)
+    found = Checkpoint.load(checkpoint, optimizer)
+    _copy_into(weights, found.weights.get("weights", {}))
+    average = {name: value.detach().clone() for name, value in weights.items()}
+    _copy_into(average, found.weights.get("average", {}))
+    ious = found.weights["history"]["iou"].tolist() if found.step else []
+    history = History(losses=found.losses, ious=ious)
+    unet, optimizer = accelerator.prepare(network, optimizer)
+
+    def draw(step: int) -> tuple[Tensor, Tensor]:
+        images, masks = draw_batch(examples, spec, step=step, own=own)
+        return (images, masks) if on_cpu else (images.pin_memory(), masks.pin_memory())
+
+    def look(pending: list[Tensor]) -> None:
+        """Brings the numbers of the last steps into the history."""
+        numbers = accelerator.reduce(torch.stack(pending), "mean").cpu()
+        pending.clear()
+        for loss, hits, union in numbers.tolist():
+            if not math.isfinite(loss):
+                step = len(history.losses)
+                raise FloatingPointError(f"the loss is {loss} at step {step}; lower the learning rate")
+            history.losses.append(loss)
+            history.ious.append(hits / union if union else math.nan)
+        recent = [value for value in history.ious[-RECENT:] if not math.isnan(value)]
+        losses = history.losses[-RECENT:]
+        iou = sum(recent) / len(recent) if recent else math.nan
+        on_progress(Progress(step=len(history.losses), steps=spec.steps, loss=sum(losses) / len(losses), iou=iou))
+
+    pending: list[Tensor] = []
+    with ThreadPoolExecutor(1, thread_name_prefix="crops") as ahead:
+        coming = ahead.submit(draw, found.step)
+        for step in range(found.step, spec.steps):
+            batch, coming = coming, ahead.submit(draw, step + 1)
+            images, masks = (value.to(device, non_blocking=True) for value in batch.result())
+            for group in optimizer.param_groups:
+                group["lr"] = warmup_cosine(step, spec.steps, peak=spec.learning_rate, warmup=spec.warmup)
+            with torch.autocast("cuda", torch.bfloat16, enabled=not on_cpu and spec.precision == "bfloat16"):
+                logits = unet(images.to(memory_format=torch.channels_last))
+            loss = binary_cross_entropy_with_logits(logits.float(), masks)
+            accelerator.backward(loss)
+            optimizer.step()
+            optimizer.zero_grad()
+            decay = min(spec.ema_decay, (step + 1) / (step + 10))
+            torch._foreach_lerp_(list(average.values()), [p.detach() for p in weights.values()], 1 - decay)
+            pending.append(torch.stack([loss.detach(), *_overlap(logits.detach(), masks)]))
+            done = step + 1
+            saving = done % checkpoint_every == 0 or done == spec.steps
+            if saving or done % REPORT_EVERY == 0:
+                look(pending)
+            if saving and accelerator.is_main_process:
+                state = {"weights": weights, "average": average, "history": {"iou": torch.tensor(history.ious)}}
+                Checkpoint(step=done, losses=history.losses, weights=state).save(checkpoint, optimizer)
+                on_checkpoint(done, history, _with_weights(spec, average, device))
+    accelerator.wait_for_everyone()
+    return _with_weights(spec, average, device), history
+
+
+def _overlap(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Pixels in both, and in either, of prediction and label."""
+    predicted, truth = logits > 0, masks > 0.5
+    return (predicted & truth).sum().float(), (predicted | truth).sum().float()
+
+
+@torch.no_grad()
+def _copy_into(target: dict[str, Tensor], source: Any) -> None:
+    for name, value in source.items():
+        target[name].copy_(value)
+
+
+def _with_weights(spec: SegmenterSpec, weights: dict[str, Tensor], device: str) -> nn.Module:
+    """A network of its own with these weights, to be evaluated."""
+    network = build_unet(spec.width).to(device)
+    _copy_into(dict(network.named_parameters()), weights)
+    return network.eval().requires_grad_(False)

@@ -1,0 +1,33 @@
+"""The U-Net of the segmenter, and images as it takes them.
+
+Shapes: B images of H × W pixels, both multiples of `MULTIPLE` and no less than `SMALLEST`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from monai.networks.nets import BasicUNet
+from torch import Tensor, nn
+
+MULTIPLE = 16
+"""It halves an image four times."""
+SMALLEST = 32
+"""Its lowest level must have more than one cell: instance norm has nothing to norm in a single one."""
+
+
+def features(width: int) -> tuple[int, ...]:
+    """Channels of the five levels going down, and of the last one."""
+    return width, width, 2 * width, 4 * width, 8 * width, width
+
+
+def build_unet(width: int, *, seed: int = 0) -> nn.Module:
+    """[B, 3, H, W] in [-1, 1] -> [B, 1, H, W] logits; the first weights depend on the seed only."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return BasicUNet(spatial_dims=2, in_channels=3, out_channels=1, features=features(width))
+
+
+def images_to_tensor(images: np.ndarray) -> Tensor:
+    """(B, H, W, 3) uint8 -> [B, 3, H, W] float32 in [-1, 1]."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
