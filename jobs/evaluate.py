@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from engine.evaluation.report import format_report
 from engine.evaluation.rows import find_labels
 from engine.run.command import run_command
 from engine.run.options import Int, find_input
+from engine.segmenter.spec import SegmenterSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,14 @@ class Studies:
     """Guidance weights of guidance: 1 follows the prompt, 0 the background's."""
     seeds: int = 6
     """Rows of its picture."""
+    test: Annotated[str | None, tyro.conf.arg(metavar="CORPUS")] = None
+    """The corpus that ablation measures on: with ground truth, and none of the images that the run labelled."""
+    steps: int = SegmenterSpec.steps
+    """Optimizer steps of each U-Net of ablation."""
+    train_batch_size: int = SegmenterSpec.batch_size
+    """Crops per step."""
+    width: int = SegmenterSpec.width
+    """Channels of its first level."""
     features: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """A feature network, an ONNX file, for FID and KID of guidance. miniature: the one that comes with the project,
     which knows miniature scenes only."""
@@ -60,9 +70,9 @@ class Evaluate:
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Also write the result to this file."""
     study: Annotated[
-        Literal["timesteps", "tokens", "draws", "guidance", "parts"] | None, tyro.conf.arg(metavar="NAME")
+        Literal["ablation", "timesteps", "tokens", "draws", "guidance", "parts"] | None, tyro.conf.arg(metavar="NAME")
     ] = None
-    """timesteps, tokens, draws, guidance or parts."""
+    """ablation, timesteps, tokens, draws, guidance or parts."""
     output: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder or URL for the study's STUDY.json, STUDY.md and pictures. Default: RUN/studies."""
     studies: Studies
@@ -74,11 +84,13 @@ In the paper's protocol: everything is brought to the size of the image, its sho
 central 128 x 128 compared; accuracy and IoU pool the pixels of all images. Where a corpus has boxes only, the boxes
 around the masks are compared with them.
 
-With --study, one choice of the method is studied instead, with the settings and the model of the run: timesteps (T0),
-tokens (of the prompt), draws (N), guidance (w), parts (several concepts of one prompt).
+With --study, one choice of the method is studied instead, with the settings and the model of the run: ablation (labels
+and the U-Nets that learn from them), timesteps (T0), tokens (of the prompt), draws (N), guidance (w), parts (several
+concepts of one prompt).
 
 Examples:
   python jobs/evaluate.py --run runs/bird --input 'tars/{000000..000003}.tar' --json bird.json
+  python jobs/evaluate.py --run runs/bird --study ablation --test 'test/*.tar'
   python jobs/evaluate.py --run runs/bird --study tokens
   python jobs/evaluate.py --run runs/bird --study guidance --features inception.onnx
 
@@ -117,13 +129,16 @@ def _study(job: Evaluate) -> int:
     if job.concept not in (None, settings.spec.concept):
         own = settings.spec.concept
         raise ValueError(f"--concept {job.concept} is not the run's, {own}; leave it out with --study")
-    values = vars(job.studies) | {"parts": tuple(filter(None, map(str.strip, (job.studies.parts or "").split(","))))}
+    values = dict(vars(job.studies))
+    values |= {"batch_size": values.pop("train_batch_size")}
+    values |= {"parts": tuple(filter(None, map(str.strip, (job.studies.parts or "").split(","))))}
     task = StudyTask(
         settings=settings,
-        models=settings.load(device="cuda" if torch.cuda.is_available() else "cpu"),
         corpus=_corpus(job, settings.spec.concept),
         output=storage.absolute(job.output or storage.join(settings.url, "studies")),
+        device="cuda" if torch.cuda.is_available() else "cpu",
         options=StudyOptions(**values),
+        tell=functools.partial(print, flush=True),
     )
     study = run_study(job.study, task)
     print(study.table)

@@ -11,7 +11,7 @@ from engine.labelling.spec import METHOD_VERSION, LabelSpec, RefinementSpec
 from engine.run.concept import check_adapter, find_concept, weights_url
 from engine.run.directory import RunError, read_manifest
 from engine.run.options import find_input
-from engine.run.source import ModelSource
+from engine.run.source import LabellerSource, ModelSource
 from schemas.run import RunManifest
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class RunSettings:
 
     url: str
     spec: LabelSpec
-    source: ModelSource
+    source: LabellerSource
     weights: str | None
     input: str | None
     fingerprint: str

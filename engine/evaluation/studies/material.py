@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from engine import storage
-from engine.corpus import Sample, list_shards, open_lease, plan_leases
+from engine.corpus import Lease, Sample, list_shards, open_lease, plan_leases
 from engine.corpus.decode import DecodeError, decode_image
 from engine.diffusion.geometry import Placement, image_to_canvas, valid_cells
 from engine.diffusion.model import LatentDiffusion
@@ -44,16 +44,25 @@ class Specimen:
         """A map or mask of this image in the protocol."""
         return fit_to_protocol(np.ascontiguousarray(array), *self.image.shape[:2])
 
+    def fit_image(self) -> np.ndarray:
+        """The image itself, (128, 128, 3) uint8."""
+        return np.stack([self.fit(self.image[..., channel]) for channel in range(3)], -1)
 
-def read_specimens(corpus: str, concepts: Sequence[str], limit: int, *, bare: bool = False) -> Iterator[Specimen]:
+
+def read_specimens(
+    corpus: str | Sequence[Lease], concepts: Sequence[str], limit: int | None, *, bare: bool = False
+) -> Iterator[Specimen]:
     """The first `limit` images of a corpus with a mask of any of the concepts; with `bare` also those without.
+
+    Args:
+        corpus: its URL, or leases of it.
 
     Raises:
         EvaluationError: there is none.
         CorpusError: a corpus that cannot be read.
     """
     counts: Counter[str] = Counter()
-    for lease in plan_leases(list_shards(corpus)):
+    for lease in plan_leases(list_shards(corpus)) if isinstance(corpus, str) else corpus:
         with open_lease(lease, masks=True) as samples:
             for sample in samples:
                 specimen = _make_specimen(sample, concepts, counts) if isinstance(sample, Sample) else None
@@ -64,9 +73,10 @@ def read_specimens(corpus: str, concepts: Sequence[str], limit: int, *, bare: bo
                 if counts["used"] == limit:
                     return
     if not counts["used"]:
+        where = storage.redact(corpus) if isinstance(corpus, str) else "the corpus"
         names = " or ".join(repr(concept) for concept in concepts)
         raise EvaluationError(
-            f"none of the {counts['images']} images of {storage.redact(corpus)} has ground truth for {names} "
+            f"none of the {counts['images']} images of {where} has ground truth for {names} "
             f"({counts['bad']} unusable); give --input a corpus with KEY.mask.png or KEY.{concepts[0]}.mask.png files"
         )
 

@@ -55,7 +55,7 @@ def study_parts(task: StudyTask) -> Study:
     ]
     bold = [k + 1 for k in range(shown) if (parts.selector.sum(0) > 0)[k]]
     picture = draw_tiles(
-        [[_fit_image(specimen), *shades] for _, specimen, shades in tiles],
+        [[specimen.fit_image(), *shades] for _, specimen, shades in tiles],
         ["image", *words.concepts[:shown]],
         bold=bold,
         title=f"attention to each word of “{text}”",
@@ -67,8 +67,3 @@ def study_parts(task: StudyTask) -> Study:
     )
     figures = {"prompt": text, "images": images, "rows": rows}
     return Study(name="parts", figures=figures, table=table, pictures={"parts.png": picture})
-
-
-def _fit_image(specimen: Specimen) -> np.ndarray:
-    """The image (128, 128, 3) as the protocol crops it."""
-    return np.stack([specimen.fit(np.ascontiguousarray(specimen.image[..., c])) for c in range(3)], -1)

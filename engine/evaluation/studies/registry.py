@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from engine import storage
+from engine.evaluation.studies.ablation import study_ablation
 from engine.evaluation.studies.draws import study_draws
 from engine.evaluation.studies.guidance import study_guidance
 from engine.evaluation.studies.parts import study_parts
@@ -20,6 +21,7 @@ STUDIES: dict[str, Callable[[StudyTask], Study]] = {
     "draws": study_draws,
     "guidance": study_guidance,
     "parts": study_parts,
+    "ablation": study_ablation,
 }
 
 

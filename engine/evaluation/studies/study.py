@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from engine import storage
 from engine.labelling.spec import check_at_least
 from engine.run.settings import RunModels, RunSettings
+from engine.segmenter.spec import SegmenterSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +27,7 @@ class StudyOptions:
         weights: w of `guidance`, one column each; seeds: its rows.
         features: ONNX file of a feature network, or ``miniature``; None leaves FID and KID out.
         test: URL of the corpus that `ablation` measures on.
-        steps: of each U-Net of `ablation`.
+        steps, batch_size, width: of each U-Net of `ablation`.
     """
 
     limit: int = 40
@@ -38,10 +40,12 @@ class StudyOptions:
     seeds: int = 6
     features: str | None = None
     test: str | None = None
-    steps: int = 12_000
+    steps: int = SegmenterSpec.steps
+    batch_size: int = SegmenterSpec.batch_size
+    width: int = SegmenterSpec.width
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "limit", "draws", "repeats", "seeds", "steps")
+        check_at_least(self, 1, "limit", "draws", "repeats", "seeds", "steps", "batch_size", "width")
         if self.timesteps is not None:
             check_at_least(self, 1, "timesteps")
         if not self.weights:
@@ -56,17 +60,20 @@ class StudyTask:
         settings: of the run, whose concept, prompt, model and label settings are studied.
         corpus: URL of the images, with ground truth where a study needs it.
         output: URL of the folder for the results.
+        tell: gets a line now and then from a study that takes long.
     """
 
     settings: RunSettings
-    models: RunModels
     corpus: str
     output: str
+    device: str = "cpu"
     options: StudyOptions = field(default_factory=StudyOptions)
+    tell: Callable[[str], None] = print
 
-    @property
-    def device(self) -> str:
-        return str(self.models.model.device)
+    @cached_property
+    def models(self) -> RunModels:
+        """m and m′, loaded when first asked for."""
+        return self.settings.load(device=self.device)
 
 
 @dataclass(frozen=True, kw_only=True)
