@@ -6,6 +6,7 @@ numbers use an Inception network; figures of different networks have nothing to 
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -127,7 +128,9 @@ def distances(real: Tensor, made: Tensor) -> dict[str, float]:
     given = _Given(real.shape[1])
     fid = FrechetInceptionDistance(feature=given)
     size = min(len(real), len(made))
-    kid = KernelInceptionDistance(feature=given, subsets=1, subset_size=size)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that it keeps all features
+        kid = KernelInceptionDistance(feature=given, subsets=1, subset_size=size)
     for features, is_real in ((real, True), (made, False)):
         fid.update(features, real=is_real)
         kid.update(features[:size], real=is_real)

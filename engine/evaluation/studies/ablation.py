@@ -15,14 +15,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from engine import storage
-from engine.corpus import Lease
 from engine.distillation.spec import DistillationSpec
-from engine.evaluation.evaluate import evaluate_run
 from engine.evaluation.metrics import Overlap
 from engine.evaluation.rows import EvaluationError, find_labels
 from engine.evaluation.studies.charts import draw_bars, draw_tiles
@@ -59,6 +58,7 @@ ROWS = {
     "unet-synthetic": Row(name="U-Net on D_s ∪ D′_s", labels="refined", synthetic=True, paper=(95.6, 77.2, 86.0)),
     "unet-truth": Row(name="U-Net, supervised", labels="truth", paper=(97.9, 88.3, 93.0)),
 }
+COLUMNS = {"preliminary": "preliminary_mask", "refined": "mask"}
 SHOWN = 5
 """Images of the picture."""
 
@@ -72,13 +72,12 @@ def study_ablation(task: StudyTask) -> Study:
     if task.options.test is None:
         raise EvaluationError("the ablation measures on images that nothing was learned from; give --test CORPUS")
     labelled = _label_test(task, task.options.test)
-    measured = evaluate_run(labelled.run.url, task.options.test, task.settings.spec.concept)
     found: dict[str, dict[str, Any]] = {}
     folders: dict[str, str] = {}
     left_out: dict[str, str] = {}
     for name, row in ROWS.items():
         if row.labels is None:
-            found[name] = {"row": row.name, **{k: v and round(v, 4) for k, v in (measured[name] or {}).items()}}
+            found[name] = {"row": row.name, **_measure_labels(labelled, COLUMNS[name])}
             continue
         try:
             training = _plan(task, name, row)
@@ -123,6 +122,8 @@ def _label_test(task: StudyTask, test: str) -> LabelPlan:
 def _plan(task: StudyTask, name: str, row: Row) -> SegmenterTask:
     """The training of a row, in a folder of its own for each set of settings."""
     assert row.labels
+    if row.synthetic and not storage.exists(storage.join(task.settings.url, "synthetic", "run.json")):
+        raise _NothingToLearn("the run has no synthetic images; run jobs/synthesize.py with this --run first")
     options = task.options
     spec = SegmenterSpec(
         labels=row.labels,
@@ -163,7 +164,7 @@ def _measure_unet(task: StudyTask, row: Row, training: SegmenterTask, labelled: 
         assert receipt
     segmenter = Segmenter.from_pretrained(training.url, device=task.device)
     overlap, images = Overlap(), 0
-    for batch in batched(_held_out(labelled)):
+    for batch in batched(specimen for specimen, _ in _held_out(labelled)):
         for specimen, mask in zip(batch, _segment(segmenter, batch), strict=True):
             overlap.update(specimen.fit(mask), specimen.truth(labelled.spec.concept))
             images += 1
@@ -181,16 +182,29 @@ def _measure_unet(task: StudyTask, row: Row, training: SegmenterTask, labelled: 
     return measures
 
 
-def _held_out(labelled: LabelPlan) -> Iterator[Specimen]:
-    """The images that M is measured on: with ground truth, and not in quarantine."""
+def _measure_labels(labelled: LabelPlan, column: str) -> dict[str, Any]:
+    """Of the labels themselves: M_pre or M, by the column of its row."""
+    overlap, images = Overlap(), 0
+    for specimen, row in _held_out(labelled):
+        overlap.update(specimen.fit(png_to_array(row[column])), specimen.truth(labelled.spec.concept))
+        images += 1
+    if not images:
+        raise EvaluationError(
+            f"none of the labelled images of {storage.redact(labelled.input_url)} has ground truth for "
+            f"{labelled.spec.concept!r}; give --test a corpus with KEY.mask.png files"
+        )
+    return {**rounded(overlap.result()), "images": images}
+
+
+def _held_out(labelled: LabelPlan) -> Iterator[tuple[Specimen, dict[str, Any]]]:
+    """The images that all rows are measured on, with their labels: those with ground truth, not in quarantine."""
     files, _ = find_labels(labelled.run.url)
+    concept = labelled.spec.concept
     for lease in labelled.leases:
-        keys = set(files.keys.get(lease.shard.name, []))
-        yield from (s for s in _with_truth(lease, labelled.spec.concept) if s.key in keys)
-
-
-def _with_truth(lease: Lease, concept: str) -> Iterator[Specimen]:
-    return (s for s in read_specimens([lease], [concept], None, bare=True) if s.truths)
+        rows = files.read(lease.shard.name, tuple(COLUMNS.values()))
+        for specimen in read_specimens([lease], [concept], None, bare=True):
+            if specimen.truths and specimen.key in rows:
+                yield specimen, rows[specimen.key]
 
 
 def _segment(segmenter: Segmenter, specimens: list[Specimen]) -> list[np.ndarray]:
@@ -247,17 +261,12 @@ def _report(
 def _draw_masks(task: StudyTask, labelled: LabelPlan, folders: dict[str, str]) -> bytes:
     """Some held-out images and what each row makes of them."""
     concept = labelled.spec.concept
-    files, _ = find_labels(labelled.run.url)
     names = ["image", "M_pre", "M", *(ROWS[name].name for name in folders), "truth"]
     segmenters = [Segmenter.from_pretrained(url, device=task.device) for url in folders.values()]
     tiles: list[list[np.ndarray]] = []
-    for lease in labelled.leases:
-        rows = files.read(lease.shard.name, ("preliminary_mask", "mask"))
-        for specimen in _with_truth(lease, concept):
-            if specimen.key in rows and len(tiles) < SHOWN:
-                row = rows[specimen.key]
-                masks = [png_to_array(row[name]) for name in ("preliminary_mask", "mask")]
-                masks += [_segment(segmenter, [specimen])[0] for segmenter in segmenters]
-                fitted = [specimen.fit(mask) for mask in masks] + [specimen.truth(concept)]
-                tiles.append([specimen.fit_image(), *(mask.astype(np.uint8) * 255 for mask in fitted)])
+    for specimen, row in islice(_held_out(labelled), SHOWN):
+        masks = [png_to_array(row[column]) for column in COLUMNS.values()]
+        masks += [_segment(segmenter, [specimen])[0] for segmenter in segmenters]
+        fitted = [specimen.fit(mask) for mask in masks] + [specimen.truth(concept)]
+        tiles.append([specimen.fit_image(), *(mask.astype(np.uint8) * 255 for mask in fitted)])
     return draw_tiles(tiles, names, title=f"{concept}: masks of held-out images")
