@@ -268,5 +268,5 @@ def _draw_masks(task: StudyTask, labelled: LabelPlan, folders: dict[str, str]) -
         masks = [png_to_array(row[column]) for column in COLUMNS.values()]
         masks += [_segment(segmenter, [specimen])[0] for segmenter in segmenters]
         fitted = [specimen.fit(mask) for mask in masks] + [specimen.truth(concept)]
-        tiles.append([specimen.fit_image(), *(mask.astype(np.uint8) * 255 for mask in fitted)])
+        tiles.append([specimen.fit_image(), *fitted])
     return draw_tiles(tiles, names, title=f"{concept}: masks of held-out images")

@@ -97,7 +97,7 @@ def draw_bars(
 def draw_tiles(
     rows: Sequence[Sequence[np.ndarray]], names: Sequence[str], *, title: str, bold: Sequence[int] = ()
 ) -> bytes:
-    """Pictures in rows, a name over each column: (H, W, 3) uint8 as they are, (H, W) uint8 as heatmaps."""
+    """Pictures in rows, a name over each column: (H, W, 3) uint8 as they are, (H, W) uint8 as heatmaps, bool as masks."""
     side = 1.15
     width, height = side * len(names), side * len(rows)
     tight = ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.02, wspace=0, hspace=0)
@@ -108,7 +108,8 @@ def draw_tiles(
     for r, row in enumerate(rows):
         for c, picture in enumerate(row):
             axes = grid[r, c]
-            axes.imshow(picture, cmap="inferno", vmin=0, vmax=255)
+            mask = picture.dtype == np.bool_
+            axes.imshow(picture, cmap="gray" if mask else "inferno", vmin=0, vmax=1 if mask else 255)
             axes.set_axis_off()
             if r == 0:
                 axes.set_title(names[c], fontsize=9, fontweight="bold" if c in bold else "normal")
