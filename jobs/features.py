@@ -23,9 +23,9 @@ class FeaturesJob:
 
     output: str
     """File or URL to write."""
-    count: int = 6000
+    count: int = 4000
     """Scenes to learn from; a tenth as many of the next seed tell what was learned."""
-    epochs: int = 12
+    epochs: int = 10
     """How often each is seen."""
     seed: int = 11
     """Of the scenes, and of the training."""

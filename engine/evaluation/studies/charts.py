@@ -97,7 +97,7 @@ def draw_bars(
 def draw_tiles(
     rows: Sequence[Sequence[np.ndarray]], names: Sequence[str], *, title: str, bold: Sequence[int] = ()
 ) -> bytes:
-    """Pictures in rows, a name over each column: (H, W, 3) uint8 as they are, (H, W) uint8 as heatmaps, bool as masks."""
+    """Pictures in rows, a name over each column: (H, W, 3) uint8 as they are, (H, W) uint8 heatmaps, bool masks."""
     side = 1.15
     width, height = side * len(names), side * len(rows)
     tight = ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.02, wspace=0, hspace=0)
