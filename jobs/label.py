@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None, *, source: LabellerSource | None = 
         if options.execution.dry_run:
             return 0
         outcome = _label(plan, options.execution.workers)
-        print(outcome.describe(contact_sheet=_draw(outcome)))
+        print(outcome.describe(contact_sheet=_draw(plan, outcome)))
         return int(outcome.failed(options.execution.max_failures))
 
     return run_command(Label, run, job="label", description=DESCRIPTION, arguments=arguments)
@@ -116,15 +116,15 @@ def _label(plan: LabelPlan, workers: int | None) -> Outcome:
     return run_plan(plan, workers=workers, tell=functools.partial(print, flush=True))
 
 
-def _draw(outcome: Outcome) -> str | None:
+def _draw(plan: LabelPlan, outcome: Outcome) -> str | None:
     """The contact sheet of a run that has something to show; a run is no failure for want of a picture."""
     from engine.evaluation.contact_sheet import write_contact_sheet
 
-    run = outcome.plan.run.url
+    run = plan.run.url
     path = storage.join(run, "contact_sheet.png")
     try:
         if outcome.new or not storage.exists(path):
-            write_contact_sheet(run, outcome.plan.input_url, path)
+            write_contact_sheet(run, plan.input_url, path)
     except Exception as error:
         logger.warning("no contact sheet: %s", error, exc_info=logger.isEnabledFor(logging.DEBUG))
         return None

@@ -52,6 +52,16 @@ def image_to_canvas(image: np.ndarray, place: Placement) -> Tensor:
     return canvas
 
 
+def canvas_to_image(canvas: Tensor, place: Placement) -> np.ndarray:
+    """[3, f cells, f cells] in about [-1, 1] -> (H, W, 3) uint8, the image's own part at its own size."""
+    size = (place.columns * place.factor, place.rows * place.factor)
+    pixels = ((canvas[:, : size[1], : size[0]].float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    image = pixels.permute(1, 2, 0).cpu().numpy()
+    if (place.width, place.height) == size:
+        return np.ascontiguousarray(image)
+    return np.asarray(Image.fromarray(image).resize((place.width, place.height), Image.Resampling.LANCZOS))
+
+
 def valid_cells(places: list[Placement]) -> Tensor:
     """[B, cells, cells] bool: the latent cells that belong to the images."""
     valid = torch.zeros(len(places), places[0].cells, places[0].cells, dtype=torch.bool)

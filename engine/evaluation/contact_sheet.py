@@ -61,7 +61,7 @@ def write_contact_sheet(run: str, corpus: str, path: str, count: int = 24) -> st
     kind = "masks" if folder == "labels" else "preliminary masks"
     title = f"{', '.join(sorted(files.concepts))}: {kind} of {len(cells)} of {files.count} images"
     buffer = io.BytesIO()
-    _compose(title, cells).save(buffer, format="PNG")
+    compose(title, cells).save(buffer, format="PNG")
     storage.atomic_put(buffer.getvalue(), storage.absolute(path))
     return path
 
@@ -117,9 +117,10 @@ def _outline(picture: Image.Image, mask: Image.Image) -> Image.Image:
     return overlay
 
 
-def _compose(title: str, cells: list[tuple[str, list[Image.Image]]]) -> Image.Image:
-    columns = min(COLUMNS, len(cells))
-    cell_width = 3 * TILE + 2 * GAP
+def compose(title: str, cells: list[tuple[str, list[Image.Image]]]) -> Image.Image:
+    """A sheet of cells, each a caption and its pictures, as many in every cell and at most TILE x TILE."""
+    columns, pictures_each = min(COLUMNS, len(cells)), len(cells[0][1])
+    cell_width = pictures_each * (TILE + GAP) - GAP
     width = columns * cell_width + (columns + 1) * MARGIN
     height = TITLE + -(-len(cells) // columns) * (TILE + CAPTION + MARGIN) + MARGIN
     sheet = Image.new("RGB", (width, height), PAPER)
@@ -131,7 +132,7 @@ def _compose(title: str, cells: list[tuple[str, list[Image.Image]]]) -> Image.Im
         for picture in pictures:
             sheet.paste(picture, (x + (TILE - picture.width) // 2, y + (TILE - picture.height) // 2))
             x += TILE + GAP
-        x -= 3 * (TILE + GAP)
+        x -= pictures_each * (TILE + GAP)
         draw.text((x, y + TILE + 5), _shorten(draw, key, cell_width, 13), FAINT, font=_font(13))
     return sheet
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from engine.labelling.quality import Signals
 
-USELESS = frozenset({"one_mode", "empty", "full", "absent"})
+USELESS = frozenset({"one_mode", "empty", "full", "absent", "object_likely"})
 """Flags of a mask that says nothing: its quality is 0, and nothing is learned from it."""
 
 
@@ -28,6 +28,8 @@ class Label:
         quality: 0-1.
         flags: short stable words.
         signals: what the quality was computed from; None when not refined.
+        background: (H, W, 3) uint8, the image with background painted over the object; None unless asked for, and
+            where nothing was painted.
     """
 
     heatmap: np.ndarray
@@ -41,3 +43,4 @@ class Label:
     quality: float
     flags: list[str] = field(default_factory=list)
     signals: Signals | None = None
+    background: np.ndarray | None = None

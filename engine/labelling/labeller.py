@@ -8,7 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.diffusion.geometry import Placement, bounding_box, image_to_canvas, resize_mask, upsample_mask, valid_cells
+from engine.diffusion.geometry import (
+    Placement,
+    bounding_box,
+    canvas_to_image,
+    image_to_canvas,
+    resize_mask,
+    upsample_mask,
+    valid_cells,
+)
 from engine.diffusion.model import LatentDiffusion
 from engine.diffusion.prompt import ConceptPrompt
 from engine.distillation.weights import ConceptModel
@@ -20,7 +28,7 @@ from engine.labelling.label import USELESS, Label
 from engine.labelling.preliminary import heatmap_to_preliminary, mask_flags
 from engine.labelling.quality import Signals, quality_of
 from engine.labelling.refinement import Refined, refine
-from engine.labelling.spec import LabelSpec
+from engine.labelling.spec import LabelSpec, Stage
 from engine.labelling.weaknesses import find_weaknesses
 
 
@@ -32,6 +40,7 @@ class Labeller:
         spec: what to label and how.
         weights: m′ as `engine.distillation` packs it; without, m stands in for it.
         batch_size: latents per forward pass of the U-Net.
+        keep_backgrounds: hand out the first inpainting of each image with its label.
 
     Raises:
         PromptError: the model cannot be asked for the concept.
@@ -39,21 +48,32 @@ class Labeller:
     """
 
     def __init__(
-        self, model: LatentDiffusion, spec: LabelSpec, *, weights: bytes | None = None, batch_size: int = 64
+        self,
+        model: LatentDiffusion,
+        spec: LabelSpec,
+        *,
+        weights: bytes | None = None,
+        batch_size: int = 64,
+        keep_backgrounds: bool = False,
     ) -> None:
         self.spec = spec
         self.batch_size = batch_size
+        self.keep_backgrounds = keep_backgrounds
         self.prompt = ConceptPrompt.parse(model.tokenizer, spec.prompt, [spec.concept])
         self.model = model
         self.concept = ConceptModel.load(model, weights) if weights else None
 
     @torch.no_grad()
-    def __call__(self, images: list[np.ndarray], keys: list[str]) -> list[Label]:
-        """Label upright RGB images ((H, W, 3) uint8, any sizes); one label per image, in order."""
+    def __call__(self, images: list[np.ndarray], keys: list[str], *, stage: Stage | None = None) -> list[Label]:
+        """Label upright RGB images ((H, W, 3) uint8, any sizes); one label per image, in order.
+
+        Args:
+            stage: how far to go with these images, instead of as far as the spec says.
+        """
         assert len(images) == len(keys)
         if not images:
             return []
-        model = self.concept.original() if self.concept else self.model
+        model = self.original()
         places = [
             Placement.fit(image.shape[1], image.shape[0], cells=model.latent_size, factor=model.factor)
             for image in images
@@ -71,12 +91,20 @@ class Labeller:
             self._preliminary(place, bytes_Bhw[i], masks[i], separation[i], one_mode[i], presence[i])
             for i, place in enumerate(places)
         ]
-        if self.spec.stage == "refined":
+        if (stage or self.spec.stage) == "refined":
             # Where there is nothing to paint over, or nothing to paint from, M_pre stays.
             usable = [i for i, label in enumerate(labels) if not USELESS & set(label.flags)]
             if usable:
                 self._refine(labels, usable, canvases, z0, heatmap, preliminary.mask, valid, keys, places)
         return labels
+
+    def original(self) -> LatentDiffusion:
+        """m, until `distilled` is asked for."""
+        return self.concept.original() if self.concept else self.model
+
+    def distilled(self) -> LatentDiffusion:
+        """m′, or m where there is no other, until `original` is asked for."""
+        return self.concept.distilled() if self.concept else self.model
 
     def _preliminary(
         self,
@@ -120,7 +148,7 @@ class Labeller:
     ) -> None:
         """Replaces the usable labels by those with M."""
         settings = self.spec.refinement
-        model = self.concept.distilled() if self.concept else self.model
+        model = self.distilled()
         region = grow(preliminary[usable], settings.dilate) & valid[usable]
         own = [keys[i] for i in usable]
         inpainted = remove_object(model, z0[usable], region, own, self.spec, batch_size=self.batch_size)
@@ -133,6 +161,8 @@ class Labeller:
             height, width = place.rows * place.factor, place.columns * place.factor
             mask = refined.mask[k, :height, :width].numpy()
             labels[i] = self._finish(labels[i], place, mask, refined, k, pixels[k, :, :height, :width])
+            if self.keep_backgrounds:
+                labels[i] = replace(labels[i], background=canvas_to_image(inpainted[k, 0], place))
 
     def _finish(
         self, label: Label, place: Placement, mask: np.ndarray, refined: Refined, k: int, pixels: Tensor

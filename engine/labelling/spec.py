@@ -121,3 +121,20 @@ class LabelSpec:
         del values["stage"]
         refinement = {f"refinement.{name}": value for name, value in values.pop("refinement").items()}
         return {"method_version": METHOD_VERSION, **values, **refinement}
+
+    @classmethod
+    def from_fingerprint(cls, fields: dict[str, Any], *, stage: Stage = "refined") -> LabelSpec:
+        """The spec whose `fingerprint_fields` are among a run's.
+
+        Raises:
+            ValueError: they are of another version of the method, or not all there.
+        """
+        if (version := fields.get("method_version")) != METHOD_VERSION:
+            raise ValueError(f"its labels are of version {version} of the method, this program's of {METHOD_VERSION}")
+        names = {field.name for field in dataclasses.fields(cls)} - {"stage", "refinement"}
+        try:
+            refinement = {f.name: fields[f"refinement.{f.name}"] for f in dataclasses.fields(RefinementSpec)}
+            values = {name: fields[name] for name in names}
+        except KeyError as error:
+            raise ValueError(f"its settings lack {error}") from error
+        return cls(**values, stage=stage, refinement=RefinementSpec(**refinement))

@@ -1,4 +1,4 @@
-"""The driver of a labelling run: starts it, watches it, and ends it in order whatever happens."""
+"""The driver of a run: starts it, watches it, and ends it in order whatever happens."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from engine.pipeline.label import LabellingError, label_leases
 from engine.pipeline.progress import ProgressLine, Tally, count, start_board
 from engine.pipeline.trainer import TrainingError
 from engine.run.directory import ATTEMPTS, start_run
-from engine.run.plan import LabelPlan
+from engine.run.plan import LabelPlan, LeasePlan
 from engine.run.summary import Outcome
 from schemas.receipt import Receipt
 
@@ -87,8 +87,8 @@ def make_concept_of(plan: LabelPlan, *, workers: int | None, tell: Callable[[str
         )
 
 
-def drive(plan: LabelPlan, *, workers: int | None = None) -> Outcome:
-    """Labels what the plan has left.
+def drive(plan: LeasePlan, *, workers: int | None = None) -> Outcome:
+    """Does what the plan has left.
 
     Raises:
         ValueError: the run directory cannot be written to, or the cluster cannot be used.
@@ -100,7 +100,7 @@ def drive(plan: LabelPlan, *, workers: int | None = None) -> Outcome:
     if plan.remaining:
         _prepare(plan)
         with on_cluster():
-            check_reach([plan.run.url, *{lease.shard.url for lease in plan.remaining[:1]}])
+            check_reach(plan.places)
             pool = divide(leases=len(plan.remaining), wanted=workers)
             board = start_board()
             before = sum(receipt.seen for receipt in receipts.values())
@@ -119,14 +119,14 @@ def drive(plan: LabelPlan, *, workers: int | None = None) -> Outcome:
     return Outcome(plan=plan, receipts=receipts, failed_leases=failed, loading=began - started, seconds=ended - began)
 
 
-def _prepare(plan: LabelPlan) -> None:
+def _prepare(plan: LeasePlan) -> None:
     """Finds out what can be found out before a cluster is reached or started."""
     check_address()
     start_run(plan.run.url, plan.manifest)
 
 
 def _tally(
-    plan: LabelPlan, receipts: dict[str, Receipt], board: ray.actor.ActorHandle
+    plan: LeasePlan, receipts: dict[str, Receipt], board: ray.actor.ActorHandle
 ) -> Callable[[], tuple[Tally, float | None]]:
     def tally() -> tuple[Tally, float | None]:
         opened, age = ray.get(board.state.remote(), timeout=30)

@@ -1,4 +1,4 @@
-"""Labelling a corpus on Ray: leases go to an actor pool, receipts come back."""
+"""Labelling on Ray: leases go to an actor pool, receipts come back."""
 
 from __future__ import annotations
 
@@ -11,14 +11,10 @@ from typing import Any
 import ray
 import ray.data
 
-from engine import storage
 from engine.corpus.lease import Lease
-from engine.labelling.spec import LabelSpec
 from engine.pipeline.cluster import Workers
-from engine.run.directory import LabelRun
-from engine.run.plan import LabelPlan
-from engine.run.shard import LabellerBroken, LeaseProgress, label_lease
-from engine.run.source import LabellerSource
+from engine.run.harvest import LabellerBroken, LeaseProgress, LeaseTask
+from engine.run.plan import LeasePlan
 from schemas.receipt import Receipt
 
 logger = logging.getLogger(__name__)
@@ -34,27 +30,18 @@ class LabellingError(RuntimeError):
     """The run cannot go on; what is done is safe, and the same command resumes it."""
 
 
-class ShardLabeller:
-    """A worker: loads the labeller once, then turns leases into files and receipts."""
+class LeaseWorker:
+    """A worker: loads its model once, then turns leases into files and receipts."""
 
-    def __init__(
-        self,
-        source: LabellerSource,
-        spec: LabelSpec,
-        run: LabelRun,
-        weights: str | None,
-        workers: Workers,
-        board: Any,
-    ) -> None:
+    def __init__(self, task: LeaseTask, workers: Workers, board: Any) -> None:
         # Ray starts an actor again whose process died in here, for ever: somebody has to count.
         starts = ray.get(board.starting.remote())
         if starts > workers.count + MAX_FAILED_STARTS:
-            raise LabellingError(f"{starts} worker processes have died while they loaded the model {run.model}")
-        self._run, self._board = run, board
+            raise LabellingError(f"{starts} worker processes have died while they loaded the model {task.model}")
+        self._board = board
         # One thread on CPUs, whatever their number: sums are rounded in another order with more.
         threads = 1 if workers.device == "cpu" else None
-        concept = storage.read_bytes(weights) if weights else None
-        self._labeller = source.build(spec, device=workers.device, threads=threads, weights=concept)
+        self._complete = task.load(device=workers.device, threads=threads)
         board.started.remote()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
@@ -62,8 +49,7 @@ class ShardLabeller:
         lease = Lease.from_json(json.loads(batch["lease"][0]))
         for wait in (*PATIENCE, None):
             try:
-                receipt = label_lease(lease, self._labeller, self._run, self._report)
-                return _row(lease, receipt=receipt.to_json())
+                return _row(lease, receipt=self._complete(lease, self._report).to_json())
             except LabellerBroken as error:
                 return _row(lease, error=str(error), fatal=True)
             except OSError as error:
@@ -81,8 +67,8 @@ def _row(lease: Lease, *, receipt: str = "", error: str = "", fatal: bool = Fals
     return {"lease_id": [lease.id], "receipt": [receipt], "error": [error], "fatal": [fatal]}
 
 
-def label_leases(plan: LabelPlan, workers: Workers, board: Any) -> Iterator[Receipt | tuple[str, str]]:
-    """Labels the plan's remaining leases.
+def label_leases(plan: LeasePlan, workers: Workers, board: Any) -> Iterator[Receipt | tuple[str, str]]:
+    """Does the plan's remaining leases: labels their images, or makes images and labels these.
 
     Yields:
         the receipt of each lease as it finishes, or (lease id, error) of one that could not be reached.
@@ -91,20 +77,12 @@ def label_leases(plan: LabelPlan, workers: Workers, board: Any) -> Iterator[Rece
         LabellingError: the labeller fails on everything, or cannot be loaded.
     """
     leases = [{"lease": json.dumps(lease.to_json())} for lease in plan.remaining]
-    constructor = {
-        "source": plan.source,
-        "spec": plan.spec,
-        "run": plan.run,
-        "weights": plan.weights if plan.run.stage == "refined" else None,
-        "workers": workers,
-        "board": board,
-    }
     quiet_ray_data()
     rows = (
         ray.data.from_items(leases, override_num_blocks=len(leases))
         .map_batches(
-            ShardLabeller,
-            fn_constructor_kwargs=constructor,
+            LeaseWorker,
+            fn_constructor_kwargs={"task": plan.task, "workers": workers, "board": board},
             batch_size=1,
             # One lease at a time per worker: a second one in its queue would wait while others idle at the
             # end.
@@ -114,7 +92,7 @@ def label_leases(plan: LabelPlan, workers: Workers, board: Any) -> Iterator[Rece
             num_cpus=workers.num_cpus,
             num_gpus=workers.num_gpus,
             # Ray Data replaces lost workers and tries their leases again without end, as it should. For a
-            # lease that kills its workers, attempt markers make an end of it (see engine.run.shard).
+            # lease that kills its workers, attempt markers make an end of it (see engine.run.harvest).
         )
         .iter_rows()
     )

@@ -15,7 +15,7 @@ from typing import Any, TextIO, TypeVar
 import ray
 
 from engine.corpus.lease import Lease
-from engine.run.shard import LeaseProgress
+from engine.run.harvest import LeaseProgress
 from schemas.receipt import Receipt
 
 

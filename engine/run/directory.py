@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import platform
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib import metadata
 from typing import Any
 
 from engine import storage
@@ -18,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 STAGE_FOLDERS = {"preliminary": "preliminary", "refined": "labels"}
 """Folder of a run directory that holds the labels of a stage."""
+FIRST = "run jobs/label.py with this --run first"
 
 
 class RunError(ValueError):
@@ -55,6 +59,10 @@ class LabelRun:
     def quarantine_url(self, lease_id: str) -> str:
         return storage.join(self.url, "quarantine", f"{lease_id}.parquet")
 
+    def images_url(self, lease_id: str) -> str:
+        """Of images that the work on the lease makes, if it does."""
+        return storage.join(self.url, "images", f"{lease_id}.tar")
+
     def find_receipt(self, lease: Lease) -> Receipt | None:
         """The receipt of a finished lease, or None if there is work to do."""
         try:
@@ -76,8 +84,8 @@ class LabelRun:
             if lease != lease_id:
                 continue
             session, _, token = owner.partition("-")
-            for url in (self.labels_url(lease_id), self.receipt_url(lease_id), self.quarantine_url(lease_id)):
-                storage.remove(storage.temporary_url(url, token))
+            for url in (self.labels_url, self.receipt_url, self.quarantine_url, self.images_url):
+                storage.remove(storage.temporary_url(url(lease_id), token))
             if session == self.session:
                 deaths += 1
             else:
@@ -151,8 +159,32 @@ def subtract_receipts(leases: list[Lease], receipts: dict[str, Receipt], url: st
     return [lease for lease in leases if lease.id not in receipts or not covers(receipts[lease.id], lease)]
 
 
-def check_manifest(url: str, manifest: RunManifest) -> bool:
+def make_manifest(fields: dict[str, Any], config: dict[str, Any] | None) -> RunManifest:
+    """The manifest of something that begins now."""
+    return RunManifest(
+        fingerprint=fields,
+        config=redact_config(config or {}),
+        versions=_versions(),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
+
+
+def _versions() -> dict[str, str]:
+    """Of what shapes the results, for the reader of `run.json`."""
+    versions = {"python": platform.python_version()}
+    for name in ("maskmine", "torch", "diffusers", "transformers", "ray", "pyarrow", "pillow", "numpy"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def check_manifest(url: str, manifest: RunManifest, *, option: str = "--run") -> bool:
     """Whether the run exists already, with the same fingerprint.
+
+    Args:
+        option: by which the user names the directory.
 
     Raises:
         RunError: it has another fingerprint (every difference is named), or `run.json` is unreadable.
@@ -163,13 +195,13 @@ def check_manifest(url: str, manifest: RunManifest) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise RunError(f"cannot read the run directory: {error}; use another --run") from error
+        raise RunError(f"cannot read the run directory: {error}; use another {option}") from error
     except ValueError as error:
-        raise RunError(f"{storage.redact(path)} is {error}; use another --run") from error
+        raise RunError(f"{storage.redact(path)} is {error}; use another {option}") from error
     if differences := found.differences(manifest):
         raise RunError(
             f"{storage.redact(url)} was started with other settings ({'; '.join(differences)}): give the old "
-            "settings to resume it, or another --run to start anew"
+            f"settings to resume it, or another {option} to start anew"
         )
     return True
 
@@ -193,15 +225,22 @@ def start_run(url: str, manifest: RunManifest) -> None:
         ) from error
 
 
-def read_manifest(url: str) -> RunManifest:
-    """The manifest of a run that was started before; RunError if there is none."""
+def read_manifest(url: str, *, first: str = FIRST) -> RunManifest:
+    """The manifest of a run that was started before.
+
+    Args:
+        first: what is to be done where there is none.
+
+    Raises:
+        RunError: there is none, or an unreadable one.
+    """
     path = storage.join(url, "run.json")
     try:
         return RunManifest.from_json(storage.read_bytes(path).decode())
+    except FileNotFoundError as error:
+        raise RunError(f"there is no {storage.redact(path)}; {first}") from error
     except (OSError, ValueError) as error:
-        raise RunError(
-            f"{storage.redact(url)} is no run: its run.json cannot be read ({error}); label first"
-        ) from error
+        raise RunError(f"{storage.redact(path)} cannot be read ({error}); name another --run") from error
 
 
 def redact_config(config: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from engine import storage
 from engine.corpus.catalogue import CorpusError, list_shards
 from engine.corpus.lease import Lease, plan_leases
-from engine.run.directory import STAGE_FOLDERS, RunError, read_manifest, read_receipts, subtract_receipts
+from engine.run.directory import FIRST, STAGE_FOLDERS, RunError, read_manifest, read_receipts, subtract_receipts
 from engine.run.options import find_input
 from engine.segmenter.spec import Labels
 from schemas.receipt import Receipt
@@ -46,12 +46,11 @@ def find_corpus(run_url: str, labelled: RunManifest, labels: Labels, input_url: 
     Raises:
         ValueError: no such corpus or labels; the message says what to do.
     """
-    where = input_url or labelled.config.get("input_url")
-    if not where and (given := labelled.config.get("where", {}).get("input")):
-        where = find_input(given, str(labelled.fingerprint.get("concept")))
+    where = input_url or labelled.config.get("input_url") or labelled.config.get("where", {}).get("input")
     if not where or "***" in where:
         raise RunError(f"{storage.redact(run_url)} does not say where its corpus is; give --input")
     try:
+        where = find_input(where, str(labelled.fingerprint.get("concept")))
         shards = list_shards(storage.absolute(where))
     except CorpusError as error:
         hint = "" if input_url else " (the corpus that the run labelled; name it with --input if it has moved)"
@@ -65,7 +64,7 @@ def find_corpus(run_url: str, labelled: RunManifest, labels: Labels, input_url: 
         if receipts:
             break
     else:
-        raise RunError(f"{storage.redact(run_url)} has no {labels} labels; run jobs/label.py with this --run first")
+        raise RunError(f"{storage.redact(run_url)} has no {labels} labels; {FIRST}")
     subtract_receipts(leases, receipts, run_url)  # raises for another corpus
     _check_receipts(receipts, labelled, run_url)
     own = [lease for lease in leases if lease.id in receipts]
@@ -84,21 +83,18 @@ def find_corpus(run_url: str, labelled: RunManifest, labels: Labels, input_url: 
 def find_synthetic(run_url: str) -> tuple[ExampleSource, RunManifest]:
     """The synthetic images of a run, and their own manifest; RunError if there are none."""
     url = storage.join(run_url, "synthetic")
-    hint = f"{storage.redact(run_url)} has no synthetic images; run jobs/synthesize.py with this --run first"
-    try:
-        manifest = read_manifest(url)
-    except RunError as error:
-        raise RunError(f"{hint}, or leave out --synthetic ({error})") from error
+    first = "run jobs/synthesize.py with this --run first, or leave out --synthetic"
+    manifest = read_manifest(url, first=first)
     receipts = read_receipts(url, "refined")
     _check_receipts(receipts, manifest, url)
     try:
         shards = list_shards(storage.join(url, "images"))
     except CorpusError as error:
-        raise RunError(f"{hint} ({error})") from error
+        raise RunError(f"{error} {first}") from error
     # A shard is a lease there, whatever its size.
     leases = [lease for lease in (Lease(shard=shard) for shard in shards) if lease.id in receipts]
     if not leases:
-        raise RunError(hint)
+        raise RunError(f"{storage.redact(url)} holds no finished shard; {first}")
     source = ExampleSource(
         name="synthetic",
         labels="refined",

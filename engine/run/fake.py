@@ -1,4 +1,4 @@
-"""The labeller's twin without a model: same constructor, same outputs, from the image's brightness.
+"""The twins without a model of labeller and synthesizer: same constructors, same outputs, from brightness and noise.
 
 For tests of everything around the labeller, and for runs that measure that machinery.
 """
@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from engine.labelling.label import Label
 from engine.labelling.spec import LabelSpec
+from engine.synthesis.sample import SyntheticSample, without_object
+from engine.synthesis.spec import SynthesisSpec, key_of
 
 LATENT_FACTOR = 8
 
@@ -63,9 +66,47 @@ class FakeLabeller:
         )
 
 
+class FakeSynthesizer:
+    """Makes images of nothing, dark where they are pure backgrounds. `delay` is in seconds per sample."""
+
+    SIDE = 64
+
+    def __init__(
+        self,
+        model: object,
+        spec: LabelSpec,
+        settings: SynthesisSpec,
+        *,
+        weights: bytes | None = None,
+        delay: float = 0.0,
+    ) -> None:
+        self.spec, self.settings = spec, settings
+        self._label = FakeLabeller(model, spec, delay=delay)
+
+    def __call__(self, indices: Sequence[int]) -> list[SyntheticSample]:
+        """The samples of these indices; they depend on index and settings only."""
+        return [self._make(index) for index in indices]
+
+    def _make(self, index: int) -> SyntheticSample:
+        settings, pure = self.settings, self.settings.is_background(index)
+        noise = np.random.default_rng((settings.seed, index))
+        image = noise.integers(0, 64 if pure else 256, (self.SIDE, self.SIDE, 3), dtype=np.uint8)
+        (label,) = self._label([image], [key_of(index)])
+        if pure:
+            label = without_object(replace(label, presence=-1.0, flags=["absent"]))
+        return SyntheticSample(
+            index=index,
+            pure=pure,
+            prompt=self.spec.background_prompt if pure else self.spec.prompt,
+            guidance=settings.background_guidance if pure else settings.guidance,
+            image=image,
+            label=label if pure else replace(label, background=image // 2),
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class FakeSource:
-    """Where fake labellers come from (see `engine.run.source`)."""
+    """Where fake labellers and synthesizers come from (see `engine.run.source`)."""
 
     model: str = "fake"
     revision: str | None = None
@@ -80,6 +121,18 @@ class FakeSource:
     ) -> FakeLabeller:
         """A labeller for one worker."""
         return FakeLabeller(self.model, spec, delay=self.delay)
+
+    def build_synthesizer(
+        self,
+        spec: LabelSpec,
+        settings: SynthesisSpec,
+        *,
+        device: str,
+        threads: int | None = None,
+        weights: bytes | None = None,
+    ) -> FakeSynthesizer:
+        """A synthesizer for one worker."""
+        return FakeSynthesizer(self.model, spec, settings, weights=weights, delay=self.delay)
 
     def load(self, *, device: str) -> Any:
         """There is no model to be fine-tuned."""

@@ -10,6 +10,7 @@ import tyro
 
 from engine.distillation.spec import DistillationSpec
 from engine.labelling.spec import LabelSpec, RefinementSpec
+from engine.segmenter.spec import SegmenterSpec
 
 PROFILES: dict[str, dict[str, Any]] = {
     "paper": {
@@ -160,13 +161,48 @@ class Distillation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Execution:
-    """How to run; nothing of this changes the labels."""
+class Segmentation:
+    """Settings of the segmenter's training; part of its fingerprint."""
+
+    labels: Literal["refined", "preliminary", "truth"] = SegmenterSpec.labels
+    """refined: the masks of the run. preliminary: those of the attention alone. truth: the corpus's own, to compare
+    with."""
+    synthetic: bool = SegmenterSpec.synthetic
+    """Learn from RUN/synthetic as well (see jobs/synthesize.py)."""
+    steps: int = SegmenterSpec.steps
+    """Optimizer steps."""
+    batch_size: int = SegmenterSpec.batch_size
+    """Crops per step, over all workers."""
+    crop: int = SegmenterSpec.crop
+    """Side of the random crops."""
+    short_side: int = SegmenterSpec.short_side
+    """Of the images, which are resized to it."""
+    width: int = SegmenterSpec.width
+    """Channels of the first level of the U-Net."""
+    learning_rate: float = SegmenterSpec.learning_rate
+    """Of Adam, at its peak."""
+    warmup: int = SegmenterSpec.warmup
+    """Steps until it is reached."""
+    ema_decay: float = SegmenterSpec.ema_decay
+    """Of the moving average of the weights that is kept; 0 keeps the last ones."""
+    flip: bool = SegmenterSpec.flip
+    """Mirror half of the crops."""
+    seed: int = SegmenterSpec.seed
+    """Of first weights, order and crops."""
+    min_quality: float = SegmenterSpec.min_quality
+    """Leave out labels of smaller quality."""
+    drop_flags: tuple[str, ...] = SegmenterSpec.drop_flags
+    """Leave out labels with one of these flags."""
+    precision: Literal["float32", "bfloat16"] = SegmenterSpec.precision
+    """Of the forward pass on a GPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """How to run; nothing of this changes the results."""
 
     workers: Int = None
-    """Labelling processes. Default: one per GPU of the cluster, without GPUs one per CPU."""
-    batch_size: int = 8
-    """Images labelled at once by a worker."""
+    """Worker processes. Default: one per GPU of the cluster, without GPUs one per CPU."""
     max_failures: float = 0.01
     """Largest fraction of images that may end in quarantine for the exit code to be 0."""
     dry_run: bool = False
@@ -175,10 +211,21 @@ class Execution:
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"--workers is {self.workers}; it must be at least 1")
-        if self.batch_size < 1:
-            raise ValueError(f"--batch-size is {self.batch_size}; it must be at least 1")
         if not 0 <= self.max_failures <= 1:
             raise ValueError(f"--max-failures is {self.max_failures}; it is a fraction between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution(Running):
+    """How to run; nothing of this changes the labels."""
+
+    batch_size: int = 8
+    """Images labelled at once by a worker."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch_size < 1:
+            raise ValueError(f"--batch-size is {self.batch_size}; it must be at least 1")
 
 
 def label_spec(what: What, method: Method, refinement: Refinement, stage: str) -> LabelSpec:
@@ -201,6 +248,11 @@ def distillation_spec(options: Distillation) -> DistillationSpec:
     """The settings of a fine-tuning; ValueError for one that makes no sense."""
     values = dataclasses.asdict(options)
     return DistillationSpec(batch_size=values.pop("train_batch_size"), **values)
+
+
+def segmenter_spec(options: Segmentation) -> SegmenterSpec:
+    """The settings of a segmenter's training; ValueError for one that makes no sense."""
+    return SegmenterSpec(**dataclasses.asdict(options))
 
 
 def find_input(name: str, concept: str) -> str:

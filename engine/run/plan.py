@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-import platform
 import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
-from importlib import metadata
 from typing import Any, Protocol
 
 from engine import storage
@@ -22,31 +19,48 @@ from engine.run.directory import (
     LabelRun,
     RunError,
     check_manifest,
+    make_manifest,
     new_session,
     read_receipts,
-    redact_config,
     subtract_receipts,
 )
-from engine.run.source import LabellerSource
+from engine.run.harvest import LeaseTask
+from engine.run.shard import LabelTask
+from engine.run.source import LabellerSource, RunSpec
 from schemas.label import LABEL_SCHEMA_VERSION
 from schemas.receipt import Receipt
 from schemas.run import RunManifest
 
 
-class RunSpec(Protocol):
-    """Settings of labels, as far as every kind of labeller has them."""
+class LeasePlan(Protocol):
+    """What a driver needs of a plan, whatever is to be done to its leases.
+
+    Attributes:
+        leases: all of them; `remaining` are those without a receipt, `receipts` those of the others, by lease id.
+        task: for the workers.
+        places: what every node of a cluster must see.
+    """
 
     @property
-    def concept(self) -> str: ...
+    def run(self) -> LabelRun: ...
 
     @property
-    def prompt(self) -> str: ...
+    def manifest(self) -> RunManifest: ...
 
     @property
-    def stage(self) -> str: ...
+    def leases(self) -> list[Lease]: ...
 
     @property
-    def seed(self) -> int: ...
+    def remaining(self) -> list[Lease]: ...
+
+    @property
+    def receipts(self) -> dict[str, Receipt]: ...
+
+    @property
+    def task(self) -> LeaseTask: ...
+
+    @property
+    def places(self) -> set[str]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +94,15 @@ class LabelPlan:
     @property
     def shards(self) -> int:
         return len({lease.shard.name for lease in self.leases})
+
+    @property
+    def task(self) -> LabelTask:
+        weights = self.weights if self.run.stage == "refined" else None
+        return LabelTask(source=self.source, spec=self.spec, run=self.run, weights=weights)
+
+    @property
+    def places(self) -> set[str]:
+        return {self.run.url, *{lease.shard.url for lease in self.remaining[:1]}}
 
     def describe(self) -> str:
         """The plan for a person, one fact per line."""
@@ -198,35 +221,34 @@ def plan_run(
         resumed=resumed,
         weights=weights,
     )
-    return _subtract_done(plan)
+    return _without_done(plan)
 
 
-def make_manifest(fields: dict[str, Any], config: dict[str, Any] | None) -> RunManifest:
-    """The manifest of something that begins now."""
-    return RunManifest(
-        fingerprint=fields,
-        config=redact_config(config or {}),
-        versions=_versions(),
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    )
-
-
-def _subtract_done(plan: LabelPlan) -> LabelPlan:
+def _without_done(plan: LabelPlan) -> LabelPlan:
     """The plan without the leases that have a receipt of the same fingerprint."""
     if not plan.resumed:
         return plan
-    url, fingerprint = plan.run.url, plan.run.fingerprint
-    receipts = read_receipts(url, plan.run.stage)
-    remaining = subtract_receipts(plan.leases, receipts, url)
-    open_ids = {lease.id for lease in remaining}
-    done = {lease.id: receipts[lease.id] for lease in plan.leases if lease.id not in open_ids}
-    for receipt in done.values():
-        if receipt.fingerprint != fingerprint:
-            raise RunError(
-                f"the receipt of {receipt.lease_id} in {storage.redact(url)} has the fingerprint "
-                f"{receipt.fingerprint}, the run has {fingerprint}; use another --run"
-            )
+    remaining, done = split_done(plan.leases, plan.run)
     return replace(plan, remaining=remaining, receipts=done)
+
+
+def split_done(leases: list[Lease], run: LabelRun) -> tuple[list[Lease], dict[str, Receipt]]:
+    """The leases that are still to be done, and the receipts of the others.
+
+    Raises:
+        RunError: a receipt of another fingerprint or corpus.
+    """
+    receipts = read_receipts(run.url, run.stage)
+    remaining = subtract_receipts(leases, receipts, run.url)
+    open_ids = {lease.id for lease in remaining}
+    done = {lease.id: receipts[lease.id] for lease in leases if lease.id not in open_ids}
+    for receipt in done.values():
+        if receipt.fingerprint != run.fingerprint:
+            raise RunError(
+                f"the receipt of {receipt.lease_id} in {storage.redact(run.url)} has the fingerprint "
+                f"{receipt.fingerprint}, the run has {run.fingerprint}; use another --run"
+            )
+    return remaining, done
 
 
 def _plan_concept(plan: LabelPlan, spec: LabelSpec, distillation: DistillationSpec) -> LabelPlan:
@@ -238,7 +260,7 @@ def _plan_concept(plan: LabelPlan, spec: LabelSpec, distillation: DistillationSp
     leases = plan_sample(plan.leases, distillation.sample)
     run = replace(plan.run, stage="preliminary")
     coarse = replace(spec, stage="preliminary")
-    sample = _subtract_done(replace(plan, spec=coarse, run=run, leases=leases, remaining=leases, receipts={}))
+    sample = _without_done(replace(plan, spec=coarse, run=run, leases=leases, remaining=leases, receipts={}))
     task = ConceptTask(run=run, spec=spec, distillation=distillation, source=plan.source, leases=leases)
     return replace(plan, weights=weights, concept=task, sample=sample)
 
@@ -265,13 +287,3 @@ def format_bytes(size: float) -> str:
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:.3g} TB"
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for name in ("maskmine", "torch", "diffusers", "transformers", "ray", "pyarrow", "pillow", "numpy"):
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions

@@ -20,11 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from engine import storage
 from engine.corpus.lease import Lease
-from engine.run.directory import RunError, check_manifest, read_manifest
+from engine.run.directory import RunError, check_manifest, make_manifest, read_manifest
 from engine.run.example_source import ExampleSource, find_corpus, find_synthetic
-from engine.run.plan import make_manifest
 from engine.run.training import find_training, make_receipt, spread
-from engine.segmenter.examples import Example, read_examples
 from engine.segmenter.review import parse_review
 from engine.segmenter.spec import SegmenterSpec
 from schemas.run import RunManifest
@@ -33,6 +31,7 @@ from schemas.training import TrainingReceipt
 if TYPE_CHECKING:
     from torch import nn
 
+    from engine.segmenter.examples import Example
     from engine.segmenter.train import History
 
 FOLDER, CHECKPOINTS = "segmenter", "checkpoints"
@@ -162,6 +161,8 @@ def read_task(
     Args:
         leases: with the place of their source among the task's sources.
     """
+    from engine.segmenter.examples import read_examples
+
     for place, lease in task.leases if leases is None else leases:
         source, own = task.sources[place], Counter[str]()
         yield from read_examples(
@@ -174,7 +175,7 @@ def read_task(
             review=task.review if source.name == "corpus" else None,
             most=task.most,
         )
-        tally.update({f"{source.name}.{reason}": count for reason, count in own.items()})
+        tally.update({f"{source.name}.{reason}": count for reason, count in own.items() if count})
 
 
 def make_segmenter(
@@ -196,8 +197,9 @@ def make_segmenter(
         ValueError: no example.
         OSError: the output cannot be reached.
     """
+    from engine.segmenter.files import WEIGHTS, SegmenterConfig
     from engine.segmenter.pictures import draw_history, draw_predictions
-    from engine.segmenter.segmenter import WEIGHTS, Segmenter, SegmenterConfig
+    from engine.segmenter.segmenter import Segmenter
     from engine.segmenter.train import train_segmenter
 
     if receipt := task.find_receipt():

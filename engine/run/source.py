@@ -11,6 +11,24 @@ from engine.run.shard import Labels
 
 if TYPE_CHECKING:
     from engine.diffusion.model import LatentDiffusion
+    from engine.synthesis.sample import Samples
+    from engine.synthesis.spec import SynthesisSpec
+
+
+class RunSpec(Protocol):
+    """Settings of labels, as far as every kind of labeller has them."""
+
+    @property
+    def concept(self) -> str: ...
+
+    @property
+    def prompt(self) -> str: ...
+
+    @property
+    def stage(self) -> str: ...
+
+    @property
+    def seed(self) -> int: ...
 
 
 class LabellerSource(Protocol):
@@ -36,6 +54,30 @@ class LabellerSource(Protocol):
 
     def load(self, *, device: str) -> LatentDiffusion:
         """The model alone, to be fine-tuned."""
+
+
+class SynthesizerSource(Protocol):
+    """Makes synthesizers of one model. Picklable; holds names, not weights."""
+
+    @property
+    def model(self) -> str:
+        """As for `LabellerSource`, and what follows too."""
+
+    @property
+    def revision(self) -> str | None: ...
+
+    def check(self, spec: LabelSpec) -> dict[str, Any]: ...
+
+    def build_synthesizer(
+        self,
+        spec: LabelSpec,
+        settings: SynthesisSpec,
+        *,
+        device: str,
+        threads: int | None = None,
+        weights: bytes | None = None,
+    ) -> Samples:
+        """Loads the model (once per worker), with m′ if given its weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +116,24 @@ class ModelSource:
         if threads is not None:
             torch.set_num_threads(threads)
         return Labeller(self.load(device=device), spec, weights=weights)
+
+    def build_synthesizer(
+        self,
+        spec: LabelSpec,
+        settings: SynthesisSpec,
+        *,
+        device: str,
+        threads: int | None = None,
+        weights: bytes | None = None,
+    ) -> Samples:
+        """Loads the model onto the device."""
+        import torch
+
+        from engine.synthesis.synthesizer import Synthesizer
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        return Synthesizer(self.load(device=device), spec, settings, weights=weights)
 
     def load(self, *, device: str) -> LatentDiffusion:
         """The model, on the device."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from engine import storage
 from engine.run.directory import STAGE_FOLDERS
-from engine.run.plan import LabelPlan, count_quarantined
+from engine.run.plan import LeasePlan, count_quarantined
 from schemas.receipt import Receipt
 
 
@@ -21,7 +21,7 @@ class Outcome:
         seconds: spent labelling from then on.
     """
 
-    plan: LabelPlan
+    plan: LeasePlan
     receipts: dict[str, Receipt]
     failed_leases: dict[str, str]
     loading: float = 0.0
@@ -59,7 +59,7 @@ class Outcome:
         quarantine = f": {reasons}; see {storage.redact(storage.join(run.url, 'quarantine'))}" if reasons else ""
         facts = [
             ("images", images),
-            ("shards", f"{self.plan.shards}, in {len(self.plan.leases)} leases"),
+            ("shards", f"{len({lease.shard.name for lease in self.plan.leases})}, in {len(self.plan.leases)} leases"),
             ("quarantined", f"{self.quarantined}{quarantine}"),
             ("labels", f"{labels}/*.parquet"),
             ("to open", open_labels_line(labels)),

@@ -6,11 +6,9 @@ mask = segmenter("photo.jpg")  # (H, W) bool
 
 from __future__ import annotations
 
-import json
 import os
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,10 +22,11 @@ from torch.nn.functional import pad
 
 from engine import storage
 from engine.corpus.decode import decode_image, image_to_array
+from engine.segmenter.files import CONFIG, WEIGHTS, SegmenterConfig, SegmenterError, read_files
 from engine.segmenter.resize import resize_image, resize_map, target_size
-from engine.segmenter.unet import MULTIPLE, SMALLEST, build_unet, features, images_to_tensor
+from engine.segmenter.spec import MULTIPLE, SMALLEST
+from engine.segmenter.unet import build_unet, images_to_tensor
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
 THRESHOLD = 0.5
 OVERLAP = 0.5
 """Share of a window that its neighbour covers as well."""
@@ -35,45 +34,6 @@ BATCH_PIXELS = 1 << 20
 """Of images that go through the U-Net at once."""
 
 Picture = str | os.PathLike[str] | Image.Image | np.ndarray
-
-
-class SegmenterError(ValueError):
-    """No usable segmenter; the message says why and what to do."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SegmenterConfig:
-    """What is kept beside the weights.
-
-    Attributes:
-        width: channels of the first level.
-        short_side: that images are resized to, pixels.
-        notes: about the training: settings, counts, metrics, fingerprint.
-    """
-
-    concept: str
-    width: int
-    short_side: int
-    notes: dict[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> str:
-        """The text of `config.json`."""
-        architecture = {"architecture": "monai.networks.nets.BasicUNet", "features": list(features(self.width))}
-        return json.dumps({**architecture, **asdict(self)}, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> SegmenterConfig:
-        """Reads `config.json`; ValueError if it is something else."""
-        try:
-            values = json.loads(text)
-            return cls(
-                concept=str(values["concept"]),
-                width=int(values["width"]),
-                short_side=int(values["short_side"]),
-                notes=dict(values["notes"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"no configuration of a segmenter: {type(error).__name__}: {error}") from error
 
 
 class Segmenter:
@@ -177,7 +137,9 @@ class Segmenter:
         x = pad_to_multiple(x).to(memory_format=torch.channels_last)
         if self.window:
             # Windows see what the crops of the training showed; blended, their seams do not.
-            inferer = SlidingWindowInferer(self.window, sw_batch_size=16, overlap=OVERLAP, mode="gaussian")
+            inferer = SlidingWindowInferer(
+                self.window, sw_batch_size=16, overlap=OVERLAP, mode="gaussian", padding_mode="replicate"
+            )
             logits = inferer(x, self.network)
             assert isinstance(logits, Tensor)
         else:
@@ -189,17 +151,6 @@ def pad_to_multiple(x: Tensor) -> Tensor:
     """[B, C, h, w] with the last row and column repeated until the U-Net can take it."""
     bottom, right = (max(SMALLEST, -(-side // MULTIPLE) * MULTIPLE) - side for side in x.shape[-2:])
     return pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
-
-
-def read_files(folder: str) -> tuple[SegmenterConfig, bytes]:
-    """Configuration and weights of the segmenter in a folder; SegmenterError if they cannot be read."""
-    try:
-        config = SegmenterConfig.from_json(storage.read_bytes(storage.join(folder, CONFIG)))
-        return config, storage.read_bytes(storage.join(folder, WEIGHTS))
-    except (OSError, ValueError) as error:
-        raise SegmenterError(
-            f"{storage.redact(folder)} holds no segmenter ({error}); give a folder that jobs/train.py wrote"
-        ) from error
 
 
 def to_array(image: Picture) -> np.ndarray:

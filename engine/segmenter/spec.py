@@ -8,9 +8,13 @@ from typing import Any, Literal
 
 from engine.labelling.label import USELESS
 from engine.labelling.spec import check_at_least
-from engine.segmenter.unet import MULTIPLE, SMALLEST
 
 Labels = Literal["refined", "preliminary", "truth"]
+
+MULTIPLE = 16
+"""Sides that the U-Net can take are multiples of this: it halves an image four times."""
+SMALLEST = 32
+"""Its lowest level must have more than one cell: instance norm has nothing to norm in a single one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +58,7 @@ class SegmenterSpec:
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "steps", "batch_size", "width")
-        check_at_least(self, 0, "warmup")
+        check_at_least(self, 0, "warmup", "seed")
         check_at_least(self, SMALLEST, "crop")
         check_at_least(self, self.crop, "short_side")
         if self.crop % MULTIPLE:
@@ -69,3 +73,8 @@ class SegmenterSpec:
         """Everything of this spec that a training's fingerprint covers, as JSON values."""
         values = {**dataclasses.asdict(self), "drop_flags": sorted(self.drop_flags)}
         return {f"segmenter.{name}": value for name, value in values.items()}
+
+
+def features(width: int) -> tuple[int, ...]:
+    """Channels of the U-Net's five levels going down, and of the last one."""
+    return width, width, 2 * width, 4 * width, 8 * width, width

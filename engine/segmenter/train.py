@@ -119,12 +119,7 @@ def train_segmenter(
         raise ValueError("there is no example to learn from")
     on_cpu = torch.device(device).type == "cpu"
     accelerator = Accelerator(cpu=on_cpu)
-    ranks, rank = accelerator.num_processes, accelerator.process_index
-    if spec.batch_size % ranks:
-        raise ValueError(f"a batch of {spec.batch_size} cannot be shared by {ranks} processes; change --batch-size")
-    mine = spec.batch_size // ranks
-    own = slice(rank * mine, (rank + 1) * mine)
-
+    own = _share(spec, accelerator.num_processes, accelerator.process_index)
     network = build_unet(spec.width, seed=spec.seed).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     weights = dict(network.named_parameters())
     optimizer: Any = torch.optim.Adam(weights.values(), lr=spec.learning_rate)
@@ -132,62 +127,98 @@ def train_segmenter(
     _copy_into(weights, found.weights.get("weights", {}))
     average = {name: value.detach().clone() for name, value in weights.items()}
     _copy_into(average, found.weights.get("average", {}))
-    ious = found.weights["history"]["iou"].tolist() if found.step else []
-    history = History(losses=found.losses, ious=ious)
+    history = History(losses=found.losses, ious=found.weights["history"]["iou"].tolist() if found.step else [])
+    ledger = _Ledger(accelerator, history, spec.steps, on_progress)
     unet, optimizer = accelerator.prepare(network, optimizer)
 
-    def draw(step: int) -> tuple[Tensor, Tensor]:
-        images, masks = draw_batch(examples, spec, step=step, own=own)
-        return (images, masks) if on_cpu else (images.pin_memory(), masks.pin_memory())
+    def save(done: int) -> None:
+        ious = {"iou": torch.tensor(history.ious, dtype=torch.float64)}
+        state = {"weights": weights, "average": average, "history": ious}
+        Checkpoint(step=done, losses=history.losses, weights=state).save(checkpoint, optimizer)
+        on_checkpoint(done, history, _with_weights(spec, average, device))
 
-    def look(pending: list[Tensor]) -> None:
-        """Brings the numbers of the last steps into the history."""
-        numbers = accelerator.reduce(torch.stack(pending), "mean").cpu()
-        pending.clear()
-        for loss, hits, union in numbers.tolist():
-            if not math.isfinite(loss):
-                step = len(history.losses)
-                raise FloatingPointError(f"the loss is {loss} at step {step}; lower the learning rate")
-            history.losses.append(loss)
-            history.ious.append(hits / union if union else math.nan)
-        recent = [value for value in history.ious[-RECENT:] if not math.isnan(value)]
-        losses = history.losses[-RECENT:]
-        iou = sum(recent) / len(recent) if recent else math.nan
-        on_progress(Progress(step=len(history.losses), steps=spec.steps, loss=sum(losses) / len(losses), iou=iou))
-
-    pending: list[Tensor] = []
-    with ThreadPoolExecutor(1, thread_name_prefix="crops") as ahead:
-        coming = ahead.submit(draw, found.step)
-        for step in range(found.step, spec.steps):
-            batch, coming = coming, ahead.submit(draw, step + 1)
-            images, masks = (value.to(device, non_blocking=True) for value in batch.result())
-            for group in optimizer.param_groups:
-                group["lr"] = warmup_cosine(step, spec.steps, peak=spec.learning_rate, warmup=spec.warmup)
-            with torch.autocast("cuda", torch.bfloat16, enabled=not on_cpu and spec.precision == "bfloat16"):
-                logits = unet(images.to(memory_format=torch.channels_last))
-            loss = binary_cross_entropy_with_logits(logits.float(), masks)
-            accelerator.backward(loss)
-            optimizer.step()
-            optimizer.zero_grad()
-            decay = min(spec.ema_decay, (step + 1) / (step + 10))
-            torch._foreach_lerp_(list(average.values()), [p.detach() for p in weights.values()], 1 - decay)
-            pending.append(torch.stack([loss.detach(), *_overlap(logits.detach(), masks)]))
-            done = step + 1
-            saving = done % checkpoint_every == 0 or done == spec.steps
-            if saving or done % REPORT_EVERY == 0:
-                look(pending)
-            if saving and accelerator.is_main_process:
-                state = {"weights": weights, "average": average, "history": {"iou": torch.tensor(history.ious)}}
-                Checkpoint(step=done, losses=history.losses, weights=state).save(checkpoint, optimizer)
-                on_checkpoint(done, history, _with_weights(spec, average, device))
+    for step, images, masks in _batches(examples, spec, first=found.step, own=own, device=device):
+        for group in optimizer.param_groups:
+            group["lr"] = warmup_cosine(step, spec.steps, peak=spec.learning_rate, warmup=spec.warmup)
+        with torch.autocast("cuda", torch.bfloat16, enabled=not on_cpu and spec.precision == "bfloat16"):
+            logits = unet(images.to(memory_format=torch.channels_last))
+        loss = binary_cross_entropy_with_logits(logits.float(), masks)
+        accelerator.backward(loss)
+        optimizer.step()
+        optimizer.zero_grad()
+        decay = min(spec.ema_decay, (step + 1) / (step + 10))
+        torch._foreach_lerp_(list(average.values()), [p.detach() for p in weights.values()], 1 - decay)
+        ledger.enter(loss.detach(), logits.detach(), masks)
+        done = step + 1
+        saving = done % checkpoint_every == 0 or done == spec.steps
+        if saving or done % REPORT_EVERY == 0:
+            ledger.close()
+        if saving and accelerator.is_main_process:
+            save(done)
     accelerator.wait_for_everyone()
     return _with_weights(spec, average, device), history
 
 
-def _overlap(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Pixels in both, and in either, of prediction and label."""
-    predicted, truth = logits > 0, masks > 0.5
-    return (predicted & truth).sum().float(), (predicted | truth).sum().float()
+class _Ledger:
+    """Fills the history, some steps at a time."""
+
+    def __init__(
+        self, accelerator: Accelerator, history: History, steps: int, on_progress: Callable[[Progress], None]
+    ) -> None:
+        self._accelerator, self._history, self._steps, self._on_progress = accelerator, history, steps, on_progress
+        self._pending: list[Tensor] = []
+
+    def enter(self, loss: Tensor, logits: Tensor, masks: Tensor) -> None:
+        """Notes the numbers of a step where they are, on the device."""
+        predicted, truth = logits > 0, masks > 0.5
+        hits, union = (predicted & truth).sum(), (predicted | truth).sum()
+        self._pending.append(torch.stack([loss, hits.float(), union.float()]))
+
+    def close(self) -> None:
+        """Brings them into the history, as means over all processes; FloatingPointError if they are none."""
+        history = self._history
+        numbers = self._accelerator.reduce(torch.stack(self._pending), "mean").tolist()
+        self._pending = []
+        for loss, hits, union in numbers:
+            if not math.isfinite(loss):
+                raise FloatingPointError(f"the loss is {loss} at step {len(history.losses)}; lower the learning rate")
+            history.losses.append(loss)
+            history.ious.append(hits / union if union else math.nan)
+        losses, ious = history.losses[-RECENT:], [iou for iou in history.ious[-RECENT:] if not math.isnan(iou)]
+        self._on_progress(
+            Progress(
+                step=len(history.losses),
+                steps=self._steps,
+                loss=sum(losses) / len(losses),
+                iou=sum(ious) / len(ious) if ious else None,
+            )
+        )
+
+
+def _share(spec: SegmenterSpec, ranks: int, rank: int) -> slice:
+    """The part of every batch that a process computes."""
+    if spec.batch_size % ranks:
+        raise ValueError(f"a batch of {spec.batch_size} cannot be shared by {ranks} processes; change --batch-size")
+    mine = spec.batch_size // ranks
+    return slice(rank * mine, (rank + 1) * mine)
+
+
+def _batches(
+    examples: Sequence[Example], spec: SegmenterSpec, *, first: int, own: slice, device: str
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Step, images and masks from step `first` on, each drawn while the one before is learned from."""
+    on_cpu = torch.device(device).type == "cpu"
+
+    def draw(step: int) -> tuple[Tensor, ...]:
+        batch = draw_batch(examples, spec, step=step, own=own)
+        return batch if on_cpu else tuple(value.pin_memory() for value in batch)
+
+    with ThreadPoolExecutor(1, thread_name_prefix="crops") as ahead:
+        coming = ahead.submit(draw, first)
+        for step in range(first, spec.steps):
+            batch, coming = coming, ahead.submit(draw, step + 1)
+            images, masks = (value.to(device, non_blocking=True) for value in batch.result())
+            yield step, images, masks
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """The U-Net of the segmenter, and images as it takes them.
 
-Shapes: B images of H × W pixels, both multiples of `MULTIPLE` and no less than `SMALLEST`.
+Shapes: B images of H × W pixels, both multiples of 16 and no less than 32 (see `engine.segmenter.spec`).
 """
 
 from __future__ import annotations
@@ -10,15 +10,7 @@ import torch
 from monai.networks.nets import BasicUNet
 from torch import Tensor, nn
 
-MULTIPLE = 16
-"""It halves an image four times."""
-SMALLEST = 32
-"""Its lowest level must have more than one cell: instance norm has nothing to norm in a single one."""
-
-
-def features(width: int) -> tuple[int, ...]:
-    """Channels of the five levels going down, and of the last one."""
-    return width, width, 2 * width, 4 * width, 8 * width, width
+from engine.segmenter.spec import features
 
 
 def build_unet(width: int, *, seed: int = 0) -> nn.Module:

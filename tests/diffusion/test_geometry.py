@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.diffusion.geometry import Placement, image_to_canvas, upsample_mask, valid_cells
+from engine.diffusion.geometry import Placement, canvas_to_image, image_to_canvas, upsample_mask, valid_cells
 
 SIZES = [(512, 512), (640, 427), (427, 640), (31, 17), (1, 900), (5000, 8), (128, 96)]
 
@@ -44,3 +44,16 @@ def test_a_square_comes_back_where_it_was(width, height):
     cell = max(width, height) / 64
     for got, want in ((columns[0], x0), (columns[-1] + 1, x1), (rows[0], y0), (rows[-1] + 1, y1)):
         assert abs(got - want) <= cell
+
+
+@pytest.mark.parametrize("size", [(128, 128), (128, 64), (90, 60), (33, 77)])
+def test_an_image_comes_back_from_its_canvas(size):
+    width, height = size
+    place = Placement.fit(width, height, cells=16, factor=8)
+    rows, columns = np.indices((height, width))
+    image = np.stack([columns * 2, rows * 3, columns + rows], 2).clip(0, 255).astype(np.uint8)
+    back = canvas_to_image(image_to_canvas(image, place), place)
+    assert back.shape == image.shape and back.dtype == np.uint8
+    if (width, height) == (place.columns * 8, place.rows * 8):
+        assert np.array_equal(back, image)
+    assert np.abs(back.astype(int) - image).mean() < 3

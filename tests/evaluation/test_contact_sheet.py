@@ -20,10 +20,10 @@ def write_rows(world: Any, folder: str = "preliminary") -> None:
 
 def drawn_keys(world: Any, count: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
-    original = contact_sheet._compose
+    original = contact_sheet.compose
     monkeypatch.setattr(
         contact_sheet,
-        "_compose",
+        "compose",
         lambda title, cells: seen.extend([title, *dict(cells)]) or original(title, cells),
     )
     write_contact_sheet(str(world.run), str(world.corpus), str(world.run / "sheet.png"), count)

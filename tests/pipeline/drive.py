@@ -1,4 +1,4 @@
-"""A driver for tests: `jobs/label.py` with fake labellers or a small model, and with faults at chosen points.
+"""A driver for tests: a job with fakes or a small model, and with faults at chosen points.
 
     python tests/pipeline/drive.py --concept car ... with FAULT=<kind>:<value> in the environment
 
@@ -8,7 +8,10 @@ first such file and dies when it is to be replaced; `stall:NAME` is `again`, but
 file that is new is enough for it where NAME ends with `!`. `start` kills workers while they load. `broken` makes
 labellers fail whatever they are given. Several faults are separated by spaces.
 
-MODEL in the environment is the folder of a diffusion model, which is then fine-tuned and labels in truth.
+The first argument `train` trains a segmenter instead: python tests/pipeline/drive.py train RUN OUTPUT
+
+MODEL in the environment is the folder of a diffusion model, which is then fine-tuned and labels in truth. With
+`JOB=synthesize` it is that job which is run, and the keys are those of samples.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,12 +35,21 @@ from engine.labelling.label import Label
 from engine.labelling.spec import LabelSpec
 from engine.run.concept import ConceptTask
 from engine.run.fake import FakeSource
+from engine.run.segmenter import SegmenterTask, plan_training
 from engine.run.shard import Labels
 from engine.run.source import LabellerSource, ModelSource
+from engine.segmenter.spec import SegmenterSpec
+from engine.synthesis.sample import Samples, SyntheticSample
+from engine.synthesis.spec import SynthesisSpec, key_of
+from jobs import synthesize
 from jobs.label import main
+from schemas.training import TrainingReceipt
 
 CHECKPOINT_EVERY = 2
-"""Steps between the checkpoints of a small model's fine-tuning."""
+"""Steps between the checkpoints of a small model's fine-tuning, and of a segmenter's training."""
+TRAINING = SegmenterSpec(steps=8, batch_size=4, crop=32, short_side=40, width=2, warmup=1)
+STATE = "state.safetensors"
+"""Name of the file with the training's state."""
 
 
 def die() -> None:
@@ -106,9 +118,22 @@ class FaultyLabeller:
         return self.labeller(images, keys)
 
 
+@dataclass(frozen=True)
+class FaultySynthesizer:
+    """A synthesizer with whom faults happen."""
+
+    samples: Samples
+    faults: list[Fault]
+
+    def __call__(self, indices: Sequence[int]) -> list[SyntheticSample]:
+        for fault in self.faults:
+            fault.meet([key_of(index) for index in indices])
+        return self.samples(indices)
+
+
 @dataclass(frozen=True, kw_only=True)
 class FaultySource(FakeSource):
-    """Makes faulty labellers; the fault travels with the source because workers have another environment."""
+    """Makes faulty labellers and synthesizers; the fault travels with it because workers have another environment."""
 
     fault: str = ""
     once: str = ""
@@ -120,6 +145,12 @@ class FaultySource(FakeSource):
         for fault in faults:
             fault.begin()
         return FaultyLabeller(super().build(spec, device=device, threads=threads, weights=weights), faults)
+
+    def build_synthesizer(self, spec: LabelSpec, settings: SynthesisSpec, **options: Any) -> FaultySynthesizer:
+        faults = Fault.parse(self.fault, self.once)
+        for fault in faults:
+            fault.begin()
+        return FaultySynthesizer(super().build_synthesizer(spec, settings, **options), faults)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +177,29 @@ def often(task: type[ConceptTask]) -> Callable[..., ConceptTask]:
     return functools.partial(task, checkpoint_every=CHECKPOINT_EVERY)
 
 
+@dataclass(frozen=True, kw_only=True)
+class FaultyTask(SegmenterTask):
+    """A training with faults in its workers, who are the only ones to ask for its state."""
+
+    fault: str = ""
+    once: str = ""
+
+    def file(self, *names: str) -> str:
+        if names[-1] == STATE:
+            for fault in Fault.parse(self.fault, self.once):
+                fault.begin()
+        return super().file(*names)
+
+
+def train(run: str, output: str, *, workers: int | None = None, fault: str = "", once: str = "") -> TrainingReceipt:
+    """Trains a small segmenter."""
+    from engine.pipeline.train import run_training
+
+    task = plan_training(run_url=run, spec=TRAINING, output_url=output)
+    changes = {"checkpoint_every": CHECKPOINT_EVERY, "fault": fault, "once": once}
+    return run_training(FaultyTask(**{**vars(task), **changes}), workers=workers)
+
+
 def source_of_environment() -> LabellerSource:
     faults = {"fault": os.environ.get("FAULT", ""), "once": os.environ.get("FAULT_ONCE", "")}
     if model := os.environ.get("MODEL"):
@@ -155,4 +209,8 @@ def source_of_environment() -> LabellerSource:
 
 
 if __name__ == "__main__":
-    sys.exit(main(source=source_of_environment()))
+    if sys.argv[1:2] == ["train"]:
+        train(*sys.argv[2:4], fault=os.environ["FAULT"], once=os.environ["FAULT_ONCE"])
+        sys.exit()
+    job = synthesize.main if os.environ.get("JOB") == "synthesize" else main
+    sys.exit(job(source=source_of_environment()))

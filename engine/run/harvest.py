@@ -1,0 +1,155 @@
+"""The work on one lease from its start to its receipt, whatever is done to it. No Ray needed."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from engine import storage
+from engine.corpus.lease import Lease
+from engine.corpus.sample import Defect
+from engine.run.directory import Attempt, LabelRun
+from engine.run.rows import defects_to_parquet, labels_to_parquet
+from schemas.receipt import Receipt
+
+MAX_DEATHS = 3
+"""A lease whose worker process died this often within one session is quarantined as a whole."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaseProgress:
+    """How far a lease is: totals since its start, so that reporting one twice counts once."""
+
+    lease_id: str
+    planned: int
+    labelled: int
+    quarantined: int
+    finished: bool = False
+
+
+Report = Callable[[LeaseProgress], None]
+Complete = Callable[[Lease, Report], Receipt]
+"""What a worker does to one lease after another."""
+
+
+class LeaseTask(Protocol):
+    """All that a worker needs besides its leases. Picklable; holds names, not weights."""
+
+    @property
+    def model(self) -> str:
+        """The model as the user named it."""
+
+    def load(self, *, device: str, threads: int | None) -> Complete:
+        """Loads the model, once per worker; `threads` limits those of the process."""
+
+
+class LabellerBroken(RuntimeError):
+    """The labeller fails whatever it is given: it is not the corpus that is at fault."""
+
+
+@dataclass(kw_only=True)
+class Harvest:
+    """What the work on a lease brings.
+
+    Attributes:
+        rows: of the label file, each with its place in the lease; they may come in any order.
+        defects: of the quarantine file, likewise.
+        archive: the images, where the work has made them; None where they were there.
+        seconds, bytes: for the receipt.
+    """
+
+    rows: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    defects: list[tuple[int, Defect]] = field(default_factory=list)
+    archive: bytes | None = None
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    bytes: dict[str, int] = field(default_factory=dict)
+
+    def add_death(self, index: int, *, shard: str, key: str, deaths: int) -> None:
+        """Quarantines a sample of a lease whose workers died."""
+        message = f"{deaths} worker processes died on this part of the corpus; it was not labelled."
+        defect = Defect(shard=shard, key=key, stage="label", reason="worker_died", message=message)
+        self.defects.append((index, defect))
+
+
+def complete_lease(
+    lease: Lease,
+    run: LabelRun,
+    report: Report,
+    *,
+    work: Callable[[Harvest], None],
+    give_up: Callable[[Harvest, int], None],
+) -> Receipt:
+    """Does the work on a lease and returns its receipt; a lease that has one is returned at once.
+
+    May be killed at any instant, and run again or twice at the same time: what `work` brings depends on the lease and
+    the run's settings only, and every file appears whole.
+
+    Args:
+        work: fills the harvest.
+        give_up: fills it without touching what kills the process, if so many processes died on it.
+    """
+    if receipt := run.find_receipt(lease):
+        report(_finished(receipt))
+        return receipt
+    with run.attempt(lease.id) as attempt:
+        # A receipt of the same lease under a smaller limit no longer tells the truth once the labels change.
+        storage.remove(run.receipt_url(lease.id))
+        started = time.perf_counter()
+        harvest = Harvest()
+        if attempt.deaths < MAX_DEATHS:
+            work(harvest)
+        else:
+            give_up(harvest, attempt.deaths)
+        receipt = _write(harvest, lease, run, attempt, started)
+    report(_finished(receipt))
+    return receipt
+
+
+def _write(harvest: Harvest, lease: Lease, run: LabelRun, attempt: Attempt, started: float) -> Receipt:
+    """Writes the quarantine, then images and labels, then the receipt that vouches for all."""
+    began = time.perf_counter()
+    rows = [row for _, row in sorted(harvest.rows, key=lambda pair: pair[0])]
+    defects = [defect for _, defect in sorted(harvest.defects, key=lambda pair: pair[0])]
+    labels = labels_to_parquet(rows, run)
+    quarantine = defects_to_parquet(defects)
+    if defects:
+        storage.atomic_put(quarantine, run.quarantine_url(lease.id), token=attempt.token)
+    else:
+        storage.remove(run.quarantine_url(lease.id))
+    if harvest.archive is not None:
+        storage.atomic_put(harvest.archive, run.images_url(lease.id), token=attempt.token)
+    storage.atomic_put(labels, run.labels_url(lease.id), token=attempt.token)
+    now = time.perf_counter()
+    seconds = {**harvest.seconds, "write": now - began, "total": now - started}
+    receipt = Receipt(
+        lease=_public(lease),
+        lease_id=lease.id,
+        stage=run.stage,
+        fingerprint=run.fingerprint,
+        seen=len(rows) + len(defects),
+        labelled=len(rows),
+        quarantined=dict(sorted(Counter(defect.reason for defect in defects).items())),
+        seconds={name: round(value, 3) for name, value in sorted(seconds.items())},
+        bytes={**harvest.bytes, "labels": len(labels), "quarantine": len(quarantine) if defects else 0},
+    )
+    storage.atomic_put(receipt.to_json().encode(), run.receipt_url(lease.id), token=attempt.token)
+    return receipt
+
+
+def _public(lease: Lease) -> dict[str, Any]:
+    values = lease.to_json()
+    values["shard"]["url"] = storage.redact(values["shard"]["url"])
+    return values
+
+
+def _finished(receipt: Receipt) -> LeaseProgress:
+    return LeaseProgress(
+        lease_id=receipt.lease_id,
+        planned=receipt.seen,
+        labelled=receipt.labelled,
+        quarantined=receipt.failed,
+        finished=True,
+    )

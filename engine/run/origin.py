@@ -1,0 +1,109 @@
+"""What a run was labelled with, found out from the run directory alone, to go on from there."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from engine import storage
+from engine.labelling.spec import LabelSpec
+from engine.run.concept import check_adapter, find_concept, weights_url
+from engine.run.directory import FIRST, RunError, read_manifest
+from engine.run.source import ModelSource, SynthesizerSource
+from schemas.run import RunManifest
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """A labelled run as others build on it.
+
+    Attributes:
+        url: of the run directory, absolute.
+        weights: URL of m′, None where m does all.
+        fields: what a fingerprint says about m and m′.
+    """
+
+    url: str
+    spec: LabelSpec
+    source: SynthesizerSource
+    weights: str | None
+    fields: dict[str, Any]
+
+
+def find_origin(
+    url: str,
+    *,
+    source: SynthesizerSource | None = None,
+    model: str | None = None,
+    revision: str | None = None,
+    adapter: str | None = None,
+) -> Origin:
+    """Settings, model and m′ of a run.
+
+    Args:
+        source: of the model, instead of the one that the run names.
+        model, revision, adapter: where these lie now, if elsewhere than when the run started.
+
+    Raises:
+        RunError: no run, no finished m′, another version of the method, or a model or m′ that has changed since.
+        ValueError: the model is missing or unusable.
+    """
+    url = storage.absolute(url)
+    shown = storage.redact(url)
+    manifest = read_manifest(url)
+    try:
+        spec = LabelSpec.from_fingerprint(manifest.fingerprint)
+    except ValueError as error:
+        raise RunError(f"{shown} cannot be built on: {error}; label the images again, in another --run") from error
+    if source is None:
+        source = _named_source(manifest, shown, model, revision)
+    model_fields = source.check(spec)
+    for name, value in model_fields.items():
+        if manifest.fingerprint.get(name) != value:
+            raise RunError(
+                f"the model {source.model} is not the one that {shown} was labelled with ({name}: "
+                f"{manifest.fingerprint.get(name)} -> {value}); give that one with --model"
+            )
+    weights, digest = _find_weights(url, manifest, spec, model_fields, adapter)
+    fields = {**model_fields, "concept_weights": digest}
+    return Origin(url=url, spec=spec, source=source, weights=weights, fields=fields)
+
+
+def _named_source(manifest: RunManifest, shown: str, model: str | None, revision: str | None) -> ModelSource:
+    named = manifest.config.get("model")
+    if model is None and isinstance(named, dict):
+        model, revision = named.get("model"), revision or named.get("revision")
+    if model is None:
+        raise RunError(f"the run.json of {shown} does not say which model was used; give it with --model")
+    return ModelSource.named(model, revision)
+
+
+def _find_weights(
+    url: str, manifest: RunManifest, spec: LabelSpec, model: dict[str, Any], adapter: str | None
+) -> tuple[str | None, str | None]:
+    """URL and SHA-256 of m′; both None in a run without fine-tuning."""
+    wanted = manifest.fingerprint.get("distillation.adapter")
+    if wanted is not None:
+        stage = manifest.config.get("stage")
+        given = adapter or (stage.get("adapter") if isinstance(stage, dict) else None)
+        if given is None:
+            raise RunError(f"{storage.redact(url)} does not say where its --adapter lies; give it")
+        file, found = check_adapter(storage.absolute(given), spec, model)
+        if found["distillation.adapter"] != wanted:
+            raise RunError(
+                f"--adapter {storage.redact(file)} is not the one that {storage.redact(url)} was labelled with; "
+                "give that one"
+            )
+        return file, wanted
+    if adapter is not None:
+        raise RunError(f"{storage.redact(url)} was labelled without --adapter; leave out {storage.redact(adapter)}")
+    if manifest.fingerprint.get("distillation.method") == "none":
+        logger.warning("%s was labelled without fine-tuning: the model itself stands in for m′", storage.redact(url))
+        return None, None
+    receipt = find_concept(url, manifest.hash)
+    if receipt is None:
+        raise RunError(f"{storage.redact(url)} has no finished fine-tuning; {FIRST}")
+    return weights_url(url), receipt.weights["sha256"]

@@ -1,0 +1,123 @@
+"""Masks by a trained segmenter: a run like any other, whose labeller needs no diffusion model. No Ray."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from engine import storage
+from engine.corpus.lease import Lease
+from engine.run.directory import LabelRun
+from engine.run.options import find_input
+from engine.run.plan import LabelPlan, plan_run
+from engine.run.shard import Labels
+from engine.segmenter.files import read_files
+from schemas.label import LABEL_SCHEMA_VERSION
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionSpec:
+    """What to predict and how; an `engine.run.plan.RunSpec`.
+
+    Attributes:
+        short_side: that images are resized to, pixels.
+        window: side of the windows that they are seen through; 0 sees them at once.
+    """
+
+    concept: str
+    short_side: int
+    window: int = 0
+
+    prompt = ""
+    stage = "refined"
+    seed = 0
+
+    def fingerprint_fields(self) -> dict[str, Any]:
+        """Everything of this spec that a run's fingerprint covers, as JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmenterSource:
+    """Labellers of a segmenter, which `model` is the absolute folder of (see `engine.run.source`)."""
+
+    model: str
+    revision: str | None = None
+
+    def check(self, spec: PredictionSpec) -> dict[str, Any]:
+        """Hash of the weights; ValueError for a missing or damaged segmenter, or a window it cannot take."""
+        from engine.segmenter.segmenter import Segmenter
+
+        Segmenter.from_pretrained(self.model, short_side=spec.short_side, window=spec.window)
+        return {"segmenter_weights": hashlib.sha256(read_files(self.model)[1]).hexdigest()}
+
+    def build(
+        self, spec: PredictionSpec, *, device: str, threads: int | None = None, weights: bytes | None = None
+    ) -> Labels:
+        """Loads the segmenter onto the device."""
+        import torch
+
+        from engine.segmenter.labeller import SegmenterLabeller
+        from engine.segmenter.segmenter import Segmenter
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        options = {"short_side": spec.short_side, "window": spec.window}
+        return SegmenterLabeller(Segmenter.from_pretrained(self.model, device, **options))
+
+    def load(self, *, device: str) -> Any:
+        """There is no diffusion model to be fine-tuned."""
+        raise NotImplementedError("a segmenter cannot be fine-tuned on a concept; train another one")
+
+
+def plan_prediction(
+    *,
+    model: str,
+    input_url: str,
+    output_url: str,
+    short_side: int | None = None,
+    window: int = 0,
+    limit: int | None = None,
+    batch_size: int = 32,
+    config: dict[str, Any] | None = None,
+) -> LabelPlan:
+    """Checks segmenter, corpus and output; reads all of them and writes nothing.
+
+    Args:
+        model: folder or URL of a segmenter.
+        short_side: of the images as the network sees them; default that of its training.
+
+    Raises:
+        ValueError: something is wrong with what the user asked for; one sentence says what, and what to do.
+    """
+    source = SegmenterSource(model=storage.absolute(model))
+    kept = read_files(source.model)[0]
+    spec = PredictionSpec(concept=kept.concept, short_side=short_side or kept.short_side, window=window)
+    return plan_run(
+        spec=spec,
+        source=source,
+        fields={"label_schema": LABEL_SCHEMA_VERSION, **spec.fingerprint_fields(), **source.check(spec)},
+        input_url=find_input(input_url, kept.concept),
+        run_url=output_url,
+        limit=limit,
+        batch_size=batch_size,
+        config=config,
+    )
+
+
+def write_masks(run: LabelRun, lease: Lease) -> int:
+    """Writes each mask of a finished lease as masks/SHARD/KEY.png, unless the last is there; returns their number."""
+    data = storage.read_bytes(run.labels_url(lease.id))
+    rows = pq.read_table(io.BytesIO(data), columns=["key", "mask"]).to_pylist()
+
+    def url(row: dict[str, Any]) -> str:
+        return storage.join(run.url, "masks", lease.shard.stem, f"{row['key']}.png")
+
+    if rows and not storage.exists(url(rows[-1])):
+        for row in rows:
+            storage.atomic_put(row["mask"]["bytes"], url(row))
+    return len(rows)

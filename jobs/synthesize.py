@@ -1,0 +1,140 @@
+"""Synthesises images of a concept with their masks: the images are made by the fine-tuned model of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+# Where the project is not installed (a job's working directory), it is found beside this file.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from engine import storage
+from engine.run.command import run_command
+from engine.run.options import Running
+from engine.run.origin import find_origin
+from engine.run.source import SynthesizerSource
+from engine.run.summary import Outcome
+from engine.run.synthesis import SynthesisPlan, plan_synthesis
+from engine.synthesis.spec import SynthesisSpec
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """The run to build on; concept, prompts, model and settings of the masks are its own."""
+
+    run: Annotated[str, tyro.conf.arg(metavar="DIR")]
+    """The run directory of jobs/label.py."""
+    output: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
+    """Where the samples go, a folder or URL. Default: RUN/synthetic, where jobs/train.py finds them."""
+    model: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
+    """Where the model lies now, if not where the run found it."""
+    revision: Annotated[str | None, tyro.conf.arg(metavar="REV")] = None
+    """Branch, tag or commit of a hub id."""
+    adapter: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
+    """Where the --adapter of the run lies now, likewise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """What to make. Only the count may change later: what is there is kept, and more is added."""
+
+    count: int = SynthesisSpec.count
+    """How many samples, pure backgrounds among them."""
+    guidance: float = SynthesisSpec.guidance
+    """w: 1 follows the prompt of the concept alone; above 1 also pushes away from background, at twice the time."""
+    backgrounds: float = SynthesisSpec.backgrounds
+    """Fraction of the samples that are pure backgrounds, with an empty mask."""
+    background_guidance: float = SynthesisSpec.background_guidance
+    """w of the pure backgrounds: 0 follows the background prompt alone, in half the time; below 0 also pushes away from
+    the concept."""
+    seed: int = SynthesisSpec.seed
+    """A sample depends on this and its index only, not on batches or workers."""
+    solver: Literal["ddim", "dpm++"] = SynthesisSpec.solver
+    """The sampler."""
+    steps: int = SynthesisSpec.steps
+    """Its steps."""
+    shard_size: int = SynthesisSpec.shard_size
+    """Samples per tar, which is also what a worker takes on at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Synthesize:
+    """All settings of the job."""
+
+    origin: Origin
+    samples: Samples
+    execution: Running
+
+
+DESCRIPTION = """Synthesises images of a concept with pixel masks, cut-outs and backgrounds, to train on.
+
+The model that jobs/label.py fine-tuned makes the images; they are then labelled as those of the corpus were. Some are
+pure backgrounds, which a segmentation model learns from, too. RUN/synthetic/images holds them as WebDataset tars,
+RUN/synthetic/labels the same rows as for any image; look at RUN/synthetic/contact_sheet.png.
+
+Examples:
+  python jobs/label.py --concept car --run runs/car
+  python jobs/synthesize.py --run runs/car --count 1000
+  python jobs/synthesize.py --run runs/car --count 200 --guidance 3 --output runs/car/vivid
+
+Interrupt at any time: the same command resumes, and a larger --count adds to what is there. Exit code: 0 done,
+1 stopped or with failures, 2 wrong usage."""
+
+
+def main(arguments: list[str] | None = None, *, source: SynthesizerSource | None = None) -> int:
+    """Parses, plans, synthesises, and sums up; returns the exit code. Tests pass another `source`."""
+
+    def run(options: Synthesize) -> int:
+        plan = _plan(options, source)
+        print(plan.describe(), flush=True)
+        if options.execution.dry_run:
+            return 0
+        outcome = _synthesize(plan, options.execution.workers)
+        print(f"samples      {storage.redact(storage.join(plan.run.url, 'images'))}/*.tar")
+        print(outcome.describe(contact_sheet=_draw(plan, outcome)))
+        return int(outcome.failed(options.execution.max_failures))
+
+    return run_command(Synthesize, run, job="synthesize", description=DESCRIPTION, arguments=arguments)
+
+
+def _plan(options: Synthesize, source: SynthesizerSource | None) -> SynthesisPlan:
+    where = options.origin
+    origin = find_origin(where.run, source=source, model=where.model, revision=where.revision, adapter=where.adapter)
+    settings = SynthesisSpec(**dataclasses.asdict(options.samples))
+    return plan_synthesis(origin, settings, output=where.output, config=dataclasses.asdict(options))
+
+
+def _synthesize(plan: SynthesisPlan, workers: int | None) -> Outcome:
+    if not plan.remaining:
+        return Outcome(plan=plan, receipts=plan.receipts, failed_leases={})
+    # Imported here because Ray takes seconds, and many calls end before they need it.
+    from engine.pipeline.synthesize import run_synthesis
+
+    return run_synthesis(plan, workers=workers, tell=functools.partial(print, flush=True))
+
+
+def _draw(plan: SynthesisPlan, outcome: Outcome) -> str | None:
+    """The contact sheet; samples are no failure for want of a picture."""
+    from engine.synthesis.contact_sheet import write_contact_sheet
+
+    path = storage.join(plan.run.url, "contact_sheet.png")
+    try:
+        if outcome.new or not storage.exists(path):
+            write_contact_sheet([lease.shard.url for lease in plan.leases], plan.origin.spec.concept, path)
+    except Exception as error:
+        logger.warning("no contact sheet: %s", error, exc_info=logger.isEnabledFor(logging.DEBUG))
+        return None
+    return storage.redact(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

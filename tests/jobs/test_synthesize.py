@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine.run.directory import start_run
+from engine.run.fake import FakeSource, FakeSynthesizer
+from engine.run.origin import find_origin
+from engine.run.synthesis import plan_synthesis, synthesize_shard
+from engine.synthesis.spec import SynthesisSpec
+from jobs.synthesize import main
+from tests.run.origins import SPEC, start_origin
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    start_origin(tmp_path)
+    return tmp_path / "run"
+
+
+@pytest.fixture(autouse=True)
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever these tests do must end before a cluster is reached."""
+
+    def connect() -> None:
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr("engine.pipeline.driver.connect", connect)
+
+
+def run_job(*arguments: object) -> int:
+    return main([*map(str, arguments)], source=FakeSource())
+
+
+def finish(run: Path, spec: SynthesisSpec) -> None:
+    """Makes the set here and now, as workers would."""
+    plan = plan_synthesis(find_origin(str(run), source=FakeSource()), spec)
+    start_run(plan.run.url, plan.manifest)
+    for lease in plan.remaining:
+        synthesize_shard(lease, FakeSynthesizer("fake", SPEC, spec), spec, plan.run)
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_job("--run", run, "--count", 100, "--backgrounds", 0.3, "--guidance", 2, "--dry-run") == 0
+    out = capsys.readouterr().out
+    assert "objects     70 of 'a photo of a car', guidance 2" in out
+    assert "backgrounds 30 of 'a photo of a background'" in out
+    assert f"output      {run}/synthetic (new)" in out
+    assert not (run / "synthetic").exists()
+
+
+def test_a_finished_set_says_so_without_ray_and_draws_its_sheet(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    finish(run, SynthesisSpec(count=10))
+    assert run_job("--run", run, "--count", 10) == 0
+    assert "10, everything was done already" in capsys.readouterr().out
+    assert (run / "synthetic" / "contact_sheet.png").exists()
+
+
+def test_other_settings_are_refused_by_name(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    finish(run, SynthesisSpec(count=10))
+    assert run_job("--run", run, "--count", 10, "--seed", 4, "--steps", 9) == 2
+    err = capsys.readouterr().err
+    assert "synthesis.seed: 0 -> 4; synthesis.steps: 25 -> 9" in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--run", "nowhere"], "run jobs/label.py"),
+        (["--count", "0"], "count is 0"),
+        (["--backgrounds", "2"], "backgrounds is 2.0"),
+        (["--output", "pipe:ls"], "run a command"),
+        (["--adapter", "x.safetensors"], "without --adapter"),
+    ],
+)
+def test_wrong_usage_ends_in_one_sentence_and_code_2(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: list[str], said: str
+) -> None:
+    monkeypatch.chdir(run)
+    given = {"--run": str(run), **dict([options])}
+    assert run_job(*(part for pair in given.items() for part in pair)) == 2
+    err = capsys.readouterr().err
+    assert said in err and err.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in err
+
+
+def test_the_job_parses_and_plans_without_importing_ray_or_torch(run: Path) -> None:
+    program = (
+        "import sys; from jobs.synthesize import main; from engine.run.fake import FakeSource\n"
+        f"code = main(['--run', {str(run)!r}, '--dry-run'], source=FakeSource())\n"
+        "assert code == 0 and 'ray' not in sys.modules and 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])

@@ -1,0 +1,30 @@
+"""Labelled runs without a model, for what builds on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engine.distillation.spec import DistillationSpec
+from engine.labelling.spec import LabelSpec
+from engine.run.directory import start_run
+from engine.run.fake import FakeSource
+from engine.run.plan import LabelPlan, plan_labelling
+from tests.corpus.hostile import make_corpus_tar
+
+SPEC = LabelSpec(concept="car", prompt="a photo of a car", seed=5, timesteps=7, attention_steps=3)
+
+
+def start_origin(folder: Path, *, method: str = "none", config: dict | None = None) -> LabelPlan:
+    """A run in `folder`/run as the labelling job starts one; with method none that is all that others need of it."""
+    (folder / "corpus").mkdir(parents=True, exist_ok=True)
+    (folder / "corpus" / "000000.tar").write_bytes(make_corpus_tar([0, 1]))
+    plan = plan_labelling(
+        spec=SPEC,
+        source=FakeSource(),
+        input_url=str(folder / "corpus"),
+        run_url=str(folder / "run"),
+        distillation=DistillationSpec(method=method),  # type: ignore[arg-type]
+        config=config,
+    )
+    start_run(plan.run.url, plan.manifest)
+    return plan

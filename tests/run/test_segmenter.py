@@ -1,0 +1,179 @@
+"""What a training is made of, what it keeps, and what is refused before anything is computed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from engine.run.directory import RunError, start_run
+from engine.run.segmenter import SegmenterTask, make_segmenter, plan_training, read_task
+from engine.segmenter.segmenter import Segmenter
+from engine.segmenter.spec import SegmenterSpec
+from schemas.run import RunManifest
+from tests.segmenter.bright import draw_box, label, write_corpus
+
+SMALL = {"steps": 30, "batch_size": 4, "crop": 32, "short_side": 40, "width": 4, "warmup": 2}
+SPEC = SegmenterSpec(**SMALL, learning_rate=0.02, ema_decay=0.8)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("boxes"))
+
+
+@pytest.fixture
+def run(corpus: Path, tmp_path: Path) -> Path:
+    label(corpus, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def plan(run: Path, spec: SegmenterSpec = SPEC, **options: Any) -> SegmenterTask:
+    return plan_training(run_url=str(run), spec=spec, **options)
+
+
+def make(task: SegmenterTask) -> Any:
+    start_run(task.url, task.manifest)
+    tally: Counter[str] = Counter()
+    examples = list(read_task(task, tally))
+    return make_segmenter(task, examples, tally, device="cpu")
+
+
+def add_synthetic(run: Path, folder: Path) -> None:
+    """Synthetic images with labels, as they lie in a run: here boxes of another corpus, keys and shards named alike."""
+    write_corpus(folder, shards=1, each=5)
+    label(folder, run / "synthetic")
+    shutil.copytree(folder, run / "synthetic" / "images")
+
+
+def test_a_training_keeps_weights_settings_counts_and_pictures(run: Path) -> None:
+    receipt = make(plan(run))
+    folder = run / "segmenter"
+    assert receipt.images == {"corpus.used": 12} and receipt.steps == 30
+    assert receipt.last_loss < 0.5 * receipt.first_loss
+    names = ["checkpoints", "config.json", "loss.png", "metrics.jsonl", "model.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == [*names, "progress.png", "receipt.json", "run.json"]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 31))
+    assert lines[0].keys() == {"step", "epoch", "loss", "iou", "learning_rate"}
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["concept"], config["short_side"], config["features"]) == ("box", 40, [4, 4, 8, 16, 32, 4])
+    assert config["notes"]["images"] == {"corpus.used": 12} and config["notes"]["metrics"]["steps"] == 30
+    image, mask = draw_box(40)
+    found = Segmenter.from_pretrained(folder)(image)
+    assert (found & mask).sum() / (found | mask).sum() > 0.5
+
+
+def test_a_finished_training_is_not_repeated(run: Path) -> None:
+    receipt = make(plan(run))
+    before = {path: path.stat().st_mtime_ns for path in (run / "segmenter").rglob("*") if path.is_file()}
+    task = plan(run)
+    assert task.resumed and task.find_receipt() == receipt
+    assert make_segmenter(task, [], {}, device="cpu") == receipt
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_other_settings_are_refused_and_each_difference_is_named(run: Path) -> None:
+    task = plan(run)
+    start_run(task.url, task.manifest)
+    other = SegmenterSpec(**{**vars(SPEC), "steps": 7, "labels": "preliminary"})
+    with pytest.raises(RunError, match=r"segmenter\.labels: refined -> preliminary; segmenter\.steps: 30 -> 7"):
+        plan(run, other)
+    assert plan(run, other, output_url=str(run / "other")).url == str(run / "other")
+
+
+def test_more_labels_are_another_training(corpus: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    label(corpus, run, limit=6)
+    task = plan(run)
+    assert "1 others have no labels yet" in task.describe()
+    start_run(task.url, task.manifest)
+    label(corpus, run)
+    with pytest.raises(RunError, match=r"corpus\.images: 6 labels in 2 leases .* -> 12 labels in 3 leases"):
+        plan(run)
+
+
+def test_synthetic_images_are_learned_from_as_well(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"there is no .*synthetic/run\.json; run jobs/synthesize\.py"):
+        plan(run, SegmenterSpec(**{**vars(SPEC), "synthetic": True}))
+    add_synthetic(run, tmp_path / "made")
+    task = plan(run, SegmenterSpec(**{**vars(SPEC), "synthetic": True}))
+    tally: Counter[str] = Counter()
+    examples = list(read_task(task, tally))
+    assert tally == {"corpus.used": 12, "synthetic.used": 5}
+    assert len({(e.shard, e.key) for e in examples}) == 13, "keys and shards are named alike, and still not mixed"
+    boxes = [*range(12), *range(5)]
+    for example, box in zip(examples, boxes, strict=True):
+        assert abs(example.mask.mean() - draw_box(box)[1].mean()) < 0.01
+
+
+def test_a_review_overrules_and_is_part_of_the_fingerprint(run: Path, tmp_path: Path) -> None:
+    review = tmp_path / "review.csv"
+    review.write_text("shard,key,decision\n000001.tar,002,reject\n000002.tar,000,unsure\n")
+    task = plan(run, review_url=str(review))
+    tally: Counter[str] = Counter()
+    list(read_task(task, tally))
+    assert tally == {"corpus.used": 11, "corpus.rejected": 1}
+    assert task.manifest.hash != plan(run).manifest.hash
+    review.write_text("shard,key,decision\n000001.tar,002,yes\n")
+    with pytest.raises(RunError, match=r"--review .*line 2 decides 'yes'"):
+        plan(run, review_url=str(review))
+
+
+def test_truth_needs_no_labels_but_a_corpus_with_masks(run: Path) -> None:
+    task = plan(run, SegmenterSpec(**{**vars(SPEC), "labels": "truth"}))
+    tally: Counter[str] = Counter()
+    examples = list(read_task(task, tally))
+    assert tally == {"corpus.used": 12}
+    assert "labels" not in task.manifest.fingerprint
+    assert np.array_equal(examples[0].mask, draw_box(0)[1])
+
+
+def test_a_short_training_reads_no_more_than_it_can_look_at(corpus: Path, run: Path) -> None:
+    task = plan(run, SegmenterSpec(**{**vars(SPEC), "steps": 1}))
+    tally: Counter[str] = Counter()
+    assert len(list(read_task(task, tally))) == 4
+    assert tally["corpus.used"] == 4
+
+
+def test_a_corpus_that_has_moved_must_be_named(run: Path, corpus: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(corpus, tmp_path / "moved")
+    manifest = RunManifest.from_json((run / "run.json").read_text())
+    manifest.config["input_url"] = str(tmp_path / "gone")
+    (run / "run.json").write_text(manifest.to_json())
+    with pytest.raises(RunError, match=r"gone.*name it with --input if it has moved"):
+        plan(run)
+    assert plan(run, input_url=str(moved)).sources[0].leases[0].shard.url == str(moved / "000000.tar")
+
+
+def test_labels_of_another_corpus_are_not_taken_for_these(run: Path, tmp_path: Path) -> None:
+    other = write_corpus(tmp_path / "other", each=5)
+    with pytest.raises(RunError, match=r"holds labels of another 000000\.tar"):
+        plan(run, input_url=str(other))
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"there is no .*run\.json; run jobs/label\.py"):
+        plan(tmp_path)
+
+
+def test_nothing_usable_ends_with_the_counts(run: Path) -> None:
+    task = plan(run, SegmenterSpec(**{**vars(SPEC), "min_quality": 1.0}))
+    with pytest.raises(ValueError, match=r"nothing to learn 'box' from \(corpus\.low_quality 12\)"):
+        make(task)
+
+
+def test_the_weights_do_not_depend_on_the_state_of_the_process(run: Path) -> None:
+    spec = SegmenterSpec(**{**vars(SPEC), "steps": 2})
+    weights = []
+    for name in ("a", "b"):
+        torch.manual_seed(hash(name) % 1000)
+        make(plan(run, spec, output_url=str(run / name)))
+        weights.append((run / name / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]

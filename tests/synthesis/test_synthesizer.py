@@ -1,0 +1,128 @@
+"""Samples of a small random model; no Ray needed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from engine.diffusion.geometry import Placement, image_to_canvas
+from engine.diffusion.model import LatentDiffusion
+from engine.diffusion.noise import draw_noise
+from engine.diffusion.sampling import predict_noise, sample
+from engine.labelling.inpainting import remove_object
+from engine.labelling.labeller import Labeller
+from engine.labelling.spec import LabelSpec, RefinementSpec
+from engine.synthesis.spec import SynthesisSpec
+from engine.synthesis.synthesizer import Synthesizer
+from tests.diffusion.models import make_model
+
+SPEC = LabelSpec(
+    concept="car",
+    prompt="a photo of a car",
+    timesteps=4,
+    attention_steps=2,
+    propagation_steps=0,
+    presence_steps=1,
+    presence_threshold=-1,
+    refinement=RefinementSpec(inpaint_steps=2, inpaintings=2),
+)
+
+
+def settings(**changes) -> SynthesisSpec:
+    return SynthesisSpec(**{"steps": 2, "backgrounds": 0.5, **changes})
+
+
+@pytest.fixture(scope="module")
+def model() -> LatentDiffusion:
+    return make_model()
+
+
+@pytest.fixture(scope="module")
+def samples(model):
+    """An object, a pure background, an object."""
+    return Synthesizer(model, SPEC, settings())([0, 1, 2])
+
+
+@torch.no_grad()
+def draw(model: LatentDiffusion, key: str, prompt: str) -> np.ndarray:
+    """One image of one prompt, without any of the synthesizer's code."""
+    z_T = draw_noise(0, key, "synthesis", (4, 16, 16))[None]
+    context = model.encode_text([prompt])
+    z0 = sample(model, z_T, lambda z, t: predict_noise(model, z, torch.tensor([t]), context), 2, solver="dpm++")
+    return ((model.decode(z0)[0].clamp(-1, 1) + 1) * 127.5).permute(1, 2, 0).numpy()
+
+
+def test_objects_follow_one_prompt_and_pure_backgrounds_the_other(model, samples):
+    prompts = ["a photo of a car", "a photo of a background", "a photo of a car"]
+    zero = Synthesizer(model, SPEC, settings(background_guidance=0))([0, 1, 2])
+    for one, prompt in zip(zero, prompts, strict=True):
+        assert one.prompt == prompt and one.pure == ("background" in prompt)
+        assert np.abs(draw(model, one.key, prompt) - one.image).max() <= 1
+    assert np.array_equal(zero[0].image, samples[0].image)
+
+
+def test_a_sample_depends_on_its_index_and_the_seed(model, samples):
+    (alone,) = Synthesizer(model, SPEC, settings())([2])
+    assert np.abs(alone.image.astype(int) - samples[2].image).max() <= 1
+    (other,) = Synthesizer(model, SPEC, settings(seed=1))([2])
+    assert np.abs(other.image.astype(int) - samples[2].image).mean() > 5
+
+
+def test_the_same_samples_again_are_the_same_bit_for_bit(model, samples):
+    for one, again in zip(samples, Synthesizer(model, SPEC, settings())([0, 1, 2]), strict=True):
+        assert np.array_equal(one.image, again.image)
+        assert np.array_equal(one.label.mask, again.label.mask)
+        assert np.array_equal(one.background, again.background)
+
+
+@pytest.mark.parametrize(("guidance", "passes"), [(1.0, 1), (0.0, 1), (2.5, 2), (-1.0, 2)])
+def test_only_guidance_between_the_prompts_costs_a_second_pass(model, guidance, passes):
+    synthesizer = Synthesizer(model, SPEC, settings())
+    seen = []
+    hook = model.unet.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    synthesizer._draw([0, 2, 4], guidance)
+    hook.remove()
+    assert seen == [3 * passes] * 2
+
+
+def test_objects_are_labelled_as_any_image_is(model, samples):
+    for one in (samples[0], samples[2]):
+        (label,) = Labeller(model, SPEC)([one.image], [one.key])
+        assert np.mean(label.mask != one.label.mask) < 0.01
+        assert label.background is None
+
+
+def test_pure_backgrounds_have_an_empty_mask_and_their_presence_as_measured(model, samples):
+    pure = samples[1]
+    assert pure.label.flags[0] == "background" and not pure.label.mask.any()
+    (looked,) = Labeller(model, SPEC)([pure.image], [pure.key], stage="preliminary")
+    assert pure.label.presence == pytest.approx(looked.presence, abs=1e-4)
+    assert pure.background is pure.image
+
+
+@pytest.mark.parametrize("size", [(128, 128), (90, 60)])
+def test_the_kept_background_is_the_first_inpainting_at_the_images_own_size(model, size):
+    width, height = size
+    ramp = np.linspace(0, 255, width, dtype=np.uint8)
+    image = np.tile(ramp[None, :, None], (height, 1, 3))
+    (label,) = Labeller(model, SPEC, keep_backgrounds=True)([image], ["c"])
+    place = Placement.fit(width, height, cells=16, factor=8)
+    region = torch.zeros(1, 16, 16, dtype=torch.bool)
+    region[0, : place.rows, : place.columns] = torch.from_numpy(label.preliminary_mask)
+    z0 = model.encode(image_to_canvas(image, place)[None])
+    painted = remove_object(model, z0, region, ["c"], SPEC)[0, 0, :, : place.rows * 8, : place.columns * 8]
+    wanted = torch.nn.functional.interpolate(painted[None], (height, width), mode="bilinear", antialias=True)[0]
+    assert label.background is not None and label.background.shape == image.shape
+    expected = ((wanted + 1) * 127.5).permute(1, 2, 0).numpy()
+    if size == (128, 128):
+        assert np.abs(expected - label.background).max() <= 1
+    assert np.corrcoef(expected.ravel(), label.background.ravel())[0, 1] > 0.95
+
+
+def test_a_model_that_yields_no_numbers_makes_no_samples(monkeypatch):
+    model = make_model()
+    with torch.no_grad():
+        model.unet.conv_out.bias.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="no image of finite numbers with guidance 1"):
+        Synthesizer(model, SPEC, settings())([0])
