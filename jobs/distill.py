@@ -145,8 +145,9 @@ def _plan_labels(options: Distill) -> LabelPlan:
 
 def _evaluate(options: Distill, labelling: LabelPlan, task: SegmenterTask, tell: Any) -> None:
     """Labels and the segmenter's masks against ground truth, where there is any; RUN/evaluation.json."""
-    from engine.evaluation.evaluate import evaluate_run, has_truth
+    from engine.evaluation.evaluate import evaluate_run
     from engine.evaluation.report import format_report
+    from engine.evaluation.truth import has_truth
     from engine.pipeline.predict import run_prediction
 
     concept, run = labelling.spec.concept, labelling.run.url

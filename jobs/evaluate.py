@@ -1,13 +1,13 @@
-"""Compares a run's labels with the ground truth of its corpus."""
+"""Compares a run's labels with the ground truth of its corpus, or studies one choice of the method."""
 
 from __future__ import annotations
 
+import functools
 import json
-import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -18,54 +18,146 @@ from engine import storage
 from engine.evaluation.evaluate import evaluate_run
 from engine.evaluation.report import format_report
 from engine.evaluation.rows import find_labels
+from engine.run.command import run_command
+from engine.run.options import Int, find_input
+from engine.segmenter.spec import SegmenterSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Studies:
+    """Settings of a study; each has a use for some of them."""
+
+    limit: int = 40
+    """Images to measure on, at most."""
+    timesteps: Int = None
+    """T of timesteps. Default: the run's."""
+    draws: int = 8
+    """Largest N of draws."""
+    repeats: int = 5
+    """Seeds of draws."""
+    prompt: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
+    """The prompt of parts. Default: the run's."""
+    parts: Annotated[str | None, tyro.conf.arg(metavar="A,B,…")] = None
+    """The words of it that are looked for: --parts human,arms,legs --prompt "a photo of a human with arms and legs"."""
+    weights: tuple[float, ...] = (-6.5, -4.5, -2.5, -1, 0, 1, 2, 3, 4.5, 6, 7.5)
+    """Guidance weights of guidance: 1 follows the prompt, 0 the background's."""
+    seeds: int = 6
+    """Rows of its picture."""
+    test: Annotated[str | None, tyro.conf.arg(metavar="CORPUS")] = None
+    """The corpus that ablation measures on: with ground truth, and none of the images that the run labelled."""
+    steps: int = SegmenterSpec.steps
+    """Optimizer steps of each U-Net of ablation."""
+    train_batch_size: int = SegmenterSpec.batch_size
+    """Crops per step."""
+    width: int = SegmenterSpec.width
+    """Channels of its first level."""
+    features: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """A feature network, an ONNX file, for FID and KID of guidance. miniature: the one that comes with the project,
+    which knows miniature scenes only."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Compares a run's labels with ground truth: AUROC of the heatmaps, accuracy, IoU and mIoU of the masks.
-
-    In the paper's protocol: everything is brought to the size of the image, its short side resized to 128
-    pixels, and the central 128 x 128 compared; accuracy and IoU pool the pixels of all images.
-
-    Example: python jobs/evaluate.py --run runs/bird --input 'tars/{000000..000003}.tar' --json bird.json
-
-    Exit code: 0 done, 2 wrong usage.
-    """
+    """All settings of the job."""
 
     run: str
-    """The run directory, a folder or URL, with labels in it."""
-    input: str
-    """The corpus that was labelled, with ground truth: KEY.mask.png, or KEY.CONCEPT.mask.png. miniature: the
-    small corpus that comes with the project."""
-    concept: str | None = None
+    """The run directory, a folder or URL, with labels in it; a study only needs its run.json and fine-tuned model."""
+    input: Annotated[str | None, tyro.conf.arg(metavar="CORPUS")] = None
+    """The corpus that was labelled, with ground truth: KEY.mask.png, or KEY.CONCEPT.mask.png, or {"bbox": [x, y,
+    width, height]} in KEY.json. miniature: the small corpus that comes with the project. Default: what the run says."""
+    concept: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """Name of the ground truth. Default: the concept of the run."""
-    json: Path | None = None
+    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Also write the result to this file."""
+    study: Annotated[
+        Literal["ablation", "timesteps", "tokens", "draws", "guidance", "parts"] | None, tyro.conf.arg(metavar="NAME")
+    ] = None
+    """ablation, timesteps, tokens, draws, guidance or parts."""
+    output: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
+    """Folder or URL for the study's STUDY.json, STUDY.md and pictures. Default: RUN/studies."""
+    studies: Studies
+
+
+DESCRIPTION = """Compares a run's labels with ground truth: AUROC of the heatmaps, accuracy, IoU and mIoU of the masks.
+
+In the paper's protocol: everything is brought to the size of the image, its short side resized to 128 pixels, and the
+central 128 x 128 compared; accuracy and IoU pool the pixels of all images. Where a corpus has boxes only, the boxes
+around the masks are compared with them.
+
+With --study, one choice of the method is studied instead, with the settings and the model of the run: ablation (labels
+and the U-Nets that learn from them), timesteps (T0), tokens (of the prompt), draws (N), guidance (w), parts (several
+concepts of one prompt).
+
+Examples:
+  python jobs/evaluate.py --run runs/bird --input 'tars/{000000..000003}.tar' --json bird.json
+  python jobs/evaluate.py --run runs/bird --study ablation --test 'test/*.tar'
+  python jobs/evaluate.py --run runs/bird --study tokens
+  python jobs/evaluate.py --run runs/bird --study guidance --features inception.onnx
+
+Exit code: 0 done, 1 stopped, 2 wrong usage."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parses, compares, prints; returns the exit code."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    job = tyro.cli(Evaluate, args=arguments)
-    try:
-        run = storage.absolute(job.run)
-        concept = job.concept or find_labels(run)[0].concept
-        result = evaluate_run(run, _corpus(job.input, concept), concept)
-        if job.json:
-            _write(result, job.json)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    """Parses, compares or studies, prints; returns the exit code."""
+
+    def run(job: Evaluate) -> int:
+        return _study(job) if job.study else _compare(job)
+
+    return run_command(Evaluate, run, job="evaluate", description=DESCRIPTION, arguments=arguments)
+
+
+def _compare(job: Evaluate) -> int:
+    run = storage.absolute(job.run)
+    concept = job.concept or find_labels(run)[0].concept
+    result = evaluate_run(run, _corpus(job, concept), concept)
+    if job.json:
+        _write(result, job.json)
     print(format_report(result))
     return 0
 
 
-def _corpus(name: str, concept: str) -> str:
-    if name != "miniature":
-        return name
-    from engine.miniature import corpus_url
+def _study(job: Evaluate) -> int:
+    # Imported here because a comparison needs no model.
+    import torch
 
-    return corpus_url(concept)
+    from engine.evaluation.studies.registry import run_study
+    from engine.evaluation.studies.study import StudyOptions, StudyTask
+    from engine.run.settings import read_settings
+
+    assert job.study
+    settings = read_settings(job.run)
+    if job.concept not in (None, settings.spec.concept):
+        own = settings.spec.concept
+        raise ValueError(f"--concept {job.concept} is not the run's, {own}; leave it out with --study")
+    values = dict(vars(job.studies))
+    values |= {"batch_size": values.pop("train_batch_size")}
+    values |= {"parts": tuple(filter(None, map(str.strip, (job.studies.parts or "").split(","))))}
+    task = StudyTask(
+        settings=settings,
+        corpus=_corpus(job, settings.spec.concept),
+        output=storage.absolute(job.output or storage.join(settings.url, "studies")),
+        device="cuda" if torch.cuda.is_available() else "cpu",
+        options=StudyOptions(**values),
+        tell=functools.partial(print, flush=True),
+    )
+    study = run_study(job.study, task)
+    print(study.table)
+    for url in study.write(task.output):
+        print(storage.redact(url))
+    if job.json:
+        _write(study.figures, job.json)
+    return 0
+
+
+def _corpus(job: Evaluate, concept: str) -> str:
+    if job.input is not None:
+        return find_input(job.input, concept)
+    from engine.run.settings import read_settings
+
+    found = read_settings(job.run).input
+    if found is None:
+        raise ValueError("the run does not say which images it labelled; give --input")
+    return found
 
 
 def _write(result: dict[str, Any], path: Path) -> None:

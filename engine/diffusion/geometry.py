@@ -82,3 +82,12 @@ def resize_mask(mask: np.ndarray, width: int, height: int) -> np.ndarray:
         return mask
     picture = Image.fromarray(mask.astype(np.uint8) * 255)
     return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR)) >= 128
+
+
+def bounding_box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """x, y, width, height in pixels of the smallest box around the mask ((H, W) bool); zeros if it is empty."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return 0, 0, 0, 0
+    x, y = int(columns[0]), int(rows[0])
+    return x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1

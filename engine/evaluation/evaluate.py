@@ -5,21 +5,15 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from contextlib import closing
 from typing import Any
 
 import numpy as np
 
-from engine.corpus import Defect, Lease, Sample, list_shards, open_lease
-from engine.corpus.decode import DecodeError, decode_mask
-from engine.corpus.members import Group
-from engine.corpus.source import open_source
-from engine.evaluation.metrics import Auroc, Overlap, fit_to_protocol
-from engine.evaluation.rows import (
-    EvaluationError,
-    LabelFiles,
-    find_labels,
-)
+from engine.corpus import Lease, Sample, list_shards, open_lease
+from engine.diffusion.geometry import bounding_box, upsample_mask
+from engine.evaluation.metrics import Auroc, BoxIou, Overlap, fit_to_protocol
+from engine.evaluation.rows import EvaluationError, LabelFiles, find_labels
+from engine.evaluation.truth import Box, find_box, find_mask
 from engine.run.rows import png_to_array
 
 logger = logging.getLogger(__name__)
@@ -34,13 +28,15 @@ def evaluate_run(run: str, corpus: str, concept: str | None = None) -> dict[str,
         concept: name of the ground truth; None means the concept of the run.
 
     Returns:
-        JSON values: ``concept``, ``images`` (compared ones), ``auroc_mean``, ``auroc_pooled``,
+        JSON values: ``concept``, ``images`` (with a mask to compare), ``auroc_mean``, ``auroc_pooled``,
         ``preliminary`` and ``refined`` with ``acc``, ``iou``, ``miou``, ``images`` (``refined`` is None
-        before refinement), and ``missing``, the counts of what could not be compared: ``rows_without_truth``
+        before refinement, both are without masks to compare), ``box_iou`` (of the images that have a box and no
+        mask: mean IoU with the boxes around the ``preliminary`` and ``refined`` masks, and ``images``; None if
+        there are none), and ``missing``, the counts of what could not be compared: ``rows_without_truth``
         (label rows whose image is not in the corpus, or has no usable truth), ``truth_without_row`` (images
         with truth that have no label), ``no_truth`` (images of the corpus without truth for the concept),
-        ``bad_truth`` (masks that do not decode or are not of their image's size). A measure without a value
-        (no pixel of a class) is None.
+        ``bad_truth`` (masks that do not decode or are not of their image's size, boxes that are none). A
+        measure without a value (no pixel of a class) is None.
 
     Raises:
         EvaluationError: no labels, labels of several concepts and none named, or nothing to compare.
@@ -49,85 +45,84 @@ def evaluate_run(run: str, corpus: str, concept: str | None = None) -> dict[str,
     files, folder = find_labels(run)
     concept = concept or files.concept
 
-    heatmaps, preliminary, refined = Auroc(), Overlap(), Overlap()
-    counts: Counter[str] = Counter()
+    measures = _Measures(final=folder == "labels")
     for shard in list_shards(corpus):
-        rows = files.read(shard.name, ("width", "height", "heatmap", "preliminary_mask", "mask"))
+        rows = files.read(shard.name, ("width", "height", "heatmap", "preliminary_mask", "mask", "bbox"))
         with open_lease(Lease(shard=shard), masks=True) as samples:
             for sample in samples:
-                if isinstance(sample, Defect):
-                    continue
-                row = rows.get(sample.key)
-                truth = _find_truth(sample, concept, row, counts)
-                if truth is None:
-                    continue
-                if row is None:
-                    counts["truth_without_row"] += 1
-                    continue
-                height, width = truth.shape
-                target = fit_to_protocol(truth, height, width)
-                heatmaps.update(fit_to_protocol(png_to_array(row["heatmap"]), height, width), target)
-                mask = png_to_array(row["preliminary_mask"])
-                preliminary.update(fit_to_protocol(mask, height, width), target)
-                counts["images"] += 1
-                if folder == "labels":
-                    mask = png_to_array(row["mask"])
-                    refined.update(fit_to_protocol(mask, height, width), target)
-                    counts["refined"] += 1
-    return _report(concept, files, counts, heatmaps, preliminary, refined)
+                if isinstance(sample, Sample):
+                    measures.add(sample, concept, rows.get(sample.key))
+    return _report(concept, files, measures)
 
 
-def has_truth(corpus: str) -> bool:
-    """Whether the first shard of the corpus holds ground truth, by the names of its files alone."""
-    with closing(open_source(list_shards(corpus)[0])) as source:
-        return any(isinstance(item, Group) and item.masks for item in source.index.items)
+class _Measures:
+    """Everything that is accumulated over the images; `counts` says how many went where."""
+
+    def __init__(self, *, final: bool) -> None:
+        self.final = final
+        self.counts: Counter[str] = Counter()
+        self.heatmaps, self.preliminary, self.refined = Auroc(), Overlap(), Overlap()
+        self.preliminary_boxes, self.refined_boxes = BoxIou(), BoxIou()
+
+    def add(self, sample: Sample, concept: str, row: dict[str, Any] | None) -> None:
+        """One image of the corpus, with its label if it has one."""
+        try:
+            truth = find_mask(sample, concept)
+            box = find_box(sample, concept) if truth is None else None
+            if truth is not None and row is not None and truth.shape != (row["height"], row["width"]):
+                size = f"{truth.shape[1]}x{truth.shape[0]} pixels, the image {row['width']}x{row['height']}"
+                raise ValueError(f"it has {size}")
+        except ValueError as error:
+            logger.warning("the ground truth of %s %s is unusable: %s", sample.shard, sample.key, error)
+            self.counts["bad_truth"] += 1
+            return
+        if truth is None and box is None:
+            self.counts["no_truth"] += 1
+        elif row is None:
+            self.counts["truth_without_row"] += 1
+        elif truth is not None:
+            self._compare_masks(row, truth)
+        elif box is not None:
+            self._compare_boxes(row, box)
+
+    def _compare_masks(self, row: dict[str, Any], truth: np.ndarray) -> None:
+        height, width = truth.shape
+        target = fit_to_protocol(truth, height, width)
+        self.heatmaps.update(fit_to_protocol(png_to_array(row["heatmap"]), height, width), target)
+        self.preliminary.update(fit_to_protocol(png_to_array(row["preliminary_mask"]), height, width), target)
+        if self.final:
+            self.refined.update(fit_to_protocol(png_to_array(row["mask"]), height, width), target)
+        self.counts["images"] += 1
+
+    def _compare_boxes(self, row: dict[str, Any], box: Box) -> None:
+        mask = upsample_mask(png_to_array(row["preliminary_mask"]), row["width"], row["height"])
+        self.preliminary_boxes.update(bounding_box(mask), box)
+        if self.final:
+            self.refined_boxes.update(row["bbox"], box)
+        self.counts["boxes"] += 1
 
 
-def _find_truth(sample: Sample, concept: str, row: dict[str, Any] | None, counts: Counter[str]) -> np.ndarray | None:
-    """The concept's mask (H, W)."""
-    data = sample.truth(concept)
-    if data is None:
-        counts["no_truth"] += 1
-        return None
-    try:
-        truth = decode_mask(data)
-    except DecodeError as error:
-        problem = str(error)
-    else:
-        if row is None or truth.shape == (row["height"], row["width"]):
-            return truth
-        problem = f"it has {truth.shape[1]}x{truth.shape[0]} pixels, the image {row['width']}x{row['height']}"
-    logger.warning("the ground truth of %s %s is unusable: %s", sample.shard, sample.key, problem)
-    counts["bad_truth"] += 1
-    return None
-
-
-def _report(
-    concept: str,
-    files: LabelFiles,
-    counts: Counter[str],
-    heatmaps: Auroc,
-    preliminary: Overlap,
-    refined: Overlap,
-) -> dict[str, Any]:
+def _report(concept: str, files: LabelFiles, found: _Measures) -> dict[str, Any]:
+    counts, images = found.counts, found.counts["images"]
     missing = {name: counts[name] for name in ("truth_without_row", "no_truth", "bad_truth")}
-    missing = {"rows_without_truth": files.count - counts["images"], **missing}
-    if not counts["images"]:
+    missing = {"rows_without_truth": files.count - images - counts["boxes"], **missing}
+    if not images + counts["boxes"]:
         counted = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in missing.items() if count)
         raise EvaluationError(
-            f"none of the {files.count} labels has ground truth for {concept!r} in the corpus ({counted}); "
-            f"give the corpus that was labelled, with KEY.mask.png or KEY.{concept}.mask.png files"
+            f"none of the {files.count} labels has ground truth for {concept!r} in the corpus ({counted}); give the "
+            f"corpus that was labelled, with KEY.mask.png or KEY.{concept}.mask.png files, or boxes in KEY.json"
         )
     for name, count in missing.items():
         if count and name != "no_truth":
             logger.warning("%s: %d", name.replace("_", " "), count)
-    final = {**_with_none(refined.result()), "images": counts["refined"]}
+    boxes = {"preliminary": found.preliminary_boxes.result(), "refined": found.refined_boxes.result()}
     return {
         "concept": concept,
-        "images": counts["images"],
-        **_with_none(heatmaps.result()),
-        "preliminary": {**_with_none(preliminary.result()), "images": counts["images"]},
-        "refined": final if final["images"] else None,
+        "images": images,
+        **_with_none(found.heatmaps.result()),
+        "preliminary": {**_with_none(found.preliminary.result()), "images": images} if images else None,
+        "refined": {**_with_none(found.refined.result()), "images": images} if images and found.final else None,
+        "box_iou": {**_with_none(boxes), "images": counts["boxes"]} if counts["boxes"] else None,
         "missing": missing,
     }
 

@@ -8,6 +8,7 @@ images.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -83,6 +84,26 @@ class Auroc:
     def result(self) -> dict[str, float]:
         """``auroc_mean`` and ``auroc_pooled`` in 0..1; NaN without an image, or a set, of both classes."""
         return {"auroc_mean": _ratio(self._sum, self._images), "auroc_pooled": _area_under_roc(self._counts)}
+
+
+class BoxIou:
+    """Mean over images of the IoU of two boxes (x, y, width, height), as the paper compares where boxes are known."""
+
+    def __init__(self) -> None:
+        self._sum, self.images = 0.0, 0
+
+    def update(self, box: Sequence[float], truth: Sequence[float]) -> None:
+        """Add one image; a box without area has an IoU of 0."""
+        sides = (
+            min(a + w, b + v) - max(a, b) for a, w, b, v in zip(box[:2], box[2:], truth[:2], truth[2:], strict=True)
+        )
+        common = math.prod(max(0.0, side) for side in sides)
+        self._sum += common / (math.prod(box[2:]) + math.prod(truth[2:]) - common)
+        self.images += 1
+
+    def result(self) -> float:
+        """In 0..1; NaN without an image."""
+        return _ratio(self._sum, self.images)
 
 
 def _area_under_roc(counts: np.ndarray) -> float:

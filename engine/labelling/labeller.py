@@ -10,6 +10,7 @@ from torch import Tensor
 
 from engine.diffusion.geometry import (
     Placement,
+    bounding_box,
     canvas_to_image,
     image_to_canvas,
     resize_mask,
@@ -185,12 +186,3 @@ class Labeller:
             flags=flags,
             signals=signals,
         )
-
-
-def bounding_box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """x, y, width, height in pixels of the smallest box around the mask ((H, W) bool); zeros if it is empty."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not len(rows):
-        return 0, 0, 0, 0
-    x, y = int(columns[0]), int(rows[0])
-    return x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1

@@ -16,6 +16,11 @@ def model_path() -> Path:
     return _HERE / "model"
 
 
+def features_path() -> Path:
+    """The bundled feature network of the scenes, an ONNX file (see `engine.miniature.features`)."""
+    return _HERE / "features.onnx"
+
+
 def corpus_url(concept: str) -> str:
     """Folder of the bundled scenes that show the concept; of all scenes if there is none for it alone."""
     corpus = _HERE / "corpus"

@@ -114,6 +114,28 @@ def test_truth_is_that_of_the_concept(world: Any) -> None:
     assert evaluate(world, "dog")["images"] == 3
 
 
+def test_boxes_are_compared_where_there_are_no_masks(world: Any) -> None:
+    shard = "000002.tar"
+    mask = np.zeros((60, 80), dtype=bool)
+    mask[10:30, 20:60] = True
+    image = png(np.zeros((60, 80, 3), np.uint8))
+    boxes = {
+        "same": {"bbox": [20, 10, 40, 20]},
+        "half": {"bbox": {"car": [20, 10, 20, 20], "dog": [0, 0, 1, 1]}},
+        "other": {"bbox": [20, 10, 40, 20], "concept": "dog"},
+        "flat": {"bbox": [20, 10, 0, 20]},
+        "words": {"bbox": "here"},
+    }
+    world.write_shard(shard, {k: {"jpg": image, "json": json.dumps(v).encode()} for k, v in boxes.items()})
+    rows = [world.row(shard, key, mask, bbox=[20, 10, 40, 20]) for key in boxes]
+    world.write_rows("labels/000002.parquet", rows)
+    found = evaluate(world)
+    assert found["box_iou"] == {"preliminary": 0.75, "refined": 0.75, "images": 2}
+    assert (found["images"], found["preliminary"], found["auroc_mean"]) == (0, None, None)
+    assert (found["missing"]["bad_truth"], found["missing"]["no_truth"]) == (2, 1)
+    assert "75.00 (preliminary) and 75.00 (refined), mean of 2 images" in format_report(found)
+
+
 def test_nothing_to_compare_is_an_error_with_the_reason(world: Any) -> None:
     with pytest.raises(EvaluationError, match="holds no labels"):
         evaluate(world)

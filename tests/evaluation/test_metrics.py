@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, jaccard_score, roc_auc_score
 
-from engine.evaluation.metrics import SIDE, Auroc, Overlap, fit_to_protocol
+from engine.evaluation.metrics import SIDE, Auroc, BoxIou, Overlap, fit_to_protocol
 
 
 def random_images(seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -81,3 +81,23 @@ def test_heatmaps_are_interpolated_and_masks_are_not() -> None:
 def test_every_image_size_gives_the_same_square(height: int, width: int) -> None:
     assert fit_to_protocol(np.ones((3, 5), dtype=bool), height, width).shape == (SIDE, SIDE)
     assert fit_to_protocol(np.ones((3, 5), dtype=bool), height, width).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_box_iou_is_that_of_the_boxes_pixels(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    found, expected = BoxIou(), []
+    for _ in range(6):
+        grids = np.zeros((2, 20, 30), dtype=bool)
+        boxes = [(*rng.integers(0, 12, 2), *rng.integers(1, 8, 2)) for _ in grids]
+        for grid, (x, y, width, height) in zip(grids, boxes, strict=True):
+            grid[y : y + height, x : x + width] = True
+        found.update(*boxes)
+        expected.append((grids[0] & grids[1]).sum() / (grids[0] | grids[1]).sum())
+    assert found.result() == pytest.approx(np.mean(expected))
+
+
+def test_a_mask_without_pixels_has_a_box_iou_of_zero() -> None:
+    found = BoxIou()
+    found.update((0, 0, 0, 0), (0, 0, 4, 4))
+    assert found.result() == 0

@@ -1,0 +1,78 @@
+"""The rows of the ablation: exact labels score one, what is finished is kept, what cannot be had is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine.evaluation.evaluate import evaluate_run
+from engine.evaluation.rows import EvaluationError
+from engine.evaluation.studies import ablation
+from engine.evaluation.studies.ablation import study_ablation
+from engine.evaluation.studies.study import StudyOptions, StudyTask
+from engine.labelling.spec import LabelSpec
+from engine.run.fake import FakeSource
+from engine.run.settings import RunSettings
+from tests.segmenter.bright import draw_box, label, to_png, write_corpus, write_tar
+
+SMALL = {"steps": 2, "batch_size": 2, "width": 4, "limit": 5}
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> StudyTask:
+    """A run with exact labels of boxes, and a corpus of more of them."""
+    corpus = write_corpus(tmp_path / "corpus", shards=2, each=3)
+    plan = label(corpus, tmp_path / "run")
+    settings = RunSettings(
+        url=plan.run.url,
+        spec=LabelSpec(concept="box", prompt="a photo of a box"),
+        source=FakeSource(),
+        weights=None,
+        input=str(corpus),
+        fingerprint=plan.run.fingerprint,
+        model_weights="fake",
+    )
+    test = write_corpus(tmp_path / "test", shards=2, each=4)
+    options = StudyOptions(test=str(test), **SMALL)  # type: ignore[arg-type]
+    output = str(tmp_path / "run" / "studies")
+    return StudyTask(settings=settings, corpus=str(corpus), output=output, options=options, tell=lambda line: None)
+
+
+def test_all_rows_are_measured_on_the_same_images_and_kept(task: StudyTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = study_ablation(task)
+    rows = {row["row"]: row for row in study.figures["rows"]}
+    assert list(rows) == ["M_pre", "U-Net on M_pre", "M", "U-Net on D_s", "U-Net, supervised"]
+    assert all(row["images"] == 5 for row in rows.values())
+    (labelled,) = Path(task.output, "ablation").glob("test-*")
+    measured = evaluate_run(str(labelled), str(task.options.test))
+    for name, row in (("preliminary", rows["M_pre"]), ("refined", rows["M"])):
+        assert {key: row[key] for key in ("acc", "iou", "miou")} == pytest.approx(
+            {key: measured[name][key] for key in ("acc", "iou", "miou")}, abs=1e-4
+        )
+    assert [rows[name]["trained_on"] for name in rows if name.startswith("U-Net")] == [6, 6, 6]
+    assert study.figures["left_out"] == {
+        "U-Net on D_s ∪ D′_s": "the run has no synthetic images; run jobs/synthesize.py with this --run first"
+    }
+    assert sorted(study.pictures) == ["ablation-masks.png", "ablation.png"]
+
+    def never(*arguments: object, **options: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(ablation, "make_segmenter", never)
+    assert study_ablation(task).figures == study.figures
+
+
+def test_a_training_corpus_without_masks_has_no_supervised_row(task: StudyTask, tmp_path: Path) -> None:
+    bare = tmp_path / "unmasked"
+    for number in range(4):
+        write_tar(bare / f"{number:06d}.tar", {f"{number:03d}.png": to_png(draw_box(number)[0])})
+    plan = label(bare, tmp_path / "bare")
+    settings = RunSettings(**{**vars(task.settings), "url": plan.run.url, "fingerprint": plan.run.fingerprint})
+    study = study_ablation(StudyTask(**{**vars(task), "settings": settings, "corpus": str(bare)}))
+    assert "there is nothing to learn from" in study.figures["left_out"]["U-Net, supervised"]
+
+
+def test_images_to_measure_on_are_asked_for(task: StudyTask, tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match="give --test CORPUS"):
+        study_ablation(StudyTask(**{**vars(task), "options": StudyOptions(limit=5)}))
