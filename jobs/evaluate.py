@@ -19,6 +19,7 @@ from engine.evaluation.evaluate import evaluate_run
 from engine.evaluation.report import format_report
 from engine.evaluation.rows import find_labels
 from engine.run.command import run_command
+from engine.run.directory import find_corpus_url, read_manifest
 from engine.run.options import Int, find_input
 from engine.segmenter.spec import SegmenterSpec
 
@@ -51,6 +52,12 @@ class Studies:
     """Crops per step."""
     width: int = SegmenterSpec.width
     """Channels of its first level."""
+    crop: int = SegmenterSpec.crop
+    """Side of the crops."""
+    short_side: int = SegmenterSpec.short_side
+    """Of the images, which are resized to it."""
+    min_quality: float = SegmenterSpec.min_quality
+    """Labels of smaller quality are not learned from."""
     features: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """A feature network, an ONNX file, for FID and KID of guidance. miniature: the one that comes with the project,
     which knows miniature scenes only."""
@@ -122,20 +129,20 @@ def _study(job: Evaluate) -> int:
 
     from engine.evaluation.studies.registry import run_study
     from engine.evaluation.studies.study import StudyOptions, StudyTask
-    from engine.run.settings import read_settings
+    from engine.run.origin import find_origin
 
     assert job.study
-    settings = read_settings(job.run)
-    if job.concept not in (None, settings.spec.concept):
-        own = settings.spec.concept
+    origin = find_origin(job.run, unfinished=True)
+    if job.concept not in (None, origin.spec.concept):
+        own = origin.spec.concept
         raise ValueError(f"--concept {job.concept} is not the run's, {own}; leave it out with --study")
     values = dict(vars(job.studies))
     values |= {"batch_size": values.pop("train_batch_size")}
     values |= {"parts": tuple(filter(None, map(str.strip, (job.studies.parts or "").split(","))))}
     task = StudyTask(
-        settings=settings,
-        corpus=_corpus(job, settings.spec.concept),
-        output=storage.absolute(job.output or storage.join(settings.url, "studies")),
+        origin=origin,
+        corpus=_corpus(job, origin.spec.concept),
+        output=storage.absolute(job.output or storage.join(origin.url, "studies")),
         device="cuda" if torch.cuda.is_available() else "cpu",
         options=StudyOptions(**values),
         tell=functools.partial(print, flush=True),
@@ -152,9 +159,7 @@ def _study(job: Evaluate) -> int:
 def _corpus(job: Evaluate, concept: str) -> str:
     if job.input is not None:
         return find_input(job.input, concept)
-    from engine.run.settings import read_settings
-
-    found = read_settings(job.run).input
+    found = find_corpus_url(read_manifest(storage.absolute(job.run)))
     if found is None:
         raise ValueError("the run does not say which images it labelled; give --input")
     return found

@@ -243,6 +243,12 @@ def read_manifest(url: str, *, first: str = FIRST) -> RunManifest:
         raise RunError(f"{storage.redact(path)} cannot be read ({error}); name another --run") from error
 
 
+def find_corpus_url(manifest: RunManifest) -> str | None:
+    """The corpus that was labelled; None if the run does not say, or left out what must not be shown."""
+    url = manifest.config.get("input_url")
+    return url if isinstance(url, str) and "***" not in url else None
+
+
 def redact_config(config: dict[str, Any]) -> dict[str, Any]:
     """The settings as `run.json` may show them: URLs without credentials."""
     return {name: _redact(value) for name, value in config.items()}

@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from engine import storage
 from engine.corpus.catalogue import CorpusError, list_shards
 from engine.corpus.lease import Lease, plan_leases
-from engine.run.directory import FIRST, STAGE_FOLDERS, RunError, read_manifest, read_receipts, subtract_receipts
+from engine.run.directory import (
+    FIRST,
+    STAGE_FOLDERS,
+    RunError,
+    find_corpus_url,
+    read_manifest,
+    read_receipts,
+    subtract_receipts,
+)
 from engine.run.options import find_input
 from engine.segmenter.spec import Labels
 from schemas.receipt import Receipt
@@ -48,8 +56,8 @@ def find_corpus(run_url: str, labelled: RunManifest, labels: Labels, input_url: 
     Raises:
         ValueError: no such corpus or labels; the message says what to do.
     """
-    where = input_url or labelled.config.get("input_url") or labelled.config.get("where", {}).get("input")
-    if not where or "***" in where:
+    where = input_url or find_corpus_url(labelled)
+    if where is None:
         raise RunError(f"{storage.redact(run_url)} does not say where its corpus is; give --input")
     try:
         where = find_input(where, str(labelled.fingerprint.get("concept")))

@@ -4,16 +4,36 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine import storage
 from engine.labelling.spec import LabelSpec
 from engine.run.concept import check_adapter, find_concept, weights_url
-from engine.run.directory import FIRST, RunError, read_manifest
+from engine.run.directory import FIRST, RunError, find_corpus_url, read_manifest
 from engine.run.source import ModelSource, SynthesizerSource
 from schemas.run import RunManifest
 
+if TYPE_CHECKING:
+    from engine.diffusion.model import LatentDiffusion
+    from engine.distillation.weights import ConceptModel
+
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RunModels:
+    """m and m′ on one device; without an m′, m stands in for it. The latest asked for is the one to use."""
+
+    model: LatentDiffusion
+    concept: ConceptModel | None = None
+
+    def original(self) -> LatentDiffusion:
+        """m."""
+        return self.concept.original() if self.concept else self.model
+
+    def distilled(self) -> LatentDiffusion:
+        """m′."""
+        return self.concept.distilled() if self.concept else self.model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +44,8 @@ class Origin:
         url: of the run directory, absolute.
         weights: URL of m′, None where m does all.
         fields: what a fingerprint says about m and m′.
+        fingerprint: hash of the run's own.
+        input: the corpus that was labelled; None if the run does not say.
     """
 
     url: str
@@ -31,6 +53,16 @@ class Origin:
     source: SynthesizerSource
     weights: str | None
     fields: dict[str, Any]
+    fingerprint: str
+    input: str | None = None
+
+    def load(self, *, device: str) -> RunModels:
+        """m, and m′ where the run has made it."""
+        from engine.distillation.weights import ConceptModel
+
+        model = self.source.load(device=device)
+        concept = ConceptModel.load(model, storage.read_bytes(self.weights)) if self.weights else None
+        return RunModels(model=model, concept=concept)
 
 
 def find_origin(
@@ -40,12 +72,14 @@ def find_origin(
     model: str | None = None,
     revision: str | None = None,
     adapter: str | None = None,
+    unfinished: bool = False,
 ) -> Origin:
     """Settings, model and m′ of a run.
 
     Args:
         source: of the model, instead of the one that the run names.
         model, revision, adapter: where these lie now, if elsewhere than when the run started.
+        unfinished: take a run whose m′ is still to be made as one without.
 
     Raises:
         RunError: no run, no finished m′, another version of the method, or a model or m′ that has changed since.
@@ -67,9 +101,16 @@ def find_origin(
                 f"the model {source.model} is not the one that {shown} was labelled with ({name}: "
                 f"{manifest.fingerprint.get(name)} -> {value}); give that one with --model"
             )
-    weights, digest = _find_weights(url, manifest, spec, model_fields, adapter)
-    fields = {**model_fields, "concept_weights": digest}
-    return Origin(url=url, spec=spec, source=source, weights=weights, fields=fields)
+    weights, digest = _find_weights(url, manifest, spec, model_fields, adapter, unfinished)
+    return Origin(
+        url=url,
+        spec=spec,
+        source=source,
+        weights=weights,
+        fields={**model_fields, "concept_weights": digest},
+        fingerprint=manifest.hash,
+        input=find_corpus_url(manifest),
+    )
 
 
 def _named_source(manifest: RunManifest, shown: str, model: str | None, revision: str | None) -> ModelSource:
@@ -82,7 +123,7 @@ def _named_source(manifest: RunManifest, shown: str, model: str | None, revision
 
 
 def _find_weights(
-    url: str, manifest: RunManifest, spec: LabelSpec, model: dict[str, Any], adapter: str | None
+    url: str, manifest: RunManifest, spec: LabelSpec, model: dict[str, Any], adapter: str | None, unfinished: bool
 ) -> tuple[str | None, str | None]:
     """URL and SHA-256 of m′; both None in a run without fine-tuning."""
     wanted = manifest.fingerprint.get("distillation.adapter")
@@ -104,6 +145,8 @@ def _find_weights(
         logger.warning("%s was labelled without fine-tuning: the model itself stands in for m′", storage.redact(url))
         return None, None
     receipt = find_concept(url, manifest.hash)
+    if receipt is None and unfinished:
+        return None, None
     if receipt is None:
         raise RunError(f"{storage.redact(url)} has no finished fine-tuning; {FIRST}")
     return weights_url(url), receipt.weights["sha256"]

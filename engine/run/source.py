@@ -56,17 +56,8 @@ class LabellerSource(Protocol):
         """The model alone, to be fine-tuned."""
 
 
-class SynthesizerSource(Protocol):
-    """Makes synthesizers of one model. Picklable; holds names, not weights."""
-
-    @property
-    def model(self) -> str:
-        """As for `LabellerSource`, and what follows too."""
-
-    @property
-    def revision(self) -> str | None: ...
-
-    def check(self, spec: LabelSpec) -> dict[str, Any]: ...
+class SynthesizerSource(LabellerSource, Protocol):
+    """Makes synthesizers of its model, too."""
 
     def build_synthesizer(
         self,

@@ -59,6 +59,8 @@ ROWS = {
     "unet-truth": Row(name="U-Net, supervised", labels="truth", paper=(97.9, 88.3, 93.0)),
 }
 COLUMNS = {"preliminary": "preliminary_mask", "refined": "mask"}
+SEGMENTER = ("steps", "batch_size", "width", "crop", "short_side", "min_quality")
+"""Options that are settings of the U-Nets."""
 SHOWN = 5
 """Images of the picture."""
 
@@ -97,22 +99,22 @@ class _NothingToLearn(ValueError):
 
 def _label_test(task: StudyTask, test: str) -> LabelPlan:
     """M_pre and M of the held-out corpus, in this process."""
-    settings = task.settings
-    spec = replace(settings.spec, stage="refined")
-    digest = hashlib.sha256(f"{settings.fingerprint}/{test}/{task.options.limit}".encode()).hexdigest()[:8]
+    origin = task.origin
+    spec = replace(origin.spec, stage="refined")
+    digest = hashlib.sha256(f"{origin.fingerprint}/{test}/{task.options.limit}".encode()).hexdigest()[:8]
     plan = plan_labelling(
         spec=spec,
-        source=settings.source,
+        source=origin.source,
         input_url=test,
         run_url=storage.join(task.output, "ablation", f"test-{digest}"),
         distillation=DistillationSpec(method="none"),
-        adapter=settings.weights,
+        adapter=origin.weights,
         limit=task.options.limit,
     )
     start_run(plan.run.url, plan.manifest)
     if plan.remaining:
-        weights = storage.read_bytes(settings.weights) if settings.weights else None
-        labeller = settings.source.build(spec, device=task.device, weights=weights)
+        weights = storage.read_bytes(origin.weights) if origin.weights else None
+        labeller = origin.source.build(spec, device=task.device, weights=weights)
         for lease in plan.remaining:
             receipt = label_lease(lease, labeller, plan.run)
             task.tell(f"labelled {receipt.labelled} of {receipt.seen} held-out images of {lease.id}")
@@ -122,20 +124,18 @@ def _label_test(task: StudyTask, test: str) -> LabelPlan:
 def _plan(task: StudyTask, name: str, row: Row) -> SegmenterTask:
     """The training of a row, in a folder of its own for each set of settings."""
     assert row.labels
-    if row.synthetic and not storage.exists(storage.join(task.settings.url, "synthetic", "run.json")):
+    if row.synthetic and not storage.exists(storage.join(task.origin.url, "synthetic", "run.json")):
         raise _NothingToLearn("the run has no synthetic images; run jobs/synthesize.py with this --run first")
     options = task.options
     spec = SegmenterSpec(
         labels=row.labels,
         synthetic=row.synthetic,
-        steps=options.steps,
-        batch_size=options.batch_size,
-        width=options.width,
-        seed=task.settings.spec.seed,
+        **{name: getattr(options, name) for name in SEGMENTER},
+        seed=task.origin.spec.seed,
     )
     digest = hashlib.sha256(json.dumps(spec.fingerprint_fields(), sort_keys=True).encode()).hexdigest()[:8]
     return plan_training(
-        run_url=task.settings.url,
+        run_url=task.origin.url,
         spec=spec,
         input_url=task.corpus,
         output_url=storage.join(task.output, "ablation", f"{name}-{digest}"),
@@ -218,7 +218,7 @@ def _report(
     folders: dict[str, str],
     left_out: dict[str, str],
 ) -> Study:
-    concept = task.settings.spec.concept
+    concept = task.origin.spec.concept
     images = found["refined"].get("images", 0)
     lines = [
         (
@@ -229,7 +229,9 @@ def _report(
         )
         for name, row in found.items()
     ]
-    note = f"U-Nets: {task.options.steps} steps of {task.options.batch_size} crops, width {task.options.width}. "
+    options = task.options
+    crops = f"{options.batch_size} crops of {options.crop}² from images of short side {options.short_side}"
+    note = f"U-Nets: {options.steps} steps of {crops}, width {options.width}. "
     note += "The paper's are of CUB, with Stable Diffusion."
     note += "".join(f"\n\nLeft out: {name}: {reason}" for name, reason in left_out.items())
     table = format_table(
@@ -250,7 +252,7 @@ def _report(
     )
     figures = {
         "test": storage.redact(labelled.input_url),
-        "segmenter": {"steps": task.options.steps, "batch_size": task.options.batch_size, "width": task.options.width},
+        "segmenter": {name: getattr(options, name) for name in SEGMENTER},
         "rows": list(found.values()),
         "left_out": left_out,
     }

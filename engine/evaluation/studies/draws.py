@@ -17,7 +17,7 @@ from engine.labelling.attend import attend
 
 def study_draws(task: StudyTask) -> Study:
     """Every repeat makes n draws of its own; M̂ of N draws is the mean of the first N of them."""
-    spec = replace(task.settings.spec, draws=1)
+    spec = replace(task.origin.spec, draws=1)
     draws, repeats = task.options.draws, task.options.repeats
     model = task.models.original()
     prompt = ConceptPrompt.parse(model.tokenizer, spec.prompt, [spec.concept])
@@ -41,7 +41,7 @@ def study_draws(task: StudyTask) -> Study:
 
 def _report(task: StudyTask, images: int, found: np.ndarray) -> Study:
     """found: AUROC of [repeats, N]."""
-    concept, (repeats, draws) = task.settings.spec.concept, found.shape
+    concept, (repeats, draws) = task.origin.spec.concept, found.shape
     mean = found.mean(0)
     spread = found.std(0, ddof=1) if repeats > 1 else np.zeros(draws)
     rows = [{"N": n + 1, **rounded({"auroc_mean": mean[n], "deviation": spread[n]}, digits=6)} for n in range(draws)]

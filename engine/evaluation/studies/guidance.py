@@ -30,7 +30,7 @@ def study_guidance(task: StudyTask) -> Study:
     """A column of samples for each w; with features also as many samples as images of the corpus are compared with."""
     options = task.options
     model = task.models.distilled()
-    prompts = (task.settings.spec.prompt, task.settings.spec.background_prompt)
+    prompts = (task.origin.spec.prompt, task.origin.spec.background_prompt)
     reference, count = None, options.seeds
     if options.features:
         network = load_features(options.features, device=task.device)
@@ -42,7 +42,7 @@ def study_guidance(task: StudyTask) -> Study:
     rows: list[dict[str, Any]] = []
     for weight in options.weights:
         began = time.perf_counter()
-        images = draw_samples(model, prompts, weight, count, seed=task.settings.spec.seed)
+        images = draw_samples(model, prompts, weight, count, seed=task.origin.spec.seed)
         columns.append(images[: options.seeds])
         row: dict[str, Any] = {"w": weight, "samples": count}
         if reference:

@@ -22,7 +22,7 @@ ROWS = 5
 
 def study_parts(task: StudyTask) -> Study:
     """One pass for all words; AUROC of a part over the images that have its mask, None where none has."""
-    spec = task.settings.spec
+    spec = task.origin.spec
     text = task.options.prompt or spec.prompt
     model = task.models.original()
     parts = ConceptPrompt.parse(model.tokenizer, text, task.options.parts or (spec.concept,))

@@ -33,16 +33,16 @@ def run_study(name: str, task: StudyTask) -> Study:
     """
     began = time.perf_counter()
     study = STUDIES[name](task)
-    settings = task.settings
+    origin = task.origin
     head = {
         "study": name,
-        "concept": settings.spec.concept,
-        "prompt": settings.spec.prompt,
-        "model": settings.source.model,
-        "revision": settings.source.revision,
-        "run_fingerprint": settings.fingerprint,
+        "concept": origin.spec.concept,
+        "prompt": origin.spec.prompt,
+        "model": origin.source.model,
+        "revision": origin.source.revision,
+        "run_fingerprint": origin.fingerprint,
         "corpus": storage.redact(task.corpus),
-        "labels": settings.spec.fingerprint_fields(),
+        "labels": origin.spec.fingerprint_fields(),
         "device": task.device,
         "seconds": round(time.perf_counter() - began, 1),
     }

@@ -11,7 +11,7 @@ from typing import Any
 
 from engine import storage
 from engine.labelling.spec import check_at_least
-from engine.run.settings import RunModels, RunSettings
+from engine.run.origin import Origin, RunModels
 from engine.segmenter.spec import SegmenterSpec
 
 
@@ -27,7 +27,7 @@ class StudyOptions:
         weights: w of `guidance`, one column each; seeds: its rows.
         features: ONNX file of a feature network, or ``miniature``; None leaves FID and KID out.
         test: URL of the corpus that `ablation` measures on.
-        steps, batch_size, width: of each U-Net of `ablation`.
+        steps, batch_size, width, crop, short_side, min_quality: of each U-Net of `ablation`.
     """
 
     limit: int = 40
@@ -43,6 +43,9 @@ class StudyOptions:
     steps: int = SegmenterSpec.steps
     batch_size: int = SegmenterSpec.batch_size
     width: int = SegmenterSpec.width
+    crop: int = SegmenterSpec.crop
+    short_side: int = SegmenterSpec.short_side
+    min_quality: float = SegmenterSpec.min_quality
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "limit", "draws", "repeats", "seeds", "steps", "batch_size", "width")
@@ -63,7 +66,7 @@ class StudyTask:
         tell: gets a line now and then from a study that takes long.
     """
 
-    settings: RunSettings
+    origin: Origin
     corpus: str
     output: str
     device: str = "cpu"
@@ -73,7 +76,7 @@ class StudyTask:
     @cached_property
     def models(self) -> RunModels:
         """m and m′, loaded when first asked for."""
-        return self.settings.load(device=self.device)
+        return self.origin.load(device=self.device)
 
 
 @dataclass(frozen=True, kw_only=True)

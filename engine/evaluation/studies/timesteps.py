@@ -17,7 +17,7 @@ from engine.labelling.attend import attend
 
 def study_timesteps(task: StudyTask) -> Study:
     """One pass over all T timesteps gives M̂ of every T0: the running mean, least noise first."""
-    spec = task.settings.spec
+    spec = task.origin.spec
     steps = task.options.timesteps or spec.timesteps
     spec = replace(spec, timesteps=steps, attention_steps=steps)
     model = task.models.original()
@@ -39,7 +39,7 @@ def study_timesteps(task: StudyTask) -> Study:
 
 
 def _report(task: StudyTask, images: int, timesteps: list[int], aurocs: list[Auroc], alone: list[Auroc]) -> Study:
-    concept, own = task.settings.spec.concept, task.settings.spec
+    concept, own = task.origin.spec.concept, task.origin.spec
     rows: list[dict[str, Any]] = [
         {"T0": k + 1, "t": t, **rounded(mean.result()), "single_auroc_mean": rounded(one.result())["auroc_mean"]}
         for k, (t, mean, one) in enumerate(zip(timesteps, aurocs, alone, strict=True))

@@ -10,7 +10,7 @@ import pytest
 from engine.evaluation.studies.study import StudyOptions, StudyTask
 from engine.labelling.spec import LabelSpec
 from engine.miniature.corpus import write_corpus
-from engine.run.settings import RunModels, RunSettings, read_settings
+from engine.run.origin import Origin, RunModels, find_origin
 from engine.run.source import ModelSource
 from schemas.run import RunManifest
 
@@ -40,22 +40,22 @@ def run(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def settings(run: Path) -> RunSettings:
-    return read_settings(str(run))
+def origin(run: Path) -> Origin:
+    return find_origin(str(run))
 
 
 @pytest.fixture(scope="module")
-def models(settings: RunSettings) -> RunModels:
-    return settings.load(device="cpu")
+def models(origin: Origin) -> RunModels:
+    return origin.load(device="cpu")
 
 
 @pytest.fixture
-def make_task(settings: RunSettings, models: RunModels, corpus: Path, tmp_path: Path) -> Callable[..., StudyTask]:
+def make_task(origin: Origin, models: RunModels, corpus: Path, tmp_path: Path) -> Callable[..., StudyTask]:
     """A study with these options; all share one loaded model."""
 
     def make(corpus: Path = corpus, **options: object) -> StudyTask:
         task = StudyTask(
-            settings=settings,
+            origin=origin,
             corpus=str(corpus),
             output=str(tmp_path / "studies"),
             options=StudyOptions(**options),  # type: ignore[arg-type]

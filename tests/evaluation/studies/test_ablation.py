@@ -13,10 +13,10 @@ from engine.evaluation.studies.ablation import study_ablation
 from engine.evaluation.studies.study import StudyOptions, StudyTask
 from engine.labelling.spec import LabelSpec
 from engine.run.fake import FakeSource
-from engine.run.settings import RunSettings
+from engine.run.origin import Origin
 from tests.segmenter.bright import draw_box, label, to_png, write_corpus, write_tar
 
-SMALL = {"steps": 2, "batch_size": 2, "width": 4, "limit": 5}
+SMALL = {"steps": 3, "batch_size": 2, "width": 4, "limit": 5}
 
 
 @pytest.fixture
@@ -24,19 +24,19 @@ def task(tmp_path: Path) -> StudyTask:
     """A run with exact labels of boxes, and a corpus of more of them."""
     corpus = write_corpus(tmp_path / "corpus", shards=2, each=3)
     plan = label(corpus, tmp_path / "run")
-    settings = RunSettings(
+    origin = Origin(
         url=plan.run.url,
         spec=LabelSpec(concept="box", prompt="a photo of a box"),
         source=FakeSource(),
         weights=None,
         input=str(corpus),
         fingerprint=plan.run.fingerprint,
-        model_weights="fake",
+        fields={"model_weights": "fake", "concept_weights": None},
     )
     test = write_corpus(tmp_path / "test", shards=2, each=4)
     options = StudyOptions(test=str(test), **SMALL)  # type: ignore[arg-type]
     output = str(tmp_path / "run" / "studies")
-    return StudyTask(settings=settings, corpus=str(corpus), output=output, options=options, tell=lambda line: None)
+    return StudyTask(origin=origin, corpus=str(corpus), output=output, options=options, tell=lambda line: None)
 
 
 def test_all_rows_are_measured_on_the_same_images_and_kept(task: StudyTask, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,8 +68,8 @@ def test_a_training_corpus_without_masks_has_no_supervised_row(task: StudyTask, 
     for number in range(4):
         write_tar(bare / f"{number:06d}.tar", {f"{number:03d}.png": to_png(draw_box(number)[0])})
     plan = label(bare, tmp_path / "bare")
-    settings = RunSettings(**{**vars(task.settings), "url": plan.run.url, "fingerprint": plan.run.fingerprint})
-    study = study_ablation(StudyTask(**{**vars(task), "settings": settings, "corpus": str(bare)}))
+    origin = Origin(**{**vars(task.origin), "url": plan.run.url, "fingerprint": plan.run.fingerprint})
+    study = study_ablation(StudyTask(**{**vars(task), "origin": origin, "corpus": str(bare)}))
     assert "there is nothing to learn from" in study.figures["left_out"]["U-Net, supervised"]
 
 

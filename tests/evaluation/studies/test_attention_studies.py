@@ -29,7 +29,7 @@ MakeTask = Callable[..., StudyTask]
 
 def measure(task: StudyTask, **changes: object) -> float:
     """AUROC of M̂, mean over images, the long way: one image at a time, 8 bits, scikit-learn."""
-    spec = replace(task.settings.spec, **changes)  # type: ignore[arg-type]
+    spec = replace(task.origin.spec, **changes)  # type: ignore[arg-type]
     model = task.models.original()
     prompt = ConceptPrompt.parse(model.tokenizer, spec.prompt, [spec.concept])
     found = []
@@ -107,7 +107,7 @@ def test_figures_name_what_they_were_measured_with(make_task: MakeTask) -> None:
     task = make_task(limit=1, timesteps=2)
     study = run_study("timesteps", task)
     assert (study.figures["concept"], study.figures["model"], study.figures["images"]) == ("human", "miniature", 1)
-    assert study.figures["run_fingerprint"] == task.settings.fingerprint
+    assert study.figures["run_fingerprint"] == task.origin.fingerprint
     urls = study.write(task.output)
     assert [Path(url).name for url in urls] == ["timesteps.png", "timesteps.md", "timesteps.json"]
     assert all(Path(url).stat().st_size for url in urls)
