@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engine import storage
-from engine.labelling.spec import METHOD_VERSION, LabelSpec, RefinementSpec
+from engine.labelling.spec import LabelSpec
 from engine.run.concept import check_adapter, find_concept, weights_url
 from engine.run.directory import RunError, read_manifest
 from engine.run.options import find_input
@@ -88,7 +87,10 @@ def read_settings(run_url: str) -> RunSettings:
     model = _section(config, "model").get("model")
     if not isinstance(model, str):
         raise RunError(f"{storage.redact(path)} does not name the model; label anew with jobs/label.py")
-    spec = _read_spec(fields, path)
+    try:
+        spec = LabelSpec.from_fingerprint(fields)
+    except ValueError as error:
+        raise RunError(f"{storage.redact(path)} cannot be studied: {error}; label the images again") from error
     corpus = config.get("input_url") or _section(config, "where").get("input")
     return RunSettings(
         url=url,
@@ -99,23 +101,6 @@ def read_settings(run_url: str) -> RunSettings:
         fingerprint=manifest.hash,
         model_weights=str(fields.get("model_weights")),
     )
-
-
-def _read_spec(fields: dict[str, Any], path: str) -> LabelSpec:
-    """The spec whose `fingerprint_fields` these are."""
-    version = fields.get("method_version")
-    if version != METHOD_VERSION:
-        raise RunError(
-            f"{storage.redact(path)} is of version {version} of the method, this program is of version "
-            f"{METHOD_VERSION}; label anew"
-        )
-    own = {f.name for f in dataclasses.fields(LabelSpec)} - {"stage", "refinement"}
-    refined = {f.name: f"refinement.{f.name}" for f in dataclasses.fields(RefinementSpec)}
-    try:
-        refinement = RefinementSpec(**{name: fields[field] for name, field in refined.items()})
-        return LabelSpec(**{name: fields[name] for name in own}, refinement=refinement)
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{storage.redact(path)} lacks a setting of the labels ({error}); label anew") from error
 
 
 def _find_weights(url: str, manifest: RunManifest, spec: LabelSpec) -> str | None:

@@ -16,7 +16,7 @@ from engine.run.fake import FakeSource
 from engine.run.settings import RunSettings
 from tests.segmenter.bright import draw_box, label, to_png, write_corpus, write_tar
 
-SMALL = {"steps": 2, "batch_size": 2, "width": 4, "limit": 5}
+SMALL = {"steps": 9, "batch_size": 2, "width": 4, "limit": 5}
 
 
 @pytest.fixture
