@@ -10,16 +10,21 @@ STAMP := $(VENV)/.installed
 TYPED := engine schemas jobs
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo distill-demo test lint clean
 
 help: ## list these targets
-	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
 setup: $(STAMP) ## make the virtual environment .venv with the pinned dependencies (PYTHON=python3.12 chooses another Python)
 	@echo "Ready: $(VENV) has what pyproject.toml and deploy/constraints.txt ask for."
 
 demo: $(STAMP) ## label the bundled corpus on a local Ray cluster (CONCEPT=bird, ARGS="--limit 50"); run again, it resumes
 	@PATH="$(CURDIR)/$(BIN):$$PATH" deploy/demo.sh label --concept "$(CONCEPT)" --profile fast --steps 150 $(ARGS)
+
+distill-demo: $(STAMP) ## go on to synthetic images, a segmenter and its evaluation, with small budgets (CONCEPT=bird)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" deploy/demo.sh distill --concept "$(CONCEPT)" --profile fast --steps 150 \
+	    --run "$${MASKMINE_HOME:-$$HOME/.maskmine}/runs/$(CONCEPT)-distilled" --synthesis.count 200 \
+	    --training.steps 400 --training.width 16 --training.crop 64 --training.short-side 64 $(ARGS)
 
 test: $(STAMP) ## run the tests (ARGS="tests/corpus -x"); those that need a GPU or kill processes: ARGS="-m gpu", ARGS="-m chaos"
 	$(BIN)/python -m pytest $(ARGS)

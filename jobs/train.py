@@ -24,8 +24,10 @@ from engine.run.segmenter import SegmenterTask, plan_training
 class Learn:
     """What to learn from, and where to keep the result."""
 
-    run: Annotated[str, tyro.conf.arg(metavar="DIR")]
-    """The run directory, a folder or URL, with labels in it."""
+    run: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
+    """The run directory, a folder or URL, with labels in it. Not needed for --labels truth."""
+    concept: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Without --run: whose masks (KEY.NAME.mask.png, or KEY.mask.png) to learn from."""
     input: Annotated[str | None, tyro.conf.arg(metavar="CORPUS")] = None
     """The images that the labels are of. Default: where they were when they were labelled."""
     output: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
@@ -59,6 +61,7 @@ ONNX file of it. Look at RUN/segmenter: loss.png, metrics.jsonl, and progress.pn
 Examples:
   python jobs/train.py --run runs/car
   python jobs/train.py --run runs/car --synthetic
+  python jobs/train.py --labels truth --concept horse --input masked-photos --output supervised
   python jobs/train.py --run runs/car --labels preliminary --output runs/car/segmenter-coarse --steps 2000
 
 Interrupt at any time: the same command resumes. Exit code: 0 done, 1 stopped, 2 wrong usage."""
@@ -88,6 +91,7 @@ def _plan(options: Train) -> SegmenterTask:
     return plan_training(
         run_url=learn.run,
         spec=segmenter_spec(options.segmentation),
+        concept=learn.concept,
         input_url=learn.input,
         output_url=learn.output,
         review_url=learn.review,

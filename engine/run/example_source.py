@@ -46,6 +46,16 @@ class ExampleSource:
     unlabelled: int = 0
 
 
+def find_masked(corpus: str, concept: str) -> ExampleSource:
+    """A corpus with masks of its own.
+
+    Raises:
+        CorpusError: there is none.
+    """
+    leases = plan_leases(list_shards(storage.absolute(find_input(corpus, concept))))
+    return ExampleSource(name="corpus", labels="truth", labels_url=None, leases=leases, digest=_digest(leases, {}))
+
+
 def find_corpus(run_url: str, labelled: RunManifest, labels: Labels, input_url: str | None) -> ExampleSource:
     """The corpus of a run, with the labels asked for.
 
@@ -60,14 +70,14 @@ def find_corpus(run_url: str, labelled: RunManifest, labels: Labels, input_url: 
     if where is None:
         raise RunError(f"{storage.redact(run_url)} does not say where its corpus is; give --input")
     try:
-        where = find_input(where, str(labelled.fingerprint.get("concept")))
-        shards = list_shards(storage.absolute(where))
+        concept = str(labelled.fingerprint.get("concept"))
+        shards = list_shards(storage.absolute(find_input(where, concept)))
     except CorpusError as error:
         hint = "" if input_url else " (the corpus that the run labelled; name it with --input if it has moved)"
         raise RunError(f"{error}{hint}") from error
     leases = plan_leases(shards)
     if labels == "truth":
-        return ExampleSource(name="corpus", labels=labels, labels_url=None, leases=leases, digest=_digest(leases, {}))
+        return find_masked(where, concept)
     # Refined labels hold M_pre as well, of all images; the folder of preliminary ones may hold a sample's only.
     for stage in ("refined", "preliminary") if labels == "preliminary" else ("refined",):
         receipts = read_receipts(run_url, stage)

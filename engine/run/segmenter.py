@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from engine import storage
 from engine.corpus.lease import Lease
 from engine.run.directory import RunError, check_manifest, make_manifest, read_manifest
-from engine.run.example_source import ExampleSource, find_corpus, find_synthetic
+from engine.run.example_source import ExampleSource, find_corpus, find_masked, find_synthetic
 from engine.run.training import IMAGES_PER_LEASE, find_training, make_receipt, spread
 from engine.segmenter.review import parse_review
 from engine.segmenter.spec import SegmenterSpec
@@ -90,8 +90,9 @@ class SegmenterTask:
 
 def plan_training(
     *,
-    run_url: str,
+    run_url: str | None,
     spec: SegmenterSpec,
+    concept: str | None = None,
     input_url: str | None = None,
     output_url: str | None = None,
     review_url: str | None = None,
@@ -100,6 +101,9 @@ def plan_training(
     """Checks run, corpus and output; reads all of them and writes nothing.
 
     Args:
+        run_url: None to learn from the masks of a corpus that no run has labelled: then concept, input and output are
+            needed.
+        concept: of these masks; a run has its own.
         input_url: the run's corpus, if it is no longer where it was when it was labelled.
         output_url: instead of RUN/segmenter.
         review_url: CSV of a person's decisions (see `engine.segmenter.review`).
@@ -107,21 +111,27 @@ def plan_training(
     Raises:
         ValueError: something is wrong with what the user asked for; one sentence says what, and what to do.
     """
-    run_url = storage.absolute(run_url)
-    labelled = read_manifest(run_url)
-    concept = str(labelled.fingerprint.get("concept", ""))
     review, digest = _read_review(review_url)
     spec = replace(spec, review=digest)
-    sources, fields = [find_corpus(run_url, labelled, spec.labels, input_url)], {"concept": concept}
-    if spec.labels != "truth":
-        fields["labels"] = labelled.hash
-    if spec.synthetic:
-        synthetic, of_synthetic = find_synthetic(run_url)
-        sources.append(synthetic)
-        fields["synthetic"] = of_synthetic.hash
+    if run_url is None:
+        concept, url, sources = _without_run(spec, concept, input_url, output_url)
+        fields = {"concept": concept}
+    else:
+        run_url = storage.absolute(run_url)
+        labelled = read_manifest(run_url)
+        own = str(labelled.fingerprint.get("concept", ""))
+        if concept not in (None, own):
+            raise RunError(f"--concept {concept} is not the run's, which is {own}; leave it out")
+        concept, url = own, storage.absolute(output_url) if output_url else storage.join(run_url, FOLDER)
+        sources, fields = [find_corpus(run_url, labelled, spec.labels, input_url)], {"concept": concept}
+        if spec.labels != "truth":
+            fields["labels"] = labelled.hash
+        if spec.synthetic:
+            synthetic, of_synthetic = find_synthetic(run_url)
+            sources.append(synthetic)
+            fields["synthetic"] = of_synthetic.hash
     fields |= {f"{source.name}.images": source.digest for source in sources}
     manifest = make_manifest({**fields, **spec.fingerprint_fields()}, config)
-    url = storage.absolute(output_url) if output_url else storage.join(run_url, FOLDER)
     sources, most = _cut(sources, spec.steps * spec.batch_size)
     return SegmenterTask(
         url=url,
@@ -133,6 +143,19 @@ def plan_training(
         manifest=manifest,
         resumed=check_manifest(url, manifest),
     )
+
+
+def _without_run(
+    spec: SegmenterSpec, concept: str | None, input_url: str | None, output_url: str | None
+) -> tuple[str, str, list[ExampleSource]]:
+    """Concept, output and source of a training on a corpus's own masks."""
+    if spec.labels != "truth" or spec.synthetic:
+        raise RunError(
+            "labels and synthetic images are those of a run; name it with --run, or learn from --labels truth"
+        )
+    if concept is None or input_url is None or output_url is None:
+        raise RunError("without --run, --labels truth needs --concept, --input and --output")
+    return concept, storage.absolute(output_url), [find_masked(input_url, concept)]
 
 
 def _cut(sources: list[ExampleSource], examples: int) -> tuple[list[ExampleSource], int]:

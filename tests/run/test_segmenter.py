@@ -135,6 +135,22 @@ def test_truth_needs_no_labels_but_a_corpus_with_masks(run: Path) -> None:
     assert np.array_equal(examples[0].mask, draw_box(0)[1])
 
 
+def test_masks_of_a_corpus_are_learned_from_without_any_run(corpus: Path, run: Path, tmp_path: Path) -> None:
+    truth = SegmenterSpec(**{**vars(SPEC), "labels": "truth"})
+    where = {"input_url": str(corpus), "output_url": str(tmp_path / "supervised")}
+    task = plan_training(run_url=None, spec=truth, concept="box", **where)
+    with_run, without = (list(read_task(planned, Counter())) for planned in (plan(run, truth), task))
+    assert [(e.shard, e.key) for e in without] == [(e.shard, e.key) for e in with_run]
+    assert all(np.array_equal(a.mask, b.mask) for a, b in zip(without, with_run, strict=True))
+    assert task.url == str(tmp_path / "supervised") and task.concept == "box"
+    with pytest.raises(RunError, match="needs --concept, --input and --output"):
+        plan_training(run_url=None, spec=truth, **where)
+    with pytest.raises(RunError, match="give --run"):
+        plan_training(run_url=None, spec=SPEC, concept="box", **where)
+    with pytest.raises(RunError, match="--concept dog is not the run's"):
+        plan(run, truth, concept="dog")
+
+
 def test_a_short_training_reads_no_more_than_it_can_look_at(corpus: Path, run: Path) -> None:
     task = plan(run, SegmenterSpec(**{**vars(SPEC), "steps": 1}))
     tally: Counter[str] = Counter()
