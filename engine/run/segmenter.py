@@ -150,9 +150,7 @@ def _without_run(
 ) -> tuple[str, str, list[ExampleSource]]:
     """Concept, output and source of a training on a corpus's own masks."""
     if spec.labels != "truth" or spec.synthetic:
-        raise RunError(
-            "labels and synthetic images are those of a run; name it with --run, or learn from --labels truth"
-        )
+        raise RunError("labels and synthetic images are those of a run; give --run, or learn from --labels truth")
     if concept is None or input_url is None or output_url is None:
         raise RunError("without --run, --labels truth needs --concept, --input and --output")
     return concept, storage.absolute(output_url), [find_masked(input_url, concept)]
