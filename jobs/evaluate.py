@@ -21,7 +21,6 @@ from engine.evaluation.rows import find_labels
 from engine.run.command import run_command
 from engine.run.directory import find_corpus_url, read_manifest
 from engine.run.options import Int, find_input
-from engine.segmenter.spec import SegmenterSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,17 +45,17 @@ class Studies:
     """Rows of its picture."""
     test: Annotated[str | None, tyro.conf.arg(metavar="CORPUS")] = None
     """The corpus that ablation measures on: with ground truth, and none of the images that the run labelled."""
-    steps: int = SegmenterSpec.steps
-    """Optimizer steps of each U-Net of ablation."""
-    train_batch_size: int = SegmenterSpec.batch_size
-    """Crops per step."""
-    width: int = SegmenterSpec.width
-    """Channels of its first level."""
-    crop: int = SegmenterSpec.crop
-    """Side of the crops."""
-    short_side: int = SegmenterSpec.short_side
-    """Of the images, which are resized to it."""
-    min_quality: float = SegmenterSpec.min_quality
+    steps: Int = None
+    """Optimizer steps of each U-Net of ablation. Default: the paper's 12000."""
+    train_batch_size: Int = None
+    """Crops per step. Default: 32."""
+    width: Int = None
+    """Channels of its first level. Default: 32."""
+    crop: Int = None
+    """Side of the crops. Default: 128."""
+    short_side: Int = None
+    """Of the images, which are resized to it. Default: 128."""
+    min_quality: float = 0.0
     """Labels of smaller quality are not learned from."""
     features: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """A feature network, an ONNX file, for FID and KID of guidance. miniature: the one that comes with the project,
@@ -108,7 +107,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Parses, compares or studies, prints; returns the exit code."""
 
     def run(job: Evaluate) -> int:
-        return _study(job) if job.study else _compare(job)
+        if job.study:
+            return _study(job)
+        if job.output or job.studies != Studies():
+            raise ValueError("--output and the settings of studies belong to a study; name it with --study")
+        return _compare(job)
 
     return run_command(Evaluate, run, job="evaluate", description=DESCRIPTION, arguments=arguments)
 
@@ -136,9 +139,12 @@ def _study(job: Evaluate) -> int:
     if job.concept not in (None, origin.spec.concept):
         own = origin.spec.concept
         raise ValueError(f"--concept {job.concept} is not the run's, {own}; leave it out with --study")
-    values = dict(vars(job.studies))
-    values |= {"batch_size": values.pop("train_batch_size")}
-    values |= {"parts": tuple(filter(None, map(str.strip, (job.studies.parts or "").split(","))))}
+    values = {name: value for name, value in vars(job.studies).items() if value is not None}
+    if "train_batch_size" in values:
+        values["batch_size"] = values.pop("train_batch_size")
+    values["parts"] = tuple(filter(None, map(str.strip, values.get("parts", "").split(","))))
+    if job.studies.test:
+        values["test"] = storage.absolute(find_input(job.studies.test, origin.spec.concept))
     task = StudyTask(
         origin=origin,
         corpus=_corpus(job, origin.spec.concept),

@@ -2,9 +2,12 @@
 
 Card of the bundled `features.onnx`. A small convolutional network (0.2 M parameters) that learned from 4,000 scenes of
 seed 11 to say what they hold: which of the concepts, which clutter, which place; nothing but the scenes' descriptions
-was used, no mask. Its features are the 64 values before that answer, each with mean 0 and variance 1 over the training
-scenes. Input: float32 [B, 3, H, W] in 0..1, made for 128 x 128; output: float32 [B, 64]. It knows drawn scenes only:
-its distances mean nothing for photographs, and are not comparable with those of other networks. Made by
+was used, no mask. Of 400 new scenes it names the place of 97 in 100; whether a concept is there it tells no better than
+by always saying no (0.77 right, as many as there are noes), and clutter neither (0.63), so its distances speak of
+places, colours and textures, hardly of objects. Its features are the 64 values before that answer, each with mean 0
+and variance 1 over the training scenes. Input: float32 [B, 3, H, W] in 0..1, made for 128 x 128; output: float32
+[B, 64]. It knows drawn scenes only: its distances mean nothing for photographs, and are not comparable with those of
+other networks. Made by
 
     python jobs/features.py --output engine/miniature/features.onnx
 """

@@ -33,7 +33,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
     source = ModelSource(model="miniature")
     fields = {**SPEC.fingerprint_fields(), **source.check(SPEC), "distillation.method": "none"}
     manifest = RunManifest(
-        fingerprint=fields, config={"model": {"model": "miniature", "revision": None}, "where": {"input": str(corpus)}}
+        fingerprint=fields, config={"model": {"model": "miniature", "revision": None}, "input_url": str(corpus)}
     )
     (folder / "run.json").write_text(manifest.to_json())
     return folder

@@ -1,0 +1,42 @@
+"""The job with --study: from flags to files, and wrong usage in one sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from engine.evaluation.studies import guidance
+from jobs.evaluate import main
+
+
+def test_a_study_is_written_beside_the_run(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(guidance, "STEPS", 2)
+    figures = tmp_path / "figures.json"
+    flags = ["--run", str(run), "--study", "guidance", "--weights", "-2.5", "1", "--seeds", "1", "--json", str(figures)]
+    assert main(flags) == 0
+    found = json.loads((run / "studies" / "guidance.json").read_text())
+    assert [row["w"] for row in found["rows"]] == [-2.5, 1]
+    assert json.loads(figures.read_text()) == found
+    printed = capsys.readouterr().out
+    assert (run / "studies" / "guidance.md").read_text() in printed and str(run / "studies" / "guidance.png") in printed
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (["--study", "ablation"], "give --test CORPUS"),
+        (["--study", "tokens", "--concept", "dog"], "--concept dog is not the run's, human"),
+        (["--study", "draws", "--draws", "0"], "draws is 0"),
+        (["--draws", "3"], "name it with --study"),
+        (["--study", "parts", "--parts", "zebra"], "does not know 'zebra'"),
+    ],
+)
+def test_wrong_usage_ends_in_one_sentence(
+    run: Path, flags: list[str], problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--run", str(run), *flags]) == 2
+    assert problem in capsys.readouterr().err
