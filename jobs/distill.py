@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,8 @@ from engine.run.source import ModelSource
 from engine.run.summary import Outcome
 from engine.run.synthesis import plan_synthesis
 from engine.synthesis.spec import SynthesisSpec
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
             run_training(task, workers=workers, tell=tell)
             _begin("evaluation", tell)
             _evaluate(options, labelling, task, tell)
+            _draw(labelling, task, tell)
         tell(f"to use       python jobs/predict.py --model {storage.redact(task.url)} --input PHOTOS --output MASKS")
         return int(any(outcome.failed(options.execution.max_failures) for outcome in outcomes))
 
@@ -141,6 +145,19 @@ def _plan_labels(options: Distill) -> LabelPlan:
         batch_size=options.execution.batch_size,
         config=dataclasses.asdict(options),
     )
+
+
+def _draw(labelling: LabelPlan, task: SegmenterTask, tell: Any) -> None:
+    """RUN/story.png; a run is no failure for want of a picture."""
+    from engine.pipeline.story import write_story_on_ray
+
+    path = storage.join(labelling.run.url, "story.png")
+    try:
+        write_story_on_ray(find_origin(labelling.run.url), task.url, labelling.input_url, path)
+    except Exception as error:
+        logger.warning("no picture: %s", error, exc_info=logger.isEnabledFor(logging.DEBUG))
+    else:
+        tell(f"to look at   {storage.redact(path)}")
 
 
 def _evaluate(options: Distill, labelling: LabelPlan, task: SegmenterTask, tell: Any) -> None:

@@ -55,7 +55,7 @@ def write_contact_sheet(run: str, corpus: str, path: str, count: int = 24) -> st
     if count < 1:
         raise EvaluationError(f"a contact sheet of {count} images was asked for; at least 1 is needed")
     files, folder = find_labels(run)
-    cells = [(row["key"], _draw_cell(image, row)) for image, row in _read_spread(files, corpus, count)]
+    cells = [(row["key"], _draw_cell(image, row)) for image, row in read_spread(files, corpus, count)]
     if not cells:
         raise EvaluationError("none of the labelled images is in the corpus; give the corpus that was labelled")
     kind = "masks" if folder == "labels" else "preliminary masks"
@@ -66,7 +66,7 @@ def write_contact_sheet(run: str, corpus: str, path: str, count: int = 24) -> st
     return path
 
 
-def _read_spread(files: LabelFiles, corpus: str, count: int) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
+def read_spread(files: LabelFiles, corpus: str, count: int) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
     """Images (H, W, 3) with their rows, evenly spread over the run."""
     places = [(shard, key) for shard in sorted(files.keys) for key in files.keys[shard]]
     chosen: dict[str, set[str]] = {}

@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from jobs.distill import main
 
@@ -34,6 +36,8 @@ def test_one_command_labels_synthesises_trains_and_evaluates_and_resumes(
     }
     found = json.loads((run / "evaluation.json").read_text())
     assert found["labels"]["images"] == found["segmenter"]["images"] == 6
+    with Image.open(run / "story.png") as story:
+        assert story.width > story.height and np.asarray(story.convert("L")).std() > 10
     capsys.readouterr()
 
     assert main([*BRIEF.split(), "--run", str(run)]) == 0
