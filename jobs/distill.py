@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
 import logging
 import sys
@@ -94,8 +95,10 @@ def main(arguments: list[str] | None = None) -> int:
 
     def run(options: Distill) -> int:
         labelling = _plan_labels(options)
+        # What makes no sense is refused now rather than after hours of labelling.
         settings = SynthesisSpec(**dataclasses.asdict(options.synthesis))
-        training = segmenter_spec(options.training)  # refused now rather than after hours of labelling
+        training = segmenter_spec(options.training)
+        test = _find_test(options, labelling)
         print(labelling.describe(), flush=True)
         if options.execution.dry_run:
             return 0
@@ -118,15 +121,40 @@ def main(arguments: list[str] | None = None) -> int:
             if left := [lease for outcome in outcomes for lease in outcome.failed_leases]:
                 raise RuntimeError(f"{len(left)} leases could not be done ({left[0]})")
             _begin("training", tell)
-            task = plan_training(run_url=labelling.run.url, spec=training, config=config)
-            run_training(task, workers=workers, tell=tell)
+            task = plan_training(run_url=labelling.run.url, spec=training, input_url=labelling.input_url, config=config)
+            run_training(task, workers=share(training.batch_size, workers), tell=tell)
             _begin("evaluation", tell)
-            _evaluate(options, labelling, task, tell)
+            outcomes += _evaluate(options, labelling, task, test, tell)
             _draw(labelling, task, tell)
         tell(f"to use       python jobs/predict.py --model {storage.redact(task.url)} --input PHOTOS --output MASKS")
         return int(any(outcome.failed(options.execution.max_failures) for outcome in outcomes))
 
     return run_command(Distill, run, job="distill", description=DESCRIPTION, arguments=arguments, prefixes=True)
+
+
+def _find_test(options: Distill, labelling: LabelPlan) -> str | None:
+    """The corpus that the segmenter is measured on; None without ground truth.
+
+    Raises:
+        ValueError: --test names no corpus, or one without ground truth.
+    """
+    from engine.evaluation.truth import has_truth
+
+    concept, named = labelling.spec.concept, options.test.test
+    if named is None:
+        return labelling.input_url if has_truth(labelling.input_url, concept) else None
+    corpus = storage.absolute(find_input(named, concept))
+    if not has_truth(corpus, concept):
+        raise ValueError(
+            f"--test {storage.redact(named)} has no ground truth for {concept!r} beside its first images; give images "
+            "with KEY.mask.png files, or leave it out"
+        )
+    return corpus
+
+
+def share(batch_size: int, workers: int | None) -> int | None:
+    """As many of the workers as can share a batch equally; None leaves the choice."""
+    return workers and max(count for count in range(1, workers + 1) if batch_size % count == 0)
 
 
 def _begin(stage: str, tell: Any) -> None:
@@ -160,33 +188,37 @@ def _draw(labelling: LabelPlan, task: SegmenterTask, tell: Any) -> None:
         tell(f"to look at   {storage.redact(path)}")
 
 
-def _evaluate(options: Distill, labelling: LabelPlan, task: SegmenterTask, tell: Any) -> None:
+def _evaluate(
+    options: Distill, labelling: LabelPlan, task: SegmenterTask, test: str | None, tell: Any
+) -> list[Outcome]:
     """Labels and the segmenter's masks against ground truth, where there is any; RUN/evaluation.json."""
     from engine.evaluation.evaluate import evaluate_run
     from engine.evaluation.report import format_report
     from engine.evaluation.truth import has_truth
     from engine.pipeline.predict import run_prediction
 
-    concept, run = labelling.spec.concept, labelling.run.url
-    corpus = storage.absolute(find_input(options.test.test, concept)) if options.test.test else labelling.input_url
-    results: dict[str, Any] = {}
-    if has_truth(labelling.input_url):
-        results["labels"] = evaluate_run(run, labelling.input_url, concept)
-        tell(f"{format_report(results['labels'])}\n")
-    if has_truth(corpus):
-        output = storage.join(run, "predictions")
-        limit = options.where.limit if corpus == labelling.input_url else None
-        prediction: Outcome = run_prediction(
-            plan_prediction(model=task.url, input_url=corpus, output_url=output, limit=limit),
-            workers=options.execution.workers,
-            tell=tell,
-        )
-        results["segmenter"] = evaluate_run(prediction.plan.run.url, corpus, concept)
-        tell(f"masks of the segmenter on {storage.redact(corpus)}\n{format_report(results['segmenter'])}\n")
-    if not results:
+    if test is None:
         tell("evaluation: skipped, the images have no ground truth (name some that do with --test)")
-        return
+        return []
+    concept, run, corpus = labelling.spec.concept, labelling.run.url, labelling.input_url
+    results: dict[str, Any] = {}
+    if has_truth(corpus, concept):
+        results["labels"] = evaluate_run(run, corpus, concept)
+        tell(f"{format_report(results['labels'])}\n")
+    digest = hashlib.sha256(f"{task.manifest.hash}\0{test}".encode()).hexdigest()[:8]
+    plan = plan_prediction(
+        model=task.url,
+        input_url=test,
+        output_url=storage.join(run, "predictions", digest),
+        limit=options.where.limit if test == corpus else None,
+    )
+    outcome = run_prediction(plan, workers=options.execution.workers, tell=tell)
+    if outcome.failed_leases:
+        raise RuntimeError(f"{len(outcome.failed_leases)} leases of {storage.redact(test)} could not be predicted")
+    results["segmenter"] = evaluate_run(plan.run.url, test, concept)
+    tell(f"masks of the segmenter on {storage.redact(test)}\n{format_report(results['segmenter'])}\n")
     storage.atomic_put((json.dumps(results, indent=2) + "\n").encode(), storage.join(run, "evaluation.json"))
+    return [outcome]
 
 
 if __name__ == "__main__":

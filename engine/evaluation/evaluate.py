@@ -34,7 +34,8 @@ def evaluate_run(run: str, corpus: str, concept: str | None = None) -> dict[str,
         mask: mean IoU with the boxes around the ``preliminary`` and ``refined`` masks, and ``images``; None if
         there are none), and ``missing``, the counts of what could not be compared: ``rows_without_truth``
         (label rows whose image is not in the corpus, or has no usable truth), ``truth_without_row`` (images
-        with truth that have no label), ``no_truth`` (images of the corpus without truth for the concept),
+        with truth that have no label, in shards that have any), ``no_truth`` (images of these shards without truth for
+        the concept),
         ``bad_truth`` (masks that do not decode or are not of their image's size, boxes that are none). A
         measure without a value (no pixel of a class) is None.
 
@@ -47,6 +48,8 @@ def evaluate_run(run: str, corpus: str, concept: str | None = None) -> dict[str,
 
     measures = _Measures(final=folder == "labels")
     for shard in list_shards(corpus):
+        if shard.name not in files.keys:  # a run may have labelled a small part of a large corpus
+            continue
         rows = files.read(shard.name, ("width", "height", "heatmap", "preliminary_mask", "mask", "bbox"))
         with open_lease(Lease(shard=shard), masks=True) as samples:
             for sample in samples:

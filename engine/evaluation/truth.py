@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 
 import numpy as np
 
@@ -16,14 +17,20 @@ PROBED = 64
 """So many images tell whether a corpus has ground truth."""
 
 
-def has_truth(corpus: str) -> bool:
-    """Whether the first images of the corpus' first shard have a mask or a box, of whatever concept.
+def has_truth(corpus: str, concept: str) -> bool:
+    """Whether any of the first images of the corpus has a mask or a box of the concept.
 
     Raises:
         CorpusError: a corpus that cannot be read.
     """
     with open_lease(Lease(shard=list_shards(corpus)[0], limit=PROBED), masks=True) as samples:
-        return any(isinstance(sample, Sample) and (sample.masks or "bbox" in sample.metadata) for sample in samples)
+        return any(isinstance(sample, Sample) and _has_truth(sample, concept) for sample in samples)
+
+
+def _has_truth(sample: Sample, concept: str) -> bool:
+    with suppress(ValueError):  # unusable truth is told of by the evaluation
+        return sample.truth(concept) is not None or find_box(sample, concept) is not None
+    return True
 
 
 def find_mask(sample: Sample, concept: str) -> np.ndarray | None:

@@ -103,13 +103,16 @@ def count_workers(batch_size: int, *, wanted: int | None = None, spare: int = 0)
     """As many workers as can share a batch equally, up to those wanted, or up to the GPUs or CPUs of the cluster.
 
     Raises:
-        ValueError: the number wanted does not divide a batch.
+        ValueError: the number wanted does not divide a batch, or is more than the CPUs can take.
     """
+    total = ray.cluster_resources()
     if wanted is not None:
         if batch_size % wanted:
             raise ValueError(f"--workers is {wanted}, which cannot share a batch of {batch_size}; give a divisor")
+        room = int(total.get("CPU", 1) / SPARE_CPUS)
+        if not total.get("GPU") and wanted > room:  # GPUs may come as a cluster grows
+            raise ValueError(f"--workers is {wanted}, the CPUs of the cluster can take {room}; give no more")
         return wanted
-    total = ray.cluster_resources()
     most = int(total.get("GPU", 0)) or (int(total.get("CPU", 1)) - spare if spare else 1)
     return max(count for count in range(1, max(most, 1) + 1) if batch_size % count == 0)
 

@@ -61,7 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--concepts", default=",".join(CONCEPTS))
     parser.add_argument("--images", type=int, default=400, help="scenes to label and learn from, a concept")
-    parser.add_argument("--synthetic", type=int, default=128, help="synthetic images, a concept")
+    parser.add_argument("--synthetic", type=int, default=192, help="synthetic images, a concept")
     parser.add_argument("--test", type=int, default=100, help="scenes held out, a concept")
     parser.add_argument("--steps", type=int, default=400, help="of each U-Net")
     parser.add_argument("--batch-size", type=int, default=32)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jobs.distill import main
+from jobs.distill import main, share
 
 BRIEF = "--concept car --limit 6 --method none --profile fast --timesteps 4 --attention-steps 2 --propagation-steps 1"
 BRIEF += " --presence-steps 1 --inpaint-steps 2 --workers 1 --synthesis.count 3 --synthesis.steps 2"
@@ -65,3 +65,17 @@ def test_a_setting_of_a_late_stage_that_makes_no_sense_is_refused_before_anythin
     assert main([*BRIEF.split(), "--run", str(tmp_path / "run"), "--training.crop", "33"]) == 2
     assert "33" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_test_corpus_without_ground_truth_is_refused_before_anything_starts(
+    hostile: tuple[Path, dict[str, list]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    masks_of_others = str(hostile[0] / "000001.tar")
+    assert main([*BRIEF.split(), "--run", str(tmp_path / "run"), "--test", masks_of_others]) == 2
+    assert "has no ground truth for 'car'" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("workers", "shared"), [(None, None), (1, 1), (3, 2), (7, 4), (64, 32)])
+def test_a_batch_is_shared_by_as_many_workers_as_can(workers: int | None, shared: int | None) -> None:
+    assert share(32, workers) == shared
