@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 
-from engine.corpus import Lease, Sample, list_shards, open_lease
+from engine.corpus import Lease, Sample, Shard, list_shards, open_lease
+from engine.corpus.members import Group
+from engine.corpus.source import open_source
 from engine.diffusion.geometry import bounding_box, upsample_mask
 from engine.evaluation.metrics import Auroc, BoxIou, Overlap, fit_to_protocol
 from engine.evaluation.rows import EvaluationError, LabelFiles, find_labels
@@ -34,8 +37,7 @@ def evaluate_run(run: str, corpus: str, concept: str | None = None) -> dict[str,
         mask: mean IoU with the boxes around the ``preliminary`` and ``refined`` masks, and ``images``; None if
         there are none), and ``missing``, the counts of what could not be compared: ``rows_without_truth``
         (label rows whose image is not in the corpus, or has no usable truth), ``truth_without_row`` (images
-        with truth that have no label, in shards that have any), ``no_truth`` (images of these shards without truth for
-        the concept),
+        with truth that have no label), ``no_truth`` (images of the corpus without truth for the concept),
         ``bad_truth`` (masks that do not decode or are not of their image's size, boxes that are none). A
         measure without a value (no pixel of a class) is None.
 
@@ -48,7 +50,8 @@ def evaluate_run(run: str, corpus: str, concept: str | None = None) -> dict[str,
 
     measures = _Measures(final=folder == "labels")
     for shard in list_shards(corpus):
-        if shard.name not in files.keys:  # a run may have labelled a small part of a large corpus
+        if shard.name not in files.keys:  # a run may have labelled a small part of a large corpus: names are enough
+            measures.pass_over(shard, concept)
             continue
         rows = files.read(shard.name, ("width", "height", "heatmap", "preliminary_mask", "mask", "bbox"))
         with open_lease(Lease(shard=shard), masks=True) as samples:
@@ -66,6 +69,14 @@ class _Measures:
         self.counts: Counter[str] = Counter()
         self.heatmaps, self.preliminary, self.refined = Auroc(), Overlap(), Overlap()
         self.preliminary_boxes, self.refined_boxes = BoxIou(), BoxIou()
+
+    def pass_over(self, shard: Shard, concept: str) -> None:
+        """The images of a shard without labels, counted without being read."""
+        with closing(open_source(shard)) as source:
+            for item in source.index.items:
+                if isinstance(item, Group):
+                    masked = concept in item.masks or "" in item.masks
+                    self.counts["truth_without_row" if masked else "no_truth"] += 1
 
     def add(self, sample: Sample, concept: str, row: dict[str, Any] | None) -> None:
         """One image of the corpus, with its label if it has one."""
