@@ -287,6 +287,7 @@ def main() -> None:
         "date": time.strftime("%Y-%m-%d"),
         "seed": arguments.seed,
         "steps": arguments.steps,
+        "weights": "found in --weights" if arguments.weights else "fine-tuned on the bundled scenes",
         "seconds": round(time.perf_counter() - began),
         "pooled": pooled([kinds for _, kinds in measured.values()]),
         "mean": mean([concept for concept, _ in measured.values()]),
