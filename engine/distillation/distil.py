@@ -160,13 +160,14 @@ def distil(
         done = step + 1
         on_progress(Progress(step=done, steps=spec.steps, loss=sum(losses[-50:]) / len(losses[-50:])))
         if accelerator.is_main_process and (done % checkpoint_every == 0 or done == spec.steps):
-            state = {"weights": weights, "average": average}
-            Checkpoint(step=done, losses=losses, weights=state).save(checkpoint, optimizer)
+            # First told of: a training that is killed in between is not told again of what its checkpoint has.
             kept = swap()
             tuned.unet.eval()
             on_checkpoint(done, losses, tuned)
             tuned.unet.train()
             copy_into(weights, kept)
+            state = {"weights": weights, "average": average}
+            Checkpoint(step=done, losses=losses, weights=state).save(checkpoint, optimizer)
     accelerator.wait_for_everyone()
     copy_into(weights, average)
     tuned.unet.eval().requires_grad_(False)

@@ -111,6 +111,18 @@ def test_an_interrupted_training_goes_on_where_it_was_and_ends_where_an_undistur
     assert all(torch.equal(weights[name], value) for name, value in expected.items())
 
 
+def test_what_is_told_at_a_checkpoint_is_told_before_it_is_written(tmp_path: Path) -> None:
+    def stop(step: int, *rest: Any) -> None:
+        if step == 6:
+            raise Interruption
+
+    with pytest.raises(Interruption):
+        train(make_spec(), tmp_path / "state", on_checkpoint=stop)
+    told: list[int] = []
+    train(make_spec(), tmp_path / "state", on_checkpoint=lambda step, *rest: told.append(step))
+    assert told == [6], "killed in between, it is told again"
+
+
 def test_a_finished_training_is_read_not_repeated(
     undisturbed: tuple[dict[str, torch.Tensor], History, Path],
 ) -> None:
