@@ -11,6 +11,8 @@ from engine.labelling.spec import check_at_least
 
 Labels = Literal["refined", "preliminary", "truth"]
 
+SEGMENTER_VERSION = 1
+"""Raised whenever the code changes the segmenter it trains for unchanged settings."""
 MULTIPLE = 16
 """Sides that the U-Net can take are multiples of this: it halves an image four times."""
 SMALLEST = 32
@@ -72,7 +74,7 @@ class SegmenterSpec:
     def fingerprint_fields(self) -> dict[str, Any]:
         """Everything of this spec that a training's fingerprint covers, as JSON values."""
         values = {**dataclasses.asdict(self), "drop_flags": sorted(self.drop_flags)}
-        return {f"segmenter.{name}": value for name, value in values.items()}
+        return {"segmenter.version": SEGMENTER_VERSION, **{f"segmenter.{name}": v for name, v in values.items()}}
 
 
 def features(width: int) -> tuple[int, ...]:
