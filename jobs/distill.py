@@ -19,18 +19,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine import storage
 from engine.run.command import run_command
+from engine.run.directory import find_input
 from engine.run.options import (
     Distillation,
     Execution,
     Method,
     Model,
     Refinement,
-    Samples,
     Segmentation,
+    Synthesis,
     What,
     Where,
     distillation_spec,
-    find_input,
     label_spec,
     segmenter_spec,
 )
@@ -66,7 +66,7 @@ class Distill:
     method: tyro.conf.OmitArgPrefixes[Method]
     refinement: tyro.conf.OmitArgPrefixes[Refinement]
     distillation: tyro.conf.OmitArgPrefixes[Distillation]
-    synthesis: Samples
+    synthesis: Synthesis
     training: Segmentation = dataclasses.field(default_factory=lambda: Segmentation(synthetic=True))
     execution: tyro.conf.OmitArgPrefixes[Execution]
 

@@ -19,8 +19,8 @@ from engine.evaluation.evaluate import evaluate_run
 from engine.evaluation.report import format_report
 from engine.evaluation.rows import find_labels
 from engine.run.command import run_command
-from engine.run.directory import find_corpus_url, read_manifest
-from engine.run.options import Int, find_input
+from engine.run.directory import find_corpus_url, find_input, read_manifest
+from engine.run.options import Int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +63,18 @@ class Studies:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Moved:
+    """Where a study finds the run's models, if not where the run found them."""
+
+    model: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
+    """Where the model lies now."""
+    revision: Annotated[str | None, tyro.conf.arg(metavar="REV")] = None
+    """Branch, tag or commit of a hub id."""
+    adapter: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
+    """Where the --adapter of the run lies now."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluate:
     """All settings of the job."""
 
@@ -81,6 +93,7 @@ class Evaluate:
     """ablation, timesteps, tokens, draws, guidance or parts."""
     output: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder or URL for the study's STUDY.json, STUDY.md and pictures. Default: RUN/studies."""
+    moved: Moved
     studies: Studies
 
 
@@ -109,8 +122,8 @@ def main(arguments: list[str] | None = None) -> int:
     def run(job: Evaluate) -> int:
         if job.study:
             return _study(job)
-        if job.output or job.studies != Studies():
-            raise ValueError("--output and the settings of studies belong to a study; name it with --study")
+        if job.output or job.moved != Moved() or job.studies != Studies():
+            raise ValueError("--output, --model and the settings of studies belong to a study; name it with --study")
         return _compare(job)
 
     return run_command(Evaluate, run, job="evaluate", description=DESCRIPTION, arguments=arguments)
@@ -135,7 +148,7 @@ def _study(job: Evaluate) -> int:
     from engine.run.origin import find_origin
 
     assert job.study
-    origin = find_origin(job.run, unfinished=True)
+    origin = find_origin(job.run, **vars(job.moved), unfinished=True)
     if job.concept not in (None, origin.spec.concept):
         own = origin.spec.concept
         raise ValueError(f"--concept {job.concept} is not the run's, {own}; leave it out with --study")

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine import storage
 from engine.run.command import run_command
+from engine.run.directory import find_input
 from engine.run.options import (
     Distillation,
     Execution,
@@ -26,7 +27,6 @@ from engine.run.options import (
     What,
     Where,
     distillation_spec,
-    find_input,
     label_spec,
 )
 from engine.run.plan import LabelPlan, default_run_url, plan_labelling

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine import storage
 from engine.run.command import run_command
-from engine.run.options import Running, Samples
+from engine.run.options import Running, Synthesis
 from engine.run.origin import find_origin
 from engine.run.source import SynthesizerSource
 from engine.run.summary import Outcome
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Origin:
+class Source:
     """The run to build on; concept, prompts, model and settings of the masks are its own."""
 
     run: Annotated[str, tyro.conf.arg(metavar="DIR")]
@@ -47,8 +47,8 @@ class Origin:
 class Synthesize:
     """All settings of the job."""
 
-    origin: Origin
-    samples: Samples
+    origin: Source
+    samples: Synthesis
     execution: Running
 
 

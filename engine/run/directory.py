@@ -206,14 +206,17 @@ def check_manifest(url: str, manifest: RunManifest, *, option: str = "--run") ->
     return True
 
 
-def start_run(url: str, manifest: RunManifest) -> None:
+def start_run(url: str, manifest: RunManifest, *, option: str = "--run") -> None:
     """Writes `run.json` unless it is there, and proves that the run directory can be written to.
+
+    Args:
+        option: by which the user names the directory.
 
     Raises:
         RunError: it cannot.
     """
     try:
-        if check_manifest(url, manifest):
+        if check_manifest(url, manifest, option=option):
             probe = storage.join(url, ATTEMPTS, f"probe~{uuid.uuid4().hex}")
             storage.touch(probe)
             storage.remove(probe)
@@ -221,7 +224,7 @@ def start_run(url: str, manifest: RunManifest) -> None:
             storage.atomic_put(manifest.to_json().encode(), storage.join(url, "run.json"))
     except OSError as error:
         raise RunError(
-            f"cannot write to the run directory {storage.redact(url)}: {error}; use another --run"
+            f"cannot write to the run directory {storage.redact(url)}: {error}; use another {option}"
         ) from error
 
 
@@ -247,6 +250,15 @@ def find_corpus_url(manifest: RunManifest) -> str | None:
     """The corpus that was labelled; None if the run does not say, or left out what must not be shown."""
     url = manifest.config.get("input_url")
     return url if isinstance(url, str) and "***" not in url else None
+
+
+def find_input(name: str, concept: str) -> str:
+    """The corpus that an --input names."""
+    if name != "miniature":
+        return name
+    from engine.miniature import corpus_url
+
+    return corpus_url(concept)
 
 
 def redact_config(config: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine import storage
 from engine.corpus.catalogue import CorpusError, list_shards
@@ -15,14 +15,18 @@ from engine.run.directory import (
     STAGE_FOLDERS,
     RunError,
     find_corpus_url,
+    find_input,
     read_manifest,
     read_receipts,
     subtract_receipts,
 )
-from engine.run.options import find_input
 from engine.segmenter.spec import Labels
 from schemas.receipt import Receipt
 from schemas.run import RunManifest
+
+
+class NothingToLearn(RunError):
+    """The labels or images asked for are still to be made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +50,30 @@ class ExampleSource:
     unlabelled: int = 0
 
 
-def find_masked(corpus: str, concept: str) -> ExampleSource:
+def find_masked(corpus: str, concept: str, run_url: str | None = None) -> ExampleSource:
     """A corpus with masks of its own.
+
+    Args:
+        run_url: learn from the images that this run has labelled, to compare with; from all if it has labelled none.
 
     Raises:
         CorpusError: there is none.
+        RunError: a receipt of the run is unreadable.
     """
     leases = plan_leases(list_shards(storage.absolute(find_input(corpus, concept))))
-    return ExampleSource(name="corpus", labels="truth", labels_url=None, leases=leases, digest=_digest(leases, {}))
+    receipts: dict[str, Receipt] = {}
+    if run_url is not None:
+        receipts = read_receipts(run_url, "refined") or read_receipts(run_url, "preliminary")
+    own = [replace(lease, limit=receipts[lease.id].lease.get("limit")) for lease in leases if lease.id in receipts]
+    return ExampleSource(
+        name="corpus",
+        labels="truth",
+        labels_url=None,
+        leases=own or leases,
+        digest=_digest(own or leases, {}),
+        count=sum(receipts[lease.id].labelled for lease in own),
+        unlabelled=len(leases) - len(own) if own else 0,
+    )
 
 
 def find_corpus(run_url: str, labelled: RunManifest, labels: Labels, input_url: str | None) -> ExampleSource:
@@ -75,16 +95,16 @@ def find_corpus(run_url: str, labelled: RunManifest, labels: Labels, input_url: 
     except CorpusError as error:
         hint = "" if input_url else " (the corpus that the run labelled; name it with --input if it has moved)"
         raise RunError(f"{error}{hint}") from error
-    leases = plan_leases(shards)
     if labels == "truth":
-        return find_masked(where, concept)
+        return find_masked(where, concept, run_url)
+    leases = plan_leases(shards)
     # Refined labels hold M_pre as well, of all images; the folder of preliminary ones may hold a sample's only.
     for stage in ("refined", "preliminary") if labels == "preliminary" else ("refined",):
         receipts = read_receipts(run_url, stage)
         if receipts:
             break
     else:
-        raise RunError(f"{storage.redact(run_url)} has no {labels} labels; {FIRST}")
+        raise NothingToLearn(f"{storage.redact(run_url)} has no {labels} labels; {FIRST}")
     subtract_receipts(leases, receipts, run_url)  # raises for another corpus
     _check_receipts(receipts, labelled, run_url)
     own = [lease for lease in leases if lease.id in receipts]
@@ -111,11 +131,11 @@ def find_synthetic(run_url: str) -> tuple[ExampleSource, RunManifest]:
     try:
         shards = list_shards(storage.join(url, "images"))
     except CorpusError as error:
-        raise RunError(f"{error} {first}") from error
+        raise NothingToLearn(f"{error} {first}") from error
     # A shard is a lease there, whatever its size.
     leases = [lease for lease in (Lease(shard=shard) for shard in shards) if lease.id in receipts]
     if not leases:
-        raise RunError(f"{storage.redact(url)} holds no finished shard; {first}")
+        raise NothingToLearn(f"{storage.redact(url)} holds no finished shard; {first}")
     source = ExampleSource(
         name="synthetic",
         labels="refined",
@@ -139,6 +159,7 @@ def _check_receipts(receipts: Mapping[str, Receipt], manifest: RunManifest, url:
 
 def _digest(leases: Sequence[Lease], receipts: Mapping[str, Receipt]) -> str:
     """What images and labels there are, for the fingerprint: more labels are another training."""
-    facts = [[lease.id, lease.shard.size, receipts[lease.id].labelled if receipts else None] for lease in leases]
+    counts = [receipts[lease.id].labelled if receipts else lease.limit for lease in leases]
+    facts = [[lease.id, lease.shard.size, count] for lease, count in zip(leases, counts, strict=True)]
     labelled = f"{sum(receipts[lease.id].labelled for lease in leases)} labels in " if receipts else ""
     return f"{labelled}{len(leases)} leases ({hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]})"

@@ -162,7 +162,7 @@ class Distillation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Samples:
+class Synthesis:
     """What to make. Only the count may change later: what is there is kept, and more is added."""
 
     count: int = SynthesisSpec.count
@@ -278,12 +278,3 @@ def distillation_spec(options: Distillation) -> DistillationSpec:
 def segmenter_spec(options: Segmentation) -> SegmenterSpec:
     """The settings of a segmenter's training; ValueError for one that makes no sense."""
     return SegmenterSpec(**dataclasses.asdict(options))
-
-
-def find_input(name: str, concept: str) -> str:
-    """The corpus that an --input names."""
-    if name != "miniature":
-        return name
-    from engine.miniature import corpus_url
-
-    return corpus_url(concept)

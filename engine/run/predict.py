@@ -11,8 +11,7 @@ import pyarrow.parquet as pq
 
 from engine import storage
 from engine.corpus.lease import Lease
-from engine.run.directory import LabelRun
-from engine.run.options import find_input
+from engine.run.directory import LabelRun, find_input
 from engine.run.plan import LabelPlan, plan_run
 from engine.run.shard import Labels
 from engine.segmenter.files import read_files
@@ -96,7 +95,8 @@ def plan_prediction(
     """
     source = SegmenterSource(model=storage.absolute(model))
     kept = read_files(source.model)[0]
-    spec = PredictionSpec(concept=kept.concept, short_side=short_side or kept.short_side, window=window)
+    side = kept.short_side if short_side is None else short_side
+    spec = PredictionSpec(concept=kept.concept, short_side=side, window=window)
     return plan_run(
         spec=spec,
         source=source,
@@ -106,6 +106,7 @@ def plan_prediction(
         limit=limit,
         batch_size=batch_size,
         config=config,
+        option="--output",
     )
 
 

@@ -32,6 +32,9 @@ def test_a_study_is_written_beside_the_run(
         (["--study", "tokens", "--concept", "dog"], "--concept dog is not the run's, human"),
         (["--study", "draws", "--draws", "0"], "draws is 0"),
         (["--draws", "3"], "name it with --study"),
+        (["--model", "miniature"], "name it with --study"),
+        (["--study", "tokens", "--model", "nowhere"], "nowhere"),
+        (["--study", "tokens", "--adapter", "other"], "was labelled without --adapter"),
         (["--study", "parts", "--parts", "zebra"], "does not know 'zebra'"),
     ],
 )
