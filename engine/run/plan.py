@@ -102,7 +102,9 @@ class LabelPlan:
 
     @property
     def places(self) -> set[str]:
-        return {self.run.url, *{lease.shard.url for lease in self.remaining[:1]}}
+        local = [self.source.model] if os.path.isabs(self.source.model) else []
+        weights = [self.task.weights] if self.task.weights else []
+        return {self.run.url, *(lease.shard.url for lease in self.remaining[:1]), *local, *weights}
 
     def describe(self) -> str:
         """The plan for a person, one fact per line."""
@@ -186,16 +188,18 @@ def plan_run(
     limit: int | None = None,
     batch_size: int = 8,
     config: dict[str, Any] | None = None,
+    option: str = "--run",
 ) -> LabelPlan:
     """The plan for labellers of any kind: checks corpus and run directory, as `plan_labelling`.
 
     Args:
         fields: all that shapes the labels, for the fingerprint.
         weights: URL of what the labellers load besides their model.
+        option: by which the user names the run directory.
     """
     input_url, run_url = storage.absolute(input_url), storage.absolute(run_url)
     manifest = make_manifest(fields, {**(config or {}), "input_url": input_url})
-    resumed = check_manifest(run_url, manifest)
+    resumed = check_manifest(run_url, manifest, option=option)
     leases = plan_leases(list_shards(input_url), limit=limit)
     run = LabelRun(
         url=run_url,
@@ -246,7 +250,7 @@ def split_done(leases: list[Lease], run: LabelRun) -> tuple[list[Lease], dict[st
         if receipt.fingerprint != run.fingerprint:
             raise RunError(
                 f"the receipt of {receipt.lease_id} in {storage.redact(run.url)} has the fingerprint "
-                f"{receipt.fingerprint}, the run has {run.fingerprint}; use another --run"
+                f"{receipt.fingerprint}, the run has {run.fingerprint}; use another folder"
             )
     return remaining, done
 

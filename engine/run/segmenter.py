@@ -64,12 +64,18 @@ class SegmenterTask:
         """All of them in order, with the place of their source."""
         return [(place, lease) for place, source in enumerate(self.sources) for lease in source.leases]
 
+    @property
+    def places(self) -> set[str]:
+        """What every node of a cluster must see."""
+        firsts = [source.leases[0].shard.url for source in self.sources if source.leases]
+        return {self.url, *firsts, *(source.labels_url for source in self.sources if source.labels_url)}
+
     def file(self, *names: str) -> str:
         return storage.join(self.url, *names)
 
     def find_receipt(self) -> TrainingReceipt | None:
         """Of a finished training; None if it is still to be done."""
-        return find_training(self.url, self.manifest.hash)
+        return find_training(self.url, self.manifest.hash, option="--output")
 
     def describe(self) -> str:
         """The plan for a person, one fact per line."""
@@ -141,7 +147,7 @@ def plan_training(
         most=most,
         review=review,
         manifest=manifest,
-        resumed=check_manifest(url, manifest),
+        resumed=check_manifest(url, manifest, option="--output"),
     )
 
 

@@ -26,8 +26,11 @@ def spread(leases: Sequence[Item], images: int, *, each: int = IMAGES_PER_LEASE)
     return [leases[index * len(leases) // count] for index in range(count)], -(-images // count)
 
 
-def find_training(folder: str, fingerprint: str) -> TrainingReceipt | None:
+def find_training(folder: str, fingerprint: str, *, option: str = "--run") -> TrainingReceipt | None:
     """The receipt of a finished training, None if it is still to be done.
+
+    Args:
+        option: by which the user names the folder.
 
     Raises:
         RunError: it is unreadable, or of other settings.
@@ -42,7 +45,7 @@ def find_training(folder: str, fingerprint: str) -> TrainingReceipt | None:
     if receipt.fingerprint != fingerprint:
         raise RunError(
             f"{storage.redact(url)} has the fingerprint {receipt.fingerprint}, the run has {fingerprint}; "
-            "use another --run"
+            f"use another {option}"
         )
     return receipt
 

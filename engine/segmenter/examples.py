@@ -75,7 +75,7 @@ def read_examples(
         most: examples wanted from each lease.
 
     Raises:
-        ValueError: a label file that is none.
+        ValueError: a label file that is none, or is not there.
         OSError: corpus or labels cannot be reached.
     """
     labels = labels or spec.labels
@@ -112,8 +112,11 @@ def _read_rows(labels_url: str, lease: Lease, column: str, tally: Counter[str]) 
     url = storage.join(labels_url, f"{lease.id}.parquet")
     try:
         data = storage.read_bytes(url)
-    except FileNotFoundError:
-        return {}
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"there is no {storage.redact(url)}, though a receipt says that it was written; delete the receipt and "
+            "label its lease again"
+        ) from error
     try:
         columns = ["shard", "key", "width", "height", "quality", "flags", column]
         rows = pq.read_table(io.BytesIO(data), columns=columns).to_pylist()

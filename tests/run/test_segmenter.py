@@ -83,7 +83,7 @@ def test_other_settings_are_refused_and_each_difference_is_named(run: Path) -> N
     task = plan(run)
     start_run(task.url, task.manifest)
     other = SegmenterSpec(**{**vars(SPEC), "steps": 7, "labels": "preliminary"})
-    with pytest.raises(RunError, match=r"segmenter\.labels: refined -> preliminary; segmenter\.steps: 30 -> 7"):
+    with pytest.raises(RunError, match=r"labels: refined -> preliminary; segmenter\.steps: 30 -> 7.* another --output"):
         plan(run, other)
     assert plan(run, other, output_url=str(run / "other")).url == str(run / "other")
 
@@ -133,6 +133,22 @@ def test_truth_needs_no_labels_but_a_corpus_with_masks(run: Path) -> None:
     assert tally == {"corpus.used": 12}
     assert "labels" not in task.manifest.fingerprint
     assert np.array_equal(examples[0].mask, draw_box(0)[1])
+
+
+def test_truth_is_learned_from_on_the_images_that_the_run_has_labelled(corpus: Path, tmp_path: Path) -> None:
+    run, truth = tmp_path / "run", SegmenterSpec(**{**vars(SPEC), "labels": "truth"})
+    label(corpus, run, limit=6)
+    mined, supervised = ([(e.shard, e.key) for e in read_task(plan(run, s), Counter())] for s in (SPEC, truth))
+    assert supervised == mined and len(mined) == 6
+    shutil.rmtree(run / "labels")
+    assert len(list(read_task(plan(run, truth), Counter()))) == 12, "a run without labels leaves the corpus whole"
+
+
+def test_every_node_must_see_images_and_labels_of_all_sources(run: Path, corpus: Path, tmp_path: Path) -> None:
+    add_synthetic(run, tmp_path / "made")
+    task = plan(run, SegmenterSpec(**{**vars(SPEC), "synthetic": True}))
+    seen = [corpus / "000000.tar", run / "labels", run / "synthetic/images/000000.tar", run / "synthetic/labels"]
+    assert task.places == {task.url, *map(str, seen)}
 
 
 def test_masks_of_a_corpus_are_learned_from_without_any_run(corpus: Path, run: Path, tmp_path: Path) -> None:

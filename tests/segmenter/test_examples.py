@@ -69,6 +69,8 @@ def test_equal_keys_of_different_shards_are_not_mixed(corpus: Path, labelled: Pa
 def test_rows_of_another_shard_in_a_lease_s_file_are_left_out_and_counted(corpus: Path, tmp_path: Path) -> None:
     _, mask = draw_box(0)
     folder = write_rows(tmp_path, [row("000", mask, "000001.tar"), row("001", draw_box(1)[1])])
+    for name in ("000001", "000002"):
+        write_rows(tmp_path, [], name)
     examples, tally = read(corpus, folder)
     assert [(e.shard, e.key) for e in examples] == [("000000.tar", "001")]
     assert tally == {"used": 1, "label_without_image": 1, "image_without_label": 3 + 8}
@@ -160,6 +162,11 @@ def test_a_lease_gives_no_more_than_is_wanted_and_says_so(corpus: Path, labelled
 def test_a_file_that_holds_no_labels_is_named(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "000000.parquet").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"000000\.parquet is not a label file"):
+        read(corpus, tmp_path)
+
+
+def test_a_label_file_that_is_not_there_is_named(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"there is no .*000000\.parquet, though a receipt says"):
         read(corpus, tmp_path)
 
 
