@@ -78,6 +78,32 @@ def test_resuming_does_what_is_left_and_another_model_is_refused(model: Path, tm
         plan_prediction(model=str(model), input_url=str(corpus), output_url=str(out))
 
 
+def test_workers_of_other_nodes_must_see_the_segmenter_and_a_short_side_of_zero_is_refused(
+    model: Path, tmp_path: Path
+) -> None:
+    corpus, out = write_corpus(tmp_path / "corpus", shards=1), tmp_path / "out"
+    plan = plan_prediction(model=str(model), input_url=str(corpus), output_url=str(out))
+    assert plan.places == {str(model), str(out), str(corpus / "000000.tar")}
+    with pytest.raises(ValueError, match="short_side is 0"):
+        plan_prediction(model=str(model), input_url=str(corpus), output_url=str(out), short_side=0)
+
+
+def test_nothing_left_to_do_starts_no_cluster(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+
+    from engine.pipeline.predict import run_prediction
+
+    corpus, out = write_corpus(tmp_path / "corpus", shards=1), tmp_path / "out"
+    options = {"model": str(model), "input_url": str(corpus), "output_url": str(out)}
+    predict(plan_prediction(**options))
+
+    def never(*arguments: object, **settings: object) -> None:
+        raise AssertionError("a cluster was started")
+
+    monkeypatch.setattr(ray, "init", never)
+    assert list(run_prediction(plan_prediction(**options)).receipts) == ["000000"]
+
+
 def test_masks_are_written_one_by_one_and_not_again(model: Path, tmp_path: Path) -> None:
     corpus, out = write_corpus(tmp_path / "corpus", shards=1), tmp_path / "out"
     plan = plan_prediction(model=str(model), input_url=str(corpus), output_url=str(out))
