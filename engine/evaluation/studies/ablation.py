@@ -1,7 +1,8 @@
 """What each part of the method is worth: M_pre, M, and U-Nets trained on them, on images held out (paper, Table 2).
 
 M_pre and M are labelled with the run's own m′. The U-Nets differ in what they are shown and in nothing else: same
-seed, steps and settings. Whatever is finished is kept: labels lease by lease, trainings by checkpoint, rows.
+seed, steps and settings. Whatever is finished is kept: labels lease by lease, trainings by checkpoint, rows. All is
+done in this process, which holds the examples of one U-Net at a time: steps × batch size of them, or somewhat more.
 
 OUTPUT/ablation/test-HASH/     the labels of the held-out corpus, a run directory
 OUTPUT/ablation/ROW-HASH/      a U-Net, and row.json, its measures
@@ -14,6 +15,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -27,10 +29,11 @@ from engine.evaluation.rows import EvaluationError, find_labels
 from engine.evaluation.studies.charts import draw_bars, draw_tiles
 from engine.evaluation.studies.material import Specimen, batched, read_specimens
 from engine.evaluation.studies.study import Study, StudyTask, format_table, percent, rounded
-from engine.run.directory import RunError, start_run
+from engine.run.directory import start_run
+from engine.run.example_source import NothingToLearn
 from engine.run.plan import LabelPlan, plan_labelling
 from engine.run.rows import png_to_array
-from engine.run.segmenter import SegmenterTask, format_counts, make_segmenter, plan_training, read_task
+from engine.run.segmenter import CHECKPOINTS, SegmenterTask, format_counts, make_segmenter, plan_training, read_task
 from engine.run.shard import label_lease
 from engine.segmenter.segmenter import THRESHOLD, Segmenter
 from engine.segmenter.spec import Labels, SegmenterSpec
@@ -85,7 +88,7 @@ def study_ablation(task: StudyTask) -> Study:
             training = _plan(task, name, row)
             found[name] = _measure_unet(task, row, training, labelled)
             folders[name] = training.url
-        except (RunError, _NothingToLearn) as error:
+        except NothingToLearn as error:
             left_out[row.name] = str(error)
             task.tell(f"{row.name} is left out: {error}")
         else:
@@ -93,15 +96,12 @@ def study_ablation(task: StudyTask) -> Study:
     return _report(task, labelled, found, folders, left_out)
 
 
-class _NothingToLearn(ValueError):
-    """There is no example for a U-Net."""
-
-
 def _label_test(task: StudyTask, test: str) -> LabelPlan:
     """M_pre and M of the held-out corpus, in this process."""
     origin = task.origin
     spec = replace(origin.spec, stage="refined")
-    digest = hashlib.sha256(f"{origin.fingerprint}/{test}/{task.options.limit}".encode()).hexdigest()[:8]
+    made_of = [origin.fingerprint, origin.fields, test, task.options.limit]
+    digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:8]
     plan = plan_labelling(
         spec=spec,
         source=origin.source,
@@ -122,10 +122,15 @@ def _label_test(task: StudyTask, test: str) -> LabelPlan:
 
 
 def _plan(task: StudyTask, name: str, row: Row) -> SegmenterTask:
-    """The training of a row, in a folder of its own for each set of settings."""
+    """The training of a row, in a folder of its own for all that its fingerprint covers: more labels are another one.
+
+    Raises:
+        NothingToLearn: the run has no such labels or no synthetic images.
+        ValueError: run or corpus cannot be used.
+    """
     assert row.labels
     if row.synthetic and not storage.exists(storage.join(task.origin.url, "synthetic", "run.json")):
-        raise _NothingToLearn("the run has no synthetic images; run jobs/synthesize.py with this --run first")
+        raise NothingToLearn("the run has no synthetic images; run jobs/synthesize.py with this --run first")
     options = task.options
     spec = SegmenterSpec(
         labels=row.labels,
@@ -133,13 +138,9 @@ def _plan(task: StudyTask, name: str, row: Row) -> SegmenterTask:
         **{name: getattr(options, name) for name in SEGMENTER},
         seed=task.origin.spec.seed,
     )
-    digest = hashlib.sha256(json.dumps(spec.fingerprint_fields(), sort_keys=True).encode()).hexdigest()[:8]
-    return plan_training(
-        run_url=task.origin.url,
-        spec=spec,
-        input_url=task.corpus,
-        output_url=storage.join(task.output, "ablation", f"{name}-{digest}"),
-    )
+    url = storage.join(task.output, "ablation", name)
+    plan = plan_training(run_url=task.origin.url, spec=spec, input_url=task.corpus, output_url=url)
+    return replace(plan, url=f"{url}-{plan.manifest.hash[:8]}")
 
 
 def _measure_unet(task: StudyTask, row: Row, training: SegmenterTask, labelled: LabelPlan) -> dict[str, Any]:
@@ -159,9 +160,11 @@ def _measure_unet(task: StudyTask, row: Row, training: SegmenterTask, labelled: 
         tally: Counter[str] = Counter()
         examples = list(read_task(training, tally))
         if not examples:
-            raise _NothingToLearn(f"there is nothing to learn from ({format_counts(tally)})")
+            raise NothingToLearn(f"there is nothing to learn from ({format_counts(tally)})")
         receipt = make_segmenter(training, examples, tally, device=task.device)
         assert receipt
+        with suppress(OSError):  # only of use to a training that goes on
+            storage.remove_folder(training.file(CHECKPOINTS))
     segmenter = Segmenter.from_pretrained(training.url, device=task.device)
     overlap, images = Overlap(), 0
     for batch in batched(specimen for specimen, _ in _held_out(labelled)):
@@ -200,11 +203,12 @@ def _held_out(labelled: LabelPlan) -> Iterator[tuple[Specimen, dict[str, Any]]]:
     """The images that all rows are measured on, with their labels: those with ground truth, not in quarantine."""
     files, _ = find_labels(labelled.run.url)
     concept = labelled.spec.concept
-    for lease in labelled.leases:
-        rows = files.read(lease.shard.name, tuple(COLUMNS.values()))
-        for specimen in read_specimens([lease], [concept], None, bare=True):
-            if specimen.truths and specimen.key in rows:
-                yield specimen, rows[specimen.key]
+    shard, rows = "", dict[str, dict[str, Any]]()
+    for specimen in read_specimens(labelled.leases, [concept], None, bare=True):
+        if specimen.shard != shard:
+            shard, rows = specimen.shard, files.read(specimen.shard, tuple(COLUMNS.values()))
+        if specimen.truths and specimen.key in rows:
+            yield specimen, rows[specimen.key]
 
 
 def _segment(segmenter: Segmenter, specimens: list[Specimen]) -> list[np.ndarray]:

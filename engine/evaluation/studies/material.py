@@ -32,6 +32,7 @@ BATCH = 8
 class Specimen:
     """One image (H, W, 3) and what is known of it: masks (H, W) bool by concept."""
 
+    shard: str
     key: str
     image: np.ndarray
     truths: dict[str, np.ndarray]
@@ -124,7 +125,7 @@ def _make_specimen(sample: Sample, concepts: Sequence[str], counts: Counter[str]
         logger.warning("%s %s is left out: %s", sample.shard, sample.key, error)
         counts["bad"] += 1
         return None
-    return Specimen(key=sample.key, image=image, truths=truths)
+    return Specimen(shard=sample.shard, key=sample.key, image=image, truths=truths)
 
 
 def batched(specimens: Iterable[Specimen], size: int = BATCH) -> Iterator[list[Specimen]]:

@@ -63,6 +63,21 @@ def test_all_rows_are_measured_on_the_same_images_and_kept(task: StudyTask, monk
     assert study_ablation(task).figures == study.figures
 
 
+def test_more_labels_make_rows_of_their_own_and_an_empty_shard_is_no_end(task: StudyTask, tmp_path: Path) -> None:
+    bright = Path(task.corpus)
+    part = label(bright, tmp_path / "part", limit=3)
+    origin = Origin(**{**vars(task.origin), "url": part.run.url, "fingerprint": part.run.fingerprint})
+    task = StudyTask(**{**vars(task), "origin": origin})
+    write_tar(Path(str(task.options.test)) / "000000-empty.tar", {})
+    trained = []
+    for _ in range(2):
+        study = study_ablation(task)
+        trained.append({row["trained_on"] for row in study.figures["rows"] if "trained_on" in row})
+        label(bright, tmp_path / "part")
+    assert trained == [{3}, {6}]
+    assert not list(Path(task.output, "ablation").glob("*/checkpoints"))
+
+
 def test_a_training_corpus_without_masks_has_no_supervised_row(task: StudyTask, tmp_path: Path) -> None:
     bare = tmp_path / "unmasked"
     for number in range(4):
