@@ -81,6 +81,12 @@ class Evaluate:
     """ablation, timesteps, tokens, draws, guidance or parts."""
     output: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder or URL for the study's STUDY.json, STUDY.md and pictures. Default: RUN/studies."""
+    model: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
+    """Where the model lies now, if not where the run found it; for studies, as the next two."""
+    revision: Annotated[str | None, tyro.conf.arg(metavar="REV")] = None
+    """Branch, tag or commit of a hub id."""
+    adapter: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
+    """Where the --adapter of the run lies now."""
     studies: Studies
 
 
@@ -135,7 +141,7 @@ def _study(job: Evaluate) -> int:
     from engine.run.origin import find_origin
 
     assert job.study
-    origin = find_origin(job.run, unfinished=True)
+    origin = find_origin(job.run, model=job.model, revision=job.revision, adapter=job.adapter, unfinished=True)
     if job.concept not in (None, origin.spec.concept):
         own = origin.spec.concept
         raise ValueError(f"--concept {job.concept} is not the run's, {own}; leave it out with --study")

@@ -31,6 +31,8 @@ def run_prediction(
     Raises:
         as `engine.pipeline.driver.drive`.
     """
+    if not plan.remaining and not png:
+        return drive(plan)
     check_address()
     with on_cluster():
         outcome = drive(plan, workers=workers)

@@ -12,6 +12,7 @@ import time
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from itertools import accumulate
 from typing import Any, overload
@@ -47,8 +48,9 @@ SCHEMA = pa.schema(
 )
 """Examples between Ray Data and the workers."""
 BLOCK_EXAMPLES = 256
-CACHED_BLOCKS = 256
-"""So many blocks a worker keeps within reach at once; the others stay in the object store, or where that spills."""
+CACHED_BLOCKS = 16
+"""So many blocks a worker keeps within reach at once, of up to 128 MiB each as Ray Data gathers them; the others stay
+in the object store, or where that spills."""
 SPARE = 1
 """CPUs that training without GPUs leaves to everything else."""
 
@@ -73,7 +75,8 @@ def run_training(
     check_address()
     start_run(task.url, task.manifest)
     with on_cluster(), explained():
-        check_reach([task.url, *{lease.shard.url for _, lease in task.leases[:1]}])
+        labels = {source.labels_url for source in task.sources if source.labels_url}
+        check_reach([task.url, *labels, *{lease.shard.url for _, lease in task.leases[:1]}])
         began = time.monotonic()
         examples, tally = ingest(task)
         tell(f"examples: {len(examples)} in {time.monotonic() - began:.0f} s ({format_counts(tally)})")
@@ -87,14 +90,20 @@ def run_training(
 def ingest(task: SegmenterTask) -> tuple[BlockExamples, Counter[str]]:
     """All examples of the task, in the object store in the order of its leases, and what became of the rest."""
     quiet_ray_data()
-    ray.data.DataContext.get_current().execution_options.preserve_order = True
+    options = ray.data.DataContext.get_current().execution_options
     leases = [{"source": place, "lease": json.dumps(lease.to_json())} for place, lease in task.leases]
-    blocks = (
-        ray.data.from_items(leases, override_num_blocks=len(leases))
-        .map_batches(partial(read_lease, task=task), batch_size=1)
-        .materialize()
-        .to_arrow_refs()
-    )
+    # Each piece of work brings its own lease: all of them would travel with every one.
+    bare = replace(task, sources=[replace(source, leases=[]) for source in task.sources])
+    before, options.preserve_order = options.preserve_order, True
+    try:
+        blocks = (
+            ray.data.from_items(leases, override_num_blocks=len(leases))
+            .map_batches(partial(read_lease, task=bare), batch_size=1)
+            .materialize()
+            .to_arrow_refs()
+        )
+    finally:
+        options.preserve_order = before
     look = ray.remote(num_cpus=0)(_look)
     counts, tally = [], Counter[str]()
     for count, own in ray.get([look.remote(block) for block in blocks]):

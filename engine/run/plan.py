@@ -102,7 +102,8 @@ class LabelPlan:
 
     @property
     def places(self) -> set[str]:
-        return {self.run.url, *{lease.shard.url for lease in self.remaining[:1]}}
+        weights = {self.weights} if self.weights and self.concept is None else set()  # else they are still to be made
+        return {self.run.url, *weights, *{lease.shard.url for lease in self.remaining[:1]}}
 
     def describe(self) -> str:
         """The plan for a person, one fact per line."""
@@ -186,16 +187,18 @@ def plan_run(
     limit: int | None = None,
     batch_size: int = 8,
     config: dict[str, Any] | None = None,
+    option: str = "--run",
 ) -> LabelPlan:
     """The plan for labellers of any kind: checks corpus and run directory, as `plan_labelling`.
 
     Args:
         fields: all that shapes the labels, for the fingerprint.
         weights: URL of what the labellers load besides their model.
+        option: by which the user names the run directory.
     """
     input_url, run_url = storage.absolute(input_url), storage.absolute(run_url)
     manifest = make_manifest(fields, {**(config or {}), "input_url": input_url})
-    resumed = check_manifest(run_url, manifest)
+    resumed = check_manifest(run_url, manifest, option=option)
     leases = plan_leases(list_shards(input_url), limit=limit)
     run = LabelRun(
         url=run_url,

@@ -96,7 +96,8 @@ def plan_prediction(
     """
     source = SegmenterSource(model=storage.absolute(model))
     kept = read_files(source.model)[0]
-    spec = PredictionSpec(concept=kept.concept, short_side=short_side or kept.short_side, window=window)
+    side = kept.short_side if short_side is None else short_side
+    spec = PredictionSpec(concept=kept.concept, short_side=side, window=window)
     return plan_run(
         spec=spec,
         source=source,
@@ -106,6 +107,7 @@ def plan_prediction(
         limit=limit,
         batch_size=batch_size,
         config=config,
+        option="--output",
     )
 
 

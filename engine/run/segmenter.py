@@ -141,7 +141,7 @@ def plan_training(
         most=most,
         review=review,
         manifest=manifest,
-        resumed=check_manifest(url, manifest),
+        resumed=check_manifest(url, manifest, option="--output"),
     )
 
 

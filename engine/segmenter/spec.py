@@ -9,6 +9,9 @@ from typing import Any, Literal
 from engine.labelling.label import USELESS
 from engine.labelling.spec import check_at_least
 
+SEGMENTER_VERSION = 1
+"""Raised whenever the code trains to other weights for unchanged settings."""
+
 Labels = Literal["refined", "preliminary", "truth"]
 
 MULTIPLE = 16
@@ -72,7 +75,7 @@ class SegmenterSpec:
     def fingerprint_fields(self) -> dict[str, Any]:
         """Everything of this spec that a training's fingerprint covers, as JSON values."""
         values = {**dataclasses.asdict(self), "drop_flags": sorted(self.drop_flags)}
-        return {f"segmenter.{name}": value for name, value in values.items()}
+        return {"segmenter.version": SEGMENTER_VERSION, **{f"segmenter.{name}": v for name, v in values.items()}}
 
 
 def features(width: int) -> tuple[int, ...]:

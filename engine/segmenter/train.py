@@ -134,8 +134,9 @@ def train_segmenter(
     def save(done: int) -> None:
         ious = {"iou": torch.tensor(history.ious, dtype=torch.float64)}
         state = {"weights": weights, "average": average, "history": ious}
-        Checkpoint(step=done, losses=history.losses, weights=state).save(checkpoint, optimizer)
+        # Before the checkpoint: a training that is killed in between makes these steps, and tells of them, again.
         on_checkpoint(done, history, _with_weights(spec, average, device))
+        Checkpoint(step=done, losses=history.losses, weights=state).save(checkpoint, optimizer)
 
     for step, images, masks in _batches(examples, spec, first=found.step, own=own, device=device):
         for group in optimizer.param_groups:

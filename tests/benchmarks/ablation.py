@@ -76,13 +76,12 @@ def main() -> None:
     began = time.perf_counter()
     with ThreadPoolExecutor(arguments.processes) as pool:
         found = dict(zip(names, pool.map(lambda name: measure(name, arguments), names), strict=True))
-    rows = [row["row"] for row in found[names[0]]["rows"]]
+    tables = [{row["row"]: row for row in study["rows"]} for study in found.values()]
+    if any(table.keys() != tables[0].keys() for table in tables):
+        raise SystemExit(f"the concepts have different rows: {[study['left_out'] for study in found.values()]}")
     mean = {
-        row: {
-            name: round(float(np.mean([study["rows"][place][name] for study in found.values()])), 4)
-            for name in MEASURES
-        }
-        for place, row in enumerate(rows)
+        row: {name: round(float(np.mean([table[row][name] for table in tables])), 4) for name in MEASURES}
+        for row in tables[0]
     }
     settings = ("concepts", "images", "synthetic", "test", "steps", "batch_size", "width", "side", "min_quality")
     options = " ".join(f"--{name.replace('_', '-')} {getattr(arguments, name)}" for name in settings)

@@ -30,7 +30,7 @@ from engine.evaluation.studies.study import Study, StudyTask, format_table, perc
 from engine.run.directory import RunError, start_run
 from engine.run.plan import LabelPlan, plan_labelling
 from engine.run.rows import png_to_array
-from engine.run.segmenter import SegmenterTask, format_counts, make_segmenter, plan_training, read_task
+from engine.run.segmenter import CHECKPOINTS, SegmenterTask, format_counts, make_segmenter, plan_training, read_task
 from engine.run.shard import label_lease
 from engine.segmenter.segmenter import THRESHOLD, Segmenter
 from engine.segmenter.spec import Labels, SegmenterSpec
@@ -101,7 +101,8 @@ def _label_test(task: StudyTask, test: str) -> LabelPlan:
     """M_pre and M of the held-out corpus, in this process."""
     origin = task.origin
     spec = replace(origin.spec, stage="refined")
-    digest = hashlib.sha256(f"{origin.fingerprint}/{test}/{task.options.limit}".encode()).hexdigest()[:8]
+    made_of = f"{origin.fingerprint}/{origin.fields}/{test}/{task.options.limit}"
+    digest = hashlib.sha256(made_of.encode()).hexdigest()[:8]
     plan = plan_labelling(
         spec=spec,
         source=origin.source,
@@ -133,13 +134,12 @@ def _plan(task: StudyTask, name: str, row: Row) -> SegmenterTask:
         **{name: getattr(options, name) for name in SEGMENTER},
         seed=task.origin.spec.seed,
     )
-    digest = hashlib.sha256(json.dumps(spec.fingerprint_fields(), sort_keys=True).encode()).hexdigest()[:8]
-    return plan_training(
-        run_url=task.origin.url,
-        spec=spec,
-        input_url=task.corpus,
-        output_url=storage.join(task.output, "ablation", f"{name}-{digest}"),
+    folder = storage.join(task.output, "ablation")
+    training = plan_training(
+        run_url=task.origin.url, spec=spec, input_url=task.corpus, output_url=storage.join(folder, "planned")
     )
+    # Other images or labels are another training, in a folder of its own.
+    return replace(training, url=storage.join(folder, f"{name}-{training.manifest.hash[:8]}"))
 
 
 def _measure_unet(task: StudyTask, row: Row, training: SegmenterTask, labelled: LabelPlan) -> dict[str, Any]:
@@ -162,6 +162,7 @@ def _measure_unet(task: StudyTask, row: Row, training: SegmenterTask, labelled: 
             raise _NothingToLearn(f"there is nothing to learn from ({format_counts(tally)})")
         receipt = make_segmenter(training, examples, tally, device=task.device)
         assert receipt
+        storage.remove_folder(training.file(CHECKPOINTS))
     segmenter = Segmenter.from_pretrained(training.url, device=task.device)
     overlap, images = Overlap(), 0
     for batch in batched(specimen for specimen, _ in _held_out(labelled)):
