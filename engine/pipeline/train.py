@@ -48,8 +48,9 @@ SCHEMA = pa.schema(
 )
 """Examples between Ray Data and the workers."""
 BLOCK_EXAMPLES = 256
-CACHED_BYTES = 2 << 30
-"""Of blocks that a worker keeps within reach at once; the others stay in the object store, or where that spills."""
+CACHED_BLOCKS = 16
+"""So many blocks a worker keeps within reach at once, of up to 128 MiB each as Ray Data gathers them; the others stay
+in the object store, or where that spills."""
 SPARE = 1
 """CPUs that training without GPUs leaves to everything else."""
 
@@ -88,10 +89,10 @@ def run_training(
 def ingest(task: SegmenterTask) -> tuple[BlockExamples, Counter[str]]:
     """All examples of the task, in the object store in the order of its leases, and what became of the rest."""
     quiet_ray_data()
-    leases = [{"source": place, "lease": json.dumps(lease.to_json())} for place, lease in task.leases]
-    # Each of Ray's tasks brings its lease with it, and has no use for the thousands of others.
-    bare = replace(task, sources=[replace(source, leases=[]) for source in task.sources])
     options = ray.data.DataContext.get_current().execution_options
+    leases = [{"source": place, "lease": json.dumps(lease.to_json())} for place, lease in task.leases]
+    # Each piece of work brings its own lease: all of them would travel with every one.
+    bare = replace(task, sources=[replace(source, leases=[]) for source in task.sources])
     before, options.preserve_order = options.preserve_order, True
     try:
         blocks = (
@@ -103,15 +104,14 @@ def ingest(task: SegmenterTask) -> tuple[BlockExamples, Counter[str]]:
     finally:
         options.preserve_order = before
     look = ray.remote(num_cpus=0)(_look)
-    counts, largest, tally = [], 0, Counter[str]()
-    for count, size, own in ray.get([look.remote(block) for block in blocks]):
+    counts, tally = [], Counter[str]()
+    for count, own in ray.get([look.remote(block) for block in blocks]):
         counts.append(count)
-        largest = max(largest, size)
         tally.update(own)
     for source in task.sources:
         if source.unlabelled:
             tally[f"{source.name}.lease_without_label"] = source.unlabelled
-    return BlockExamples(blocks, counts, largest), tally
+    return BlockExamples(blocks, counts), tally
 
 
 def read_lease(batch: dict[str, Any], task: SegmenterTask) -> Iterator[pa.Table]:
@@ -145,22 +145,21 @@ def _to_example(block: pa.Table, row: int) -> Example:
     return Example(shard=shard, key=key, image=image.reshape(height, width, 3), mask=bits.astype(bool))
 
 
-def _look(block: pa.Table) -> tuple[int, int, Counter[str]]:
-    """Number of examples of a block, its size in bytes, and the accounts in it."""
+def _look(block: pa.Table) -> tuple[int, Counter[str]]:
+    """Number of examples of a block, and the accounts in it."""
     tally: Counter[str] = Counter()
     for text in block["tally"].drop_null().to_pylist():
         tally.update(json.loads(text))
-    return block.num_rows - block["key"].null_count, block.nbytes, tally
+    return block.num_rows - block["key"].null_count, tally
 
 
 class BlockExamples(Sequence[Example]):
     """Examples that lie in blocks of the object store, fetched when they are asked for. Picklable."""
 
-    def __init__(self, blocks: list[Any], counts: list[int], largest: int) -> None:
-        """counts: examples of each block; largest: bytes of the largest one."""
-        self._blocks, self._counts, self._largest = blocks, counts, largest
+    def __init__(self, blocks: list[Any], counts: list[int]) -> None:
+        self._blocks, self._counts = blocks, counts
         self._ends = list(accumulate(counts))
-        self._fetch = lru_cache(maxsize=max(1, CACHED_BYTES // max(1, largest)))(partial(_fetch, blocks))
+        self._fetch = lru_cache(maxsize=CACHED_BLOCKS)(partial(_fetch, blocks))
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -180,7 +179,7 @@ class BlockExamples(Sequence[Example]):
         return _to_example(table, rows[index - (self._ends[block] - self._counts[block])])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return BlockExamples, (self._blocks, self._counts, self._largest)
+        return BlockExamples, (self._blocks, self._counts)
 
 
 def _fetch(blocks: list[Any], place: int) -> tuple[pa.Table, list[int]]:

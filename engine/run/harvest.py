@@ -16,7 +16,7 @@ from engine.run.rows import defects_to_parquet, labels_to_parquet
 from schemas.receipt import Receipt
 
 MAX_DEATHS = 3
-"""A lease whose worker process died this often within one session is given up: each kind of work says how."""
+"""A lease whose worker process died this often within one session is given up: an image's is quarantined as a whole."""
 
 
 @dataclass(frozen=True, kw_only=True)

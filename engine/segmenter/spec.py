@@ -9,10 +9,11 @@ from typing import Any, Literal
 from engine.labelling.label import USELESS
 from engine.labelling.spec import check_at_least
 
+SEGMENTER_VERSION = 1
+"""Raised whenever the code trains to other weights for unchanged settings."""
+
 Labels = Literal["refined", "preliminary", "truth"]
 
-SEGMENTER_VERSION = 1
-"""Raised whenever the code changes the segmenter it trains for unchanged settings."""
 MULTIPLE = 16
 """Sides that the U-Net can take are multiples of this: it halves an image four times."""
 SMALLEST = 32

@@ -106,8 +106,7 @@ def train_segmenter(
     Args:
         examples: no smaller than a crop; the same ones, in the same order, whenever the training goes on.
         checkpoint: URL of the training state.
-        on_checkpoint: called in the first process with the steps done, the history, and the network as it would be,
-            before the checkpoint is written.
+        on_checkpoint: called in the first process with the steps done, the history, and the network as it would be.
 
     Returns:
         the network (averaged weights, evaluation mode) on the device, and the history of all steps.
@@ -135,7 +134,7 @@ def train_segmenter(
     def save(done: int) -> None:
         ious = {"iou": torch.tensor(history.ious, dtype=torch.float64)}
         state = {"weights": weights, "average": average, "history": ious}
-        # First, because a training that was killed in between is not told again of steps that its checkpoint has.
+        # Before the checkpoint: a training that is killed in between makes these steps, and tells of them, again.
         on_checkpoint(done, history, _with_weights(spec, average, device))
         Checkpoint(step=done, losses=history.losses, weights=state).save(checkpoint, optimizer)
 

@@ -57,19 +57,6 @@ def measure(concept: str, arguments: argparse.Namespace) -> dict[str, Any]:
     return json.loads((folder / "ablation.json").read_text())
 
 
-def average(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Each row's measures, mean over the concepts; a ValueError if a concept lacks a row."""
-    by_concept = {concept: {row["row"]: row for row in study["rows"]} for concept, study in found.items()}
-    names = [list(rows) for rows in by_concept.values()]
-    if any(others != names[0] for others in names):
-        left_out = {concept: study["left_out"] for concept, study in found.items()}
-        raise ValueError(f"the concepts have different rows: {left_out}")
-    return {
-        row: {name: round(float(np.mean([rows[row][name] for rows in by_concept.values()])), 4) for name in MEASURES}
-        for row in names[0]
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--concepts", default=",".join(CONCEPTS))
@@ -89,7 +76,13 @@ def main() -> None:
     began = time.perf_counter()
     with ThreadPoolExecutor(arguments.processes) as pool:
         found = dict(zip(names, pool.map(lambda name: measure(name, arguments), names), strict=True))
-    mean = average(found)
+    tables = [{row["row"]: row for row in study["rows"]} for study in found.values()]
+    if any(table.keys() != tables[0].keys() for table in tables):
+        raise SystemExit(f"the concepts have different rows: {[study['left_out'] for study in found.values()]}")
+    mean = {
+        row: {name: round(float(np.mean([table[row][name] for table in tables])), 4) for name in MEASURES}
+        for row in tables[0]
+    }
     settings = ("concepts", "images", "synthetic", "test", "steps", "batch_size", "width", "side", "min_quality")
     options = " ".join(f"--{name.replace('_', '-')} {getattr(arguments, name)}" for name in settings)
     figures = {

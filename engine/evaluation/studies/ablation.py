@@ -100,8 +100,8 @@ def _label_test(task: StudyTask, test: str) -> LabelPlan:
     """M_pre and M of the held-out corpus, in this process."""
     origin = task.origin
     spec = replace(origin.spec, stage="refined")
-    made_of = [origin.fingerprint, origin.fields, test, task.options.limit]
-    digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:8]
+    made_of = f"{origin.fingerprint}/{origin.fields}/{test}/{task.options.limit}"
+    digest = hashlib.sha256(made_of.encode()).hexdigest()[:8]
     plan = plan_labelling(
         spec=spec,
         source=origin.source,
@@ -138,9 +138,12 @@ def _plan(task: StudyTask, name: str, row: Row) -> SegmenterTask:
         **{name: getattr(options, name) for name in SEGMENTER},
         seed=task.origin.spec.seed,
     )
-    url = storage.join(task.output, "ablation", name)
-    plan = plan_training(run_url=task.origin.url, spec=spec, input_url=task.corpus, output_url=url)
-    return replace(plan, url=f"{url}-{plan.manifest.hash[:8]}")
+    folder = storage.join(task.output, "ablation")
+    training = plan_training(
+        run_url=task.origin.url, spec=spec, input_url=task.corpus, output_url=storage.join(folder, "planned")
+    )
+    # Other images or labels are another training, in a folder of its own.
+    return replace(training, url=storage.join(folder, f"{name}-{training.manifest.hash[:8]}"))
 
 
 def _measure_unet(task: StudyTask, row: Row, training: SegmenterTask, labelled: LabelPlan) -> dict[str, Any]:

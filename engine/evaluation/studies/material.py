@@ -59,7 +59,7 @@ def read_specimens(
         corpus: its URL, or leases of it.
 
     Raises:
-        EvaluationError: there is none.
+        EvaluationError: there is none in a whole corpus; leases of one may have none.
         CorpusError: a corpus that cannot be read.
     """
     counts: Counter[str] = Counter()
@@ -73,8 +73,8 @@ def read_specimens(
                 yield specimen
                 if counts["used"] == limit:
                     return
-    if not counts["used"]:
-        where = storage.redact(corpus) if isinstance(corpus, str) else "the corpus"
+    if not counts["used"] and isinstance(corpus, str):
+        where = storage.redact(corpus)
         names = " or ".join(repr(concept) for concept in concepts)
         raise EvaluationError(
             f"none of the {counts['images']} images of {where} has ground truth for {names} "

@@ -60,7 +60,7 @@ class StudyTask:
     """A study to be done.
 
     Attributes:
-        origin: the run, whose concept, prompt, model and label settings are studied.
+        origin: the run whose concept, prompt, model and label settings are studied.
         corpus: URL of the images, with ground truth where a study needs it.
         output: URL of the folder for the results.
         tell: gets a line now and then from a study that takes long.
