@@ -136,7 +136,10 @@ def features_to_onnx(network: Features) -> bytes:
         verbose=False,
     )
     assert program is not None
-    return program.model_proto.SerializeToString()
+    model = program.model_proto
+    for node in model.graph.node:  # stack traces, with paths of this machine
+        node.ClearField("metadata_props")
+    return model.SerializeToString()
 
 
 def _what_is_there(scene: Scene) -> list[bool]:

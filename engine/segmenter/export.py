@@ -63,6 +63,8 @@ def segmenter_to_onnx(segmenter: Segmenter) -> bytes:
         )
     assert program is not None
     model = program.model_proto
+    for node in model.graph.node:  # stack traces, with paths of this machine
+        node.ClearField("metadata_props")
     notes = {"concept": segmenter.config.concept, "short_side": str(segmenter.short_side), "multiple": str(MULTIPLE)}
     onnx.helper.set_model_props(model, notes)
     buffer = io.BytesIO()
