@@ -16,6 +16,10 @@ The second look asks at some of the same z_t for two more things.
     E(y) = Σ_t Σ_cells M̂ ‖ε − ε(z_t, y)‖² / mean ‖ε − ε(z_t, y_b)‖²,    p = 1 − E(y_f) / min(E(y_b), E("")),
 
   with M̂ of the first look, scaled to 0..1 within each image.
+- Advantage. The same errors tell where the concept is from another side: which cells y_f explains better than y_b and
+  no words do. M̂ asks where the model looks for a word, which is also what stands beside the object or resembles it.
+
+    A = log √(Ē(y_b) Ē("")) / Ē(y_f),    Ē the mean of the errors over the cells around.
 
 Shapes: B images, R = T0 N reverse steps per image, C concepts, h × w latent cells.
 """
@@ -27,6 +31,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from engine.diffusion.attention import AttentionCapture, MapPropagation
 from engine.diffusion.model import LatentDiffusion
@@ -37,6 +42,8 @@ from engine.labelling.heatmap import scale_to_unit
 from engine.labelling.spec import LabelSpec
 
 STAGE = "preliminary"
+NEIGHBOURHOOD = 1 / 16
+"""How far around a cell the errors are averaged for its advantage, of the width of the latents."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +54,12 @@ class Attention:
         maps: [B, C, h, w] float32 in 0..1, M̂ after its propagation; with `per_timestep` [B, T0, C, h, w], lowest noise
             first, before it.
         presence: [B] float32, p of the first concept; NaN if it was not asked for.
+        advantage: [B, h, w] float32, A; 0 if presence was not asked for.
     """
 
     maps: Tensor
     presence: Tensor
+    advantage: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +138,8 @@ def attend(
             errors.append((predicted - chunk.epsilon).square().mean(1)[told[chunk.step]])
     maps = sums.unflatten(0, (images, steps)) / spec.draws
     if per_timestep:
-        return Attention(maps=maps, presence=torch.full((images,), torch.nan, device=z0.device))
+        never = torch.full((images,), torch.nan, device=z0.device)
+        return Attention(maps=maps, presence=never, advantage=torch.zeros_like(maps[:, 0, 0]))
     counted = torch.ones_like(maps[:, 0, 0]) if valid is None else valid.to(z0.device).float()
     return _look_again(model, noisy, maps.mean(1), torch.cat(errors), counted, told, spec)
 
@@ -176,7 +186,16 @@ def _look_again(
     *others, own = (errors * scale_to_unit(maps[:, 0], counted > 0)).sum((2, 3))
     if spec.propagation_steps:
         maps = spread[:, :concepts] / spread[:, concepts:]
-    return Attention(maps=maps, presence=1 - own / torch.stack(others).amin(0))
+    presence = 1 - own / torch.stack(others).amin(0)
+    return Attention(maps=maps, presence=presence, advantage=_advantage(errors) * counted)
+
+
+def _advantage(errors: Tensor) -> Tensor:
+    """A of errors [3, B, h, w] under y_b, no words and y_f: [B, h, w]; 0 where there are none."""
+    reach = max(1, round(NEIGHBOURHOOD * errors.shape[-1]))
+    around = F.avg_pool2d(errors, 2 * reach + 1, stride=1, padding=reach).clamp(min=torch.finfo(errors.dtype).tiny)
+    background, empty, own = around.log()
+    return (background + empty) / 2 - own
 
 
 def _spread_evenly(count: int, steps: int) -> Tensor:

@@ -26,6 +26,11 @@ def scale_to_bytes(heatmap: Tensor, valid: Tensor) -> Tensor:
     return (scale_to_unit(heatmap, valid) * 255).round().to(torch.uint8)
 
 
+def weigh(heatmap: Tensor, advantage: Tensor, valid: Tensor, power: float) -> Tensor:
+    """M̂, scaled to 0..1, times exp(A) to a power: float [B, h, w]. See `engine.labelling.attend` for A."""
+    return scale_to_unit(heatmap, valid) * (power * advantage).exp()
+
+
 def enlarge(mask: Tensor, factor: int) -> Tensor:
     """Masks of cells [B, h, w] as masks of pixels [B, f h, f w]."""
     return mask.repeat_interleave(factor, 1).repeat_interleave(factor, 2)

@@ -22,7 +22,7 @@ from engine.diffusion.prompt import ConceptPrompt
 from engine.distillation.weights import ConceptModel
 from engine.labelling.attend import attend
 from engine.labelling.difference import difference
-from engine.labelling.heatmap import scale_to_bytes
+from engine.labelling.heatmap import scale_to_bytes, weigh
 from engine.labelling.inpainting import grow, remove_object
 from engine.labelling.label import USELESS, Label
 from engine.labelling.preliminary import heatmap_to_preliminary, mask_flags
@@ -95,7 +95,8 @@ class Labeller:
             # Where there is nothing to paint over, or nothing to paint from, M_pre stays.
             usable = [i for i, label in enumerate(labels) if not USELESS & set(label.flags)]
             if usable:
-                self._refine(labels, usable, canvases, z0, heatmap, preliminary.mask, valid, keys, places)
+                heat = weigh(heatmap, attention.advantage, valid, self.spec.refinement.advantage_power)
+                self._refine(labels, usable, canvases, z0, heat, preliminary.mask, valid, keys, places)
         return labels
 
     def original(self) -> LatentDiffusion:
@@ -140,7 +141,7 @@ class Labeller:
         usable: list[int],
         canvases: Tensor,
         z0: Tensor,
-        heatmap: Tensor,
+        heat: Tensor,
         preliminary: Tensor,
         valid: Tensor,
         keys: list[str],
@@ -154,7 +155,7 @@ class Labeller:
         inpainted = remove_object(model, z0[usable], region, own, self.spec, batch_size=self.batch_size)
         images = model.decode(z0[usable]).float().clamp(-1, 1) if settings.reference == "decoded" else canvases[usable]
         apart = difference(images, inpainted, settings)
-        refined = refine(canvases[usable], apart, heatmap[usable], region, valid[usable], settings).cpu()
+        refined = refine(canvases[usable], apart, heat[usable], region, valid[usable], settings).cpu()
         pixels = canvases[usable].cpu()
         for k, i in enumerate(usable):
             place = places[i]

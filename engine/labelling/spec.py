@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-METHOD_VERSION = 5
+METHOD_VERSION = 6
 """Raised whenever the code of the method changes the labels it yields for unchanged settings."""
 
 Stage = Literal["preliminary", "refined"]
@@ -34,6 +34,8 @@ class RefinementSpec:
         colour: space of the difference: mean over RGB channels of |x − x̂|, or the distance in CIELAB.
         dilate: latent cells by which M_pre grows before it is painted over.
         heatmap_power: γ, by which M̂ weighs the differences; 0 leaves them alone, as the paper does.
+        advantage_power: by which M̂ itself is weighed, cell by cell, with how much better y_f explains what is there
+            than y_b and no words do; 0 leaves it alone, and so does asking for no presence.
         fit: pixels that the mixture is fitted to: all of the image, or those painted over.
         refined_mixture_rule: where the mixture's threshold lies.
         smoothing: iterations that spread the mask along the image's own edges; 0 leaves it out.
@@ -51,8 +53,9 @@ class RefinementSpec:
     combine: Literal["mean", "median", "minimum"] = "median"
     reference: Literal["image", "decoded"] = "image"
     colour: Literal["rgb", "lab"] = "lab"
-    dilate: int = 0
+    dilate: int = 1
     heatmap_power: float = 2.0
+    advantage_power: float = 1.0
     fit: Literal["image", "region"] = "image"
     refined_mixture_rule: MixtureRule = "midpoint"
     smoothing: int = 10
@@ -63,7 +66,9 @@ class RefinementSpec:
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "inpaint_steps", "inpaintings")
-        check_at_least(self, 0, "dilate", "heatmap_power", "smoothing", "closing", "opening", "component_heat")
+        check_at_least(
+            self, 0, "dilate", "heatmap_power", "advantage_power", "smoothing", "closing", "opening", "component_heat"
+        )
         if self.component_heat > 1:
             raise ValueError(f"component_heat is {self.component_heat}; it is a share between 0 and 1")
 

@@ -125,6 +125,9 @@ class Refinement:
     """Latent cells by which a preliminary mask grows before it is painted over."""
     heatmap_power: float = RefinementSpec.heatmap_power
     """How much the heatmap weighs the difference; 0 not at all, as in the paper."""
+    advantage_power: float = RefinementSpec.advantage_power
+    """How much the heatmap itself is weighed with how well the prompt explains each place; 0 not at all, as in the
+    paper."""
     fit: Literal["image", "region"] = RefinementSpec.fit
     """Pixels the threshold is found from: all, or those painted over."""
     refined_mixture_rule: Literal["posterior", "midpoint"] = RefinementSpec.refined_mixture_rule

@@ -122,8 +122,10 @@ def teach(concept: str, settings: DistillationSpec, spec: LabelSpec, model_folde
 
 PAPERS_REFINEMENT = Refinement(
     inpaintings=1,
+    dilate=0,
     colour="rgb",
     heatmap_power=0,
+    advantage_power=0,
     fit="region",
     refined_mixture_rule="posterior",
     smoothing=0,

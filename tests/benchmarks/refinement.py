@@ -23,8 +23,8 @@ from engine.distillation.spec import DistillationSpec
 from engine.distillation.weights import ConceptModel
 from engine.labelling.attend import attend
 from engine.labelling.difference import difference
-from engine.labelling.heatmap import enlarge
-from engine.labelling.inpainting import remove_object
+from engine.labelling.heatmap import enlarge, weigh
+from engine.labelling.inpainting import grow, remove_object
 from engine.labelling.preliminary import heatmap_to_preliminary
 from engine.labelling.refinement import refine
 from engine.labelling.spec import RefinementSpec
@@ -39,6 +39,7 @@ COMPARED = {
     "colour": ("lab", "rgb"),
     "reference": ("image", "decoded"),
     "heatmap_power": (0.0, 0.5, 1.0, 1.5, 2.0, 3.0),
+    "advantage_power": (0.0, 0.5, 1.0, 1.5, 2.0),
     "fit": ("image", "region"),
     "refined_mixture_rule": ("midpoint", "posterior"),
     "smoothing": (0, 5, 10, 20),
@@ -69,7 +70,7 @@ def measure(concept: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """IoU of M_pre, and of M for every setting with m′ and with m in its place."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    spec = label_spec(What(concept=concept), Method(profile="fast", presence_steps=0), Refinement(), "refined")
+    spec = label_spec(What(concept=concept), Method(profile="fast"), Refinement(), "refined")
     spec = replace(spec, refinement=replace(spec.refinement, inpaintings=PAINTINGS))
     weights = taught(concept, DistillationSpec(steps=arguments.steps), spec, arguments)
     concept_model = ConceptModel.load(load_model(find_model(arguments.model)), weights)
@@ -82,16 +83,19 @@ def measure(concept: str, arguments: argparse.Namespace) -> dict[str, Any]:
     z0 = model.encode(images)
     prompt = ConceptPrompt.parse(model.tokenizer, spec.prompt, [concept])
     valid = torch.ones(len(scenes), *z0.shape[-2:], dtype=torch.bool)
-    maps = attend(model, z0, keys, prompt, spec).maps[:, 0]
+    attention = attend(model, z0, keys, prompt, spec)
+    maps = attention.maps[:, 0]
     preliminary = heatmap_to_preliminary(maps, valid, rule=spec.mixture_rule).mask
+    region = grow(preliminary, spec.refinement.dilate)
     decoded = model.decode(z0).clamp(-1, 1)
-    original = remove_object(concept_model.original(), z0, preliminary, keys, spec)
-    distilled = remove_object(concept_model.distilled(), z0, preliminary, keys, spec)
+    original = remove_object(concept_model.original(), z0, region, keys, spec)
+    distilled = remove_object(concept_model.distilled(), z0, region, keys, spec)
 
     def cut(inpainted: torch.Tensor, chosen: RefinementSpec) -> float:
         reference = decoded if chosen.reference == "decoded" else images
         apart = difference(reference, inpainted[:, : chosen.inpaintings], chosen)
-        return pooled_iou(refine(images, apart, maps, preliminary, valid, chosen).mask, truth)
+        heat = weigh(maps, attention.advantage, valid, chosen.advantage_power)
+        return pooled_iou(refine(images, apart, heat, region, valid, chosen).mask, truth)
 
     return {
         "preliminary": pooled_iou(enlarge(preliminary, model.factor), truth),

@@ -11,7 +11,7 @@ from engine.diffusion.geometry import Placement, image_to_canvas, resize_mask
 from engine.labelling import labeller as labelling
 from engine.labelling.attend import Attention
 from engine.labelling.labeller import Labeller
-from engine.labelling.spec import LabelSpec, RefinementSpec
+from engine.labelling.spec import LabelSpec
 from tests.diffusion.models import make_model
 
 SIZES = [(101, 67), (67, 101), (331, 203), (128, 128), (59, 83), (517, 149)]
@@ -83,7 +83,9 @@ class Known:
     def attend(self, model, z0, keys, prompt, spec, *, valid, batch_size):
         cells = F.avg_pool2d((self.full - self.empty)[:, :1].abs(), FACTOR)
         cells = cells + 0.01 * torch.rand(cells.shape, generator=torch.Generator().manual_seed(0))
-        return Attention(maps=cells.roll(self.shift, 3), presence=torch.ones(len(z0)))
+        return Attention(
+            maps=cells.roll(self.shift, 3), presence=torch.ones(len(z0)), advantage=torch.zeros(cells[:, 0].shape)
+        )
 
     def remove_object(self, model, z0, region, keys, spec, *, batch_size):
         index = [int(key) for key in keys]
@@ -99,7 +101,6 @@ def label(stage: str) -> list:
         stage=stage,
         timesteps=1,
         attention_steps=1,
-        refinement=RefinementSpec(dilate=1),
     )
     keys = [str(k) for k in range(len(SIZES))]
     return Labeller(make_model("sd1"), spec)([picture(*size) for size in SIZES], keys)

@@ -55,23 +55,16 @@ def presence(model, settings: LabelSpec, **options) -> torch.Tensor:
 
 
 @torch.no_grad()
-def reference(model, settings: LabelSpec, steps: list[int], valid: torch.Tensor) -> list[float]:
-    """One latent, one timestep and one draw at a time; the velocity of sd2 is compared as noise."""
-    scores = []
-    prompt = ConceptPrompt.parse(model.tokenizer, settings.prompt, [settings.concept])
-    heat = (
-        attend(model, latents(), KEYS, prompt, replace(settings, presence_steps=0, propagation_steps=0))
-        .maps[:, 0]
-        .double()
-    )
+def errors_of(model, settings: LabelSpec, steps: list[int], valid: torch.Tensor) -> list[dict[str, torch.Tensor]]:
+    """Of each image and text the errors [16, 16], in units of the mean under y_b, 0 outside of the image; one latent,
+    one timestep and one draw at a time. The velocity of sd2 is compared as noise."""
+    found = []
     texts = (settings.prompt, settings.background_prompt, "")
-    for z0, key, cells, shades in zip(latents(), KEYS, valid, heat, strict=True):
-        shape = (settings.draws, 4, 16, 16)
-        weight = shades[cells] - shades[cells].min()
-        totals = dict.fromkeys(texts, 0.0)
+    for z0, key, cells in zip(latents(), KEYS, valid, strict=True):
+        totals = {text: torch.zeros(16, 16, dtype=torch.float64) for text in texts}
         for step in steps:
             t = torch.tensor([1 + 100 * step])
-            for epsilon in draw_noise(settings.seed, key, f"preliminary/{int(t)}", shape):
+            for epsilon in draw_noise(settings.seed, key, f"preliminary/{int(t)}", (settings.draws, 4, 16, 16)):
                 zt = model.scheduler.add_noise(z0[None], epsilon[None], t)
                 errors = {}
                 for text in texts:
@@ -79,11 +72,45 @@ def reference(model, settings: LabelSpec, steps: list[int], valid: torch.Tensor)
                     if model.scheduler.config.prediction_type == "v_prediction":
                         level = model.scheduler.alphas_cumprod[t]
                         guess = level.sqrt() * guess + (1 - level).sqrt() * zt
-                    errors[text] = ((guess[0] - epsilon) ** 2).double().mean(0)[cells]
+                    errors[text] = ((guess[0] - epsilon) ** 2).double().mean(0) * cells
+                unit = errors[settings.background_prompt].mean()
                 for text in texts:
-                    totals[text] += float((weight * errors[text]).sum() / errors[settings.background_prompt].mean())
-        scores.append(1 - totals[settings.prompt] / min(totals[settings.background_prompt], totals[""]))
+                    totals[text] += errors[text] / unit
+        found.append(totals)
+    return found
+
+
+def reference(model, settings: LabelSpec, steps: list[int], valid: torch.Tensor) -> list[float]:
+    scores = []
+    prompt = ConceptPrompt.parse(model.tokenizer, settings.prompt, [settings.concept])
+    alone = replace(settings, presence_steps=0, propagation_steps=0)
+    heat = attend(model, latents(), KEYS, prompt, alone).maps[:, 0].double()
+    for errors, cells, shades in zip(errors_of(model, settings, steps, valid), valid, heat, strict=True):
+        weight = (shades - shades[cells].min()) * cells
+        weighted = {text: float((weight * error).sum()) for text, error in errors.items()}
+        scores.append(1 - weighted[settings.prompt] / min(weighted[settings.background_prompt], weighted[""]))
     return scores
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sd2"])
+def test_the_advantage_compares_the_errors_around_each_cell_of_the_image(models, kind):
+    settings, valid = spec(), letterbox()
+    prompt = ConceptPrompt.parse(models[kind].tokenizer, settings.prompt, [settings.concept])
+    got = attend(models[kind], latents(), KEYS, prompt, settings, valid=valid).advantage
+    for i, errors in enumerate(errors_of(models[kind], settings, [0, 2, 4], valid)):
+        for row, column in ((0, 0), (4, 3), (9, 6)):  # a corner, the middle, at the letterbox of both
+            window = (slice(max(0, row - 1), row + 2), slice(max(0, column - 1), column + 2))
+            own, background, empty = (errors[text][window].sum() for text in errors)
+            expected = float((background * empty).sqrt().log() - own.log())
+            assert float(got[i, row, column]) == pytest.approx(expected, abs=2e-6)
+            assert abs(expected) > 1e-5
+    assert not got[~valid].any()
+
+
+def test_an_advantage_that_was_not_asked_for_is_zero(models):
+    settings = spec(presence_steps=0)
+    prompt = ConceptPrompt.parse(models["sd1"].tokenizer, settings.prompt, [settings.concept])
+    assert not attend(models["sd1"], latents(), KEYS, prompt, settings).advantage.any()
 
 
 @pytest.mark.parametrize(("kind", "draws"), [("sd1", 1), ("sd1", 2), ("sd2", 1)])
