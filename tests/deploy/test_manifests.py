@@ -168,8 +168,8 @@ def test_the_entrypoint_is_a_command_line_that_the_job_takes(name: str) -> None:
 
 
 def test_the_version_of_ray_is_the_pinned_one() -> None:
-    pins = dict(line.split("==") for line in (DEPLOY / "constraints.txt").read_text().splitlines() if line[:4] == "ray=")
-    assert {cluster_of(resource)["rayVersion"] for _, resource in OURS} == {pins["ray"]}
+    pins = (DEPLOY / "constraints.txt").read_text().splitlines()
+    assert {f"ray=={cluster_of(resource)['rayVersion']}" for _, resource in OURS} <= set(pins)
 
 
 @pytest.mark.parametrize("path", MACHINES, ids=[path.stem for path in MACHINES])
