@@ -152,10 +152,14 @@ def read_many(folder: str, names: list[str], *, at_once: int = 1000) -> Iterator
     filesystem, path = open_filesystem(folder)
     for start in range(0, len(names), at_once):
         paths = [f"{path.rstrip('/')}/{name}" for name in names[start : start + at_once]]
-        contents = filesystem.cat(paths)
+        contents = filesystem.cat(paths, on_error="return")
         # One path alone may come back as bare bytes.
         contents = contents if isinstance(contents, dict) else {paths[0]: contents}
         for found, data in contents.items():
+            if isinstance(data, FileNotFoundError):
+                continue  # it was there when the folder was listed: somebody is at work
+            if isinstance(data, Exception):
+                raise data
             yield found.rpartition("/")[2], data
 
 

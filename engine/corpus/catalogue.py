@@ -89,7 +89,8 @@ def _tar_shards(listing: Listing) -> list[Shard]:
         logger.warning("%s: %d files are not .tar and are ignored", redact(listing.root), others)
     by_stem: dict[str, Shard] = {}
     for shard in shards:
-        unsafe = unsafe_name(shard.name)
+        # What files about the shard are called is part of URLs.
+        unsafe = unsafe_name(shard.name) or ("it has '::' in it, like a chain of URLs" if "::" in shard.name else None)
         if unsafe:
             raise CorpusError(f"The shard name {printable(shard.name)!r} is refused: {unsafe}; rename it.")
         if len(shard.stem.encode()) > LONGEST_NAME:

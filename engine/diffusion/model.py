@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPTextModel, PreTrainedTokenizerBase
 
@@ -198,7 +199,7 @@ def load_model(
             tokenizer=load_tokenizer(folder),
             scheduler=DDPMScheduler.from_pretrained(folder, subfolder="scheduler", **local),
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelError(f"{folder} cannot be loaded: {error}") from error
     for name in COMPONENTS:
         getattr(model, name).eval().requires_grad_(False)

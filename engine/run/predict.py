@@ -126,8 +126,9 @@ def write_masks(run: LabelRun, lease: Lease) -> int:
 
 
 def shorten(key: str) -> str:
-    """The key as a path; what no file system takes is cut and marked with a hash of all of it."""
-    if len(key.encode()) <= 1000 and all(len(part.encode()) <= LONGEST_NAME for part in key.split("/")):
+    """The key as a path; what no file system takes, or what is taken for a URL, is cut and marked with a hash of it."""
+    fits = len(key.encode()) <= 1000 and all(len(part.encode()) <= LONGEST_NAME for part in key.split("/"))
+    if fits and "::" not in key and "://" not in key:
         return key
-    start = key.rpartition("/")[2].encode()[: LONGEST_NAME // 2].decode(errors="ignore")
+    start = key.rpartition("/")[2].replace(":", "_").encode()[: LONGEST_NAME // 2].decode(errors="ignore")
     return f"{start}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
