@@ -14,7 +14,7 @@ from schemas.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
 
-FOLDER = ".progress"
+FOLDER = "progress"
 EVERY = 30.0
 """Seconds between two snapshots; an object store takes a put for each."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 import urllib.request
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -20,45 +20,45 @@ SAMPLE = re.compile(r"^(ray_maskmine_\w+)\{(.*)\} (\S+)$")
 LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
-def scrape() -> dict[str, dict[tuple[tuple[str, str], ...], float]]:
-    """Our metrics as this machine's node exports them: name, our own labels, sum over the workers."""
+def scrape() -> list[tuple[str, dict[str, str], float]]:
+    """Our metrics as this machine's node exports them: name, labels, value."""
     import ray
 
     (node,) = ray.nodes()
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
-    ours = {tag for metric in METRICS.values() for tag in metric.tags}
-    found: dict[str, dict] = defaultdict(lambda: defaultdict(float))
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(url, timeout=10) as answer:
-        for line in answer.read().decode().splitlines():
-            if sample := SAMPLE.match(line):
-                labels = tuple(sorted((n, v) for n, v in LABEL.findall(sample[2]) if n in ours))
-                found[sample[1]][labels] += float(sample[3])
-    return found
+        lines = answer.read().decode().splitlines()
+    return [
+        (found[1], dict(LABEL.findall(found[2])), float(found[3])) for line in lines if (found := SAMPLE.match(line))
+    ]
 
 
 @pytest.mark.slow
 def test_a_nodes_exporter_serves_every_metric_with_the_numbers_of_the_run(
     job: Job, ray_address: str, hostile: tuple[Path, dict[str, list]], tmp_path: Path
 ) -> None:
+    others = {labels["WorkerId"] for _, labels, _ in scrape()}  # of tests before this one, on the same Ray
     assert job(tmp_path / "run", hostile[0], "--stage", "preliminary") == 0
     files = (tmp_path / "run" / "preliminary").glob("*.parquet")
-    labelled = sum(pq.read_metadata(path).num_rows for path in files)
-    outcome = (("outcome", "labelled"), ("stage", "preliminary"))
-    deadline = time.monotonic() + 60  # Ray reports every few seconds
+    bad = [reason for _, _, reason in hostile[1]["bad"]]
+    expected = Counter({"labelled": sum(pq.read_metadata(path).num_rows for path in files), **Counter(bad)})
     endings = {"counter": "_total", "gauge": "", "histogram": "_count"}
-    wanted = {f"ray_{name}{endings[metric.kind]}" for name, metric in METRICS.items()}
-    found = scrape()
-    while time.monotonic() < deadline and not (
-        wanted <= found.keys() and found["ray_maskmine_samples_total"].get(outcome, 0) >= labelled
-    ):
+    names = {f"ray_{name}{endings[metric.kind]}" for name, metric in METRICS.items()}
+
+    deadline = time.monotonic() + 60  # Ray reports every few seconds
+    counted: Counter[str] = Counter()
+    missing = names
+    while (missing or counted != expected) and time.monotonic() < deadline:
         time.sleep(1)
         found = scrape()
-    assert wanted <= found.keys()
-    counted = {dict(labels)["outcome"]: n for labels, n in found["ray_maskmine_samples_total"].items()}
-    assert counted["labelled"] == labelled
-    bad = [reason for _, _, reason in hostile[1]["bad"]]
-    assert {name: n for name, n in counted.items() if name != "labelled"} == {r: bad.count(r) for r in bad}
+        missing = names - {name for name, _, _ in found}
+        counted = Counter()
+        for name, labels, value in found:
+            if name == "ray_maskmine_samples_total" and labels["WorkerId"] not in others:
+                counted[labels["outcome"]] += int(value)
+    assert not missing
+    assert counted == expected
 
 
 class Recorder:
