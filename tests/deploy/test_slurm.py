@@ -56,7 +56,14 @@ def slurm(tmp_path: Path) -> dict[str, str]:
 
 
 def leftovers(slurm: dict[str, str]) -> list[int]:
-    """Processes that know of the job's home: Ray's, or the job itself."""
+    """Processes that know of the job's home, Ray's or the job itself, and do not go away."""
+    deadline = time.monotonic() + 30
+    while (found := _find_processes(slurm)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return found
+
+
+def _find_processes(slurm: dict[str, str]) -> list[int]:
     mark = f"MASKMINE_HOME={slurm['MASKMINE_HOME']}".encode()
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
