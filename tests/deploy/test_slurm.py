@@ -95,7 +95,7 @@ def test_a_job_runs_on_a_ray_of_its_own_and_leaves_nothing_running(slurm: dict[s
     assert leftovers(slurm) == []
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 def test_a_job_whose_time_is_up_is_queued_again(slurm: dict[str, str], tmp_path: Path) -> None:
     log = tmp_path / "log"
     command = ["bash", SCRIPT, "label", "--concept", "car", "--stage", "preliminary", "--run", str(tmp_path / "run")]
