@@ -20,7 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 # What runs commands or code must never come in through a URL. `reference` is fsspec's: it renders templates that its
 # file holds. Each link of a chain (simplecache::s3://…) has a scheme of its own.
 _REFUSED = {"pipe", "exec", "shell", "cmd", "command", "popen", "python", "reference"}
-_SCHEME = re.compile(r"(?:^|::)\s*([A-Za-z][A-Za-z0-9+.-]*)(?=://|::|:\S|$)")
+_SCHEME = re.compile(r"(?:^|::)\s*([a-z][a-z0-9+.-]*)(?=://|::|:\S)|::\s*([a-z][a-z0-9+.-]*)$", re.IGNORECASE)
 
 _APART = re.compile(r"([\s'\"<>]+)")
 # What stands before a host. A key may hold slashes that nobody escaped, as AWS's do; behind a host and its port stands
@@ -40,7 +40,7 @@ def open_filesystem(url: str, **options: Any) -> tuple[fsspec.AbstractFileSystem
     Raises:
         StorageError: unknown or refused scheme, or a filesystem whose package is not installed.
     """
-    if any(scheme.lower() in _REFUSED for scheme in _SCHEME.findall(url)):
+    if any((scheme or last).lower() in _REFUSED for scheme, last in _SCHEME.findall(url)):
         raise StorageError(
             f"{redact(url)!r} would run a command; give a folder or a URL like s3://bucket/folder instead"
         )

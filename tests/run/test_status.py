@@ -19,6 +19,7 @@ from engine.run.plan import LabelPlan
 from engine.run.shard import label_lease
 from engine.run.status import SILENT_AFTER, measure_rate, read_status
 from engine.run.status_text import describe_status
+from engine.run.training import make_receipt as make_training
 from jobs.label import main
 from schemas.receipt import Receipt
 from schemas.snapshot import Snapshot
@@ -145,6 +146,36 @@ def test_a_stage_whose_leases_all_have_receipts_is_done(tmp_path: Path) -> None:
     storage.atomic_put(snapshot.to_json().encode(), snapshot_url(plan.run.url, "refined"))
     (stage,) = read_status(plan.run.url).stages
     assert (stage.state, stage.done, stage.planned, stage.eta) == ("done", 2, 2, None)
+
+
+def test_a_training_is_begun_as_soon_as_it_has_written_something_and_done_with_its_receipt(tmp_path: Path) -> None:
+    plan = start_origin(tmp_path, method="lora")
+    concept = Path(plan.run.url) / "concept"
+    assert read_status(plan.run.url).trainings == []
+    (concept / "training").mkdir(parents=True)
+    (concept / "training" / "examples.safetensors").write_bytes(b"")
+    (concept / "progress").mkdir()
+    for step in (0, 200):
+        (concept / "progress" / f"{step:06d}.png").write_bytes(b"")
+    (begun,) = read_status(plan.run.url).trainings
+    assert (begun.state, begun.step, begun.steps) == ("begun", 200, plan.manifest.fingerprint["distillation.steps"])
+    assert "begun · at least step 200 of" in describe_status(read_status(plan.run.url))
+    receipt = make_training("f", {"used": 9}, [0.5, 0.25], name="weights.safetensors", data=b"", seconds={})
+    (concept / "receipt.json").write_text(receipt.to_json())
+    text = describe_status(read_status(plan.run.url))
+    assert "fine-tuning  done · 2 steps · loss 0.5000 -> 0.2500 · 9 images" in text
+
+
+def test_steps_of_the_labeller_stand_in_the_receipt(tmp_path: Path) -> None:
+    class Timed(FakeLabeller):
+        class stopwatch:
+            take = staticmethod(lambda: {"attention": 0.5})
+
+    plan = start_origin(tmp_path)
+    (lease,) = plan.remaining
+    receipt = label_lease(lease, Timed("fake", SPEC), plan.run)
+    assert receipt.seconds["label.attention"] == 0.5
+    assert "label 0" in (text := describe_status(read_status(plan.run.url))) and "(attention 0.25)" in text
 
 
 def test_the_rate_counts_workers_at_once_and_leaves_out_pauses() -> None:
