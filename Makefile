@@ -29,10 +29,11 @@ distill-demo: $(STAMP) ## go on to synthetic images, a segmenter and its evaluat
 test: $(STAMP) ## run the tests (ARGS="tests/corpus -x"); those that need a GPU or kill processes: ARGS="-m gpu", ARGS="-m chaos"
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: $(STAMP) ## check style and types
+lint: $(STAMP) ## check style, types, and for what is known to be insecure
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(TYPED)
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml $(TYPED)
 
 clean: ## remove the virtual environment, caches and build leftovers (never labels)
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -17,9 +17,17 @@ import fsspec
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-# A transport that runs commands, or a scheme nobody could write a run to, must never come in through a URL.
-_REFUSED = {"pipe", "exec", "shell", "python"}
-_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)(://|::|:(?=\S))")
+# What runs commands or code must never come in through a URL. `reference` is fsspec's: it renders templates that its
+# file holds. Each link of a chain (simplecache::s3://…) has a scheme of its own.
+_REFUSED = {"pipe", "exec", "shell", "cmd", "command", "popen", "python", "reference"}
+_SCHEME = re.compile(r"(?:^|::)\s*([a-z][a-z0-9+.-]*)(?=://|::|:\S)|::\s*([a-z][a-z0-9+.-]*)$", re.IGNORECASE)
+
+_APART = re.compile(r"([\s'\"<>]+)")
+# What stands before a host. A key may hold slashes that nobody escaped, as AWS's do; behind a host and its port stands
+# a path, in which an @ means nothing.
+_USER = re.compile(r"(?![^/:@]*:\d+/)(?:[^/:@]*:[^@]*|[^/:@]+)@(?=.)")
+_CONTAINER = re.compile(r"[^/:@]+@")
+_WITH_CONTAINER = re.compile(r"\b(abfss?|wasbs?)$", re.IGNORECASE)  # Azure's, where a container stands there
 
 
 class StorageError(ValueError):
@@ -32,17 +40,18 @@ def open_filesystem(url: str, **options: Any) -> tuple[fsspec.AbstractFileSystem
     Raises:
         StorageError: unknown or refused scheme, or a filesystem whose package is not installed.
     """
-    scheme = _SCHEME.match(url)
-    if scheme and scheme.group(1).lower() in _REFUSED:
+    if any((scheme or last).lower() in _REFUSED for scheme, last in _SCHEME.findall(url)):
         raise StorageError(
             f"{redact(url)!r} would run a command; give a folder or a URL like s3://bucket/folder instead"
         )
     try:
         return url_to_fs(url, **options)
     except ImportError as error:
-        raise StorageError(f"{redact(url)!r} needs a package that is not installed: {error}") from error
+        raise StorageError(f"{redact(url)!r} needs a package that is not installed: {redact(str(error))}") from error
     except ValueError as error:
-        raise StorageError(f"{redact(url)!r} cannot be opened: {error}; give a folder or a URL fsspec knows") from error
+        raise StorageError(
+            f"{redact(url)!r} cannot be opened: {redact(str(error))}; give a folder or a URL fsspec knows"
+        ) from error
 
 
 def is_local(url: str) -> bool:
@@ -58,10 +67,23 @@ def absolute(url: str) -> str:
     return url.rstrip("/")
 
 
-def redact(url: str) -> str:
-    """The URL without user names, passwords, and signed queries, fit for logs and for `run.json`."""
-    url = re.sub(r"(?<=://)[^/@\s]+@", "***@", url)
-    return re.sub(r"(?<=\?)[^\s]*=[^\s]*", "***", url) if "://" in url else url
+def redact(text: str) -> str:
+    """A URL, or a text with URLs in it, without user names, passwords, and queries: fit for logs, receipts, `run.json`.
+
+    A query of an object store's URL needs a ``=`` to be taken for one, as ``?`` is a wildcard, too.
+    """
+    return "".join(_redact_url(word) if "://" in word else word for word in _APART.split(text))
+
+
+def _redact_url(word: str) -> str:
+    word, mark, query = word.partition("?")
+    if mark:
+        word += "?***" if "=" in query or "http" in word else f"?{query}"
+    links = word.split("://")
+    for i in range(1, len(links)):
+        if not (_WITH_CONTAINER.search(links[i - 1][-8:]) and _CONTAINER.match(links[i])) and _USER.match(links[i]):
+            links[i] = _USER.sub("***@", links[i], count=1)
+    return "://".join(links)
 
 
 def join(url: str, *parts: str) -> str:
@@ -130,10 +152,14 @@ def read_many(folder: str, names: list[str], *, at_once: int = 1000) -> Iterator
     filesystem, path = open_filesystem(folder)
     for start in range(0, len(names), at_once):
         paths = [f"{path.rstrip('/')}/{name}" for name in names[start : start + at_once]]
-        contents = filesystem.cat(paths)
+        contents = filesystem.cat(paths, on_error="return")
         # One path alone may come back as bare bytes.
         contents = contents if isinstance(contents, dict) else {paths[0]: contents}
         for found, data in contents.items():
+            if isinstance(data, FileNotFoundError):
+                continue  # it was there when the folder was listed: somebody is at work
+            if isinstance(data, Exception):
+                raise data
             yield found.rpartition("/")[2], data
 
 

@@ -60,6 +60,16 @@ class Label:
     execution: Execution
 
 
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """How a run stands, from its run directory alone."""
+
+    status: Annotated[str, tyro.conf.arg(metavar="RUN")]
+    """The run directory, a folder or URL."""
+    json: bool = False
+    """Print JSON."""
+
+
 DESCRIPTION = """Mines pixel masks of a concept from images that nobody has labelled.
 
 Coarse masks of a sample of the images come from the attention that the model pays to the word. On these the model
@@ -71,6 +81,8 @@ Examples:
   python jobs/label.py --concept bird --input 'tars/{000000..000003}.tar' --run runs/bird
   python jobs/label.py --concept "fire truck" --model OWNER/MODEL --revision COMMIT --input s3://bucket/images
   ray job submit --working-dir . -- python jobs/label.py --concept car
+
+  python jobs/label.py --status runs/bird               how far that run is, whoever works on it; --json for programs
 
 Without a running Ray cluster one is started for as long as this takes. Interrupt at any time: the same
 command resumes. Exit code: 0 done, 1 finished with more failures than --max-failures (or stopped), 2 wrong
@@ -89,7 +101,20 @@ def main(arguments: list[str] | None = None, *, source: LabellerSource | None = 
         print(outcome.describe(contact_sheet=_draw(plan, outcome)))
         return int(outcome.failed(options.execution.max_failures))
 
+    given = sys.argv[1:] if arguments is None else arguments
+    if any(argument.partition("=")[0] == "--status" for argument in given):
+        # Options of its own: what a run is to be labelled with is for the run to tell.
+        return run_command(Status, _show, job="label", description="Tells how a run stands.", arguments=arguments)
     return run_command(Label, run, job="label", description=DESCRIPTION, arguments=arguments)
+
+
+def _show(options: Status) -> int:
+    from engine.run.status import read_status
+    from engine.run.status_text import describe_status, status_to_json
+
+    status = read_status(options.status)
+    print(status_to_json(status) if options.json else describe_status(status))
+    return 0
 
 
 def _plan(options: Label, source: LabellerSource) -> LabelPlan:

@@ -22,8 +22,12 @@ class Receipt:
         seen: samples and defects met; equals labelled + the sum of quarantined.
         labelled: rows of the label file.
         quarantined: rows of the quarantine file, by reason.
-        seconds: time spent, by step (wall clock; steps overlap, so they don't add up to "total").
+        seconds: time spent, by step (wall clock; steps overlap, so they don't add up to "total"). Those of "label.x"
+            make "label" together.
         bytes: sizes by name: images read (encoded), files written.
+        flags: labels by flag; one label may have several.
+        ignored: files of the shard that are never read, by kind.
+        finished: when, ISO 8601 with time zone; "" in receipts of versions that did not say.
     """
 
     lease: dict[str, Any]
@@ -35,6 +39,9 @@ class Receipt:
     quarantined: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     bytes: dict[str, int] = field(default_factory=dict)
+    flags: dict[str, int] = field(default_factory=dict)
+    ignored: dict[str, int] = field(default_factory=dict)
+    finished: str = ""
     schema_version: int = RECEIPT_SCHEMA_VERSION
 
     def __post_init__(self) -> None:

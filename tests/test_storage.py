@@ -71,7 +71,13 @@ def test_a_put_survives_its_temporary_file_being_swept_away(tmp_path: Path, monk
     assert (tmp_path / "x.bin").read_bytes() == b"data"
 
 
-@pytest.mark.parametrize("url", ["pipe:cat /etc/passwd", "pipe://x", "PIPE:ls", "exec://ls"])
+@pytest.mark.parametrize("name", ["pipe", "python", "exec/x", "a:b"])
+def test_a_folder_may_be_called_like_a_command(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert storage.absolute(name) == str(tmp_path / name)
+
+
+@pytest.mark.parametrize("url", ["pipe:cat /etc/passwd", "pipe://x", "PIPE:ls", "exec://ls", "filecache::pipe://x"])
 def test_urls_that_run_commands_are_refused(url: str) -> None:
     with pytest.raises(storage.StorageError, match="run a command"):
         storage.open_filesystem(url)

@@ -16,6 +16,8 @@ __all__ = ["CorpusError", "Shard", "list_shards"]
 logger = logging.getLogger(__name__)
 
 SAMPLES_PER_FOLDER_SHARD = 256
+LONGEST_NAME = 200
+"""Bytes of a shard's name; with a part's number, an ending and a temporary mark it makes the 255 of file systems."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +89,15 @@ def _tar_shards(listing: Listing) -> list[Shard]:
         logger.warning("%s: %d files are not .tar and are ignored", redact(listing.root), others)
     by_stem: dict[str, Shard] = {}
     for shard in shards:
-        unsafe = unsafe_name(shard.name)
+        # What files about the shard are called is part of URLs.
+        unsafe = unsafe_name(shard.name) or ("it has '::' in it, like a chain of URLs" if "::" in shard.name else None)
         if unsafe:
             raise CorpusError(f"The shard name {printable(shard.name)!r} is refused: {unsafe}; rename it.")
+        if len(shard.stem.encode()) > LONGEST_NAME:
+            raise CorpusError(
+                f"The shard name {printable(shard.name)[:40]!r}… has more than {LONGEST_NAME} bytes, and its labels "
+                "would have a longer one, which no file system takes; rename it."
+            )
         other = by_stem.setdefault(shard.stem, shard)
         if other is not shard:
             raise CorpusError(

@@ -15,6 +15,7 @@ from fsspec.implementations.local import LocalFileSystem
 from engine.storage import open_filesystem, redact
 
 COMPRESSED_TAR = re.compile(r"\.(tgz|tbz2?|txz|tar\.(gz|bz2|xz|zst|lz4|br|z))$", re.IGNORECASE)
+_WEB = re.compile(r"(?:^|::)https?://")
 _NUMBER_RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)")
 _LARGEST_EXPANSION = 1_000_000
 _CONCURRENT_REQUESTS = 16
@@ -68,7 +69,7 @@ def list_files(url: str, options: dict[str, Any]) -> Listing:
 
 def tar_name(url: str) -> str | None:
     """The file name if it is a tar's, else None. The query of a web address is no part of it."""
-    name = (url.partition("?")[0] if url.startswith("http") else url).rpartition("/")[2]
+    name = (url.partition("?")[0] if _WEB.search(url) else url).rpartition("/")[2]
     return name if name.lower().endswith(".tar") and not name.startswith(".") else None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -11,6 +12,7 @@ from engine.corpus.sample import Defect
 IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp"})
 MASK_SUFFIX = "mask.png"
 _NAMES_SHOWN = 5
+_KINDS_SHOWN, _LONGEST_KIND = 20, 40
 # webdataset's rule for members that describe the archive, and the folder that macOS adds to archives.
 _ABOUT_THE_ARCHIVE = re.compile(r"__[^/]*__($|[/.])|__MACOSX/")
 
@@ -41,11 +43,13 @@ class Group:
 class Index:
     """What a shard holds, known from names alone.
 
-    `items` come in the order of their first member; `shard_defects` concern the shard as a whole.
+    `items` come in the order of their first member; `shard_defects` concern the shard as a whole; `ignored` counts the
+    members that are never read, by suffix.
     """
 
     items: list[Group | Defect]
     shard_defects: list[Defect] = field(default_factory=list)
+    ignored: dict[str, int] = field(default_factory=dict)
 
     @property
     def samples(self) -> int:
@@ -110,6 +114,14 @@ def is_hidden(name: str) -> bool:
 
 def is_image(suffix: str) -> bool:
     return suffix.lower() in IMAGE_SUFFIXES
+
+
+def count_ignored(members: Iterable[Member]) -> dict[str, int]:
+    """How many members of which suffix are neither image nor caption, description or mask: pickles, arrays, classes."""
+    suffixes = (member.suffix.lower() for member in members)
+    others = Counter(s for s in suffixes if not (is_image(s) or s in ("txt", "json") or mask_concept(s) is not None))
+    # There may be as many as members, and of any length.
+    return {printable(suffix)[:_LONGEST_KIND]: count for suffix, count in others.most_common(_KINDS_SHOWN)}
 
 
 def mask_concept(suffix: str) -> str | None:

@@ -21,7 +21,8 @@ LARGEST_MEMBER = 512 << 20
 
 
 class LeaseReader:
-    """Iterates over one lease. `planned` is the exact number of samples and defects to come.
+    """Iterates over one lease. `planned` is the exact number of samples and defects to come; `ignored` counts the files
+    of a tar that are never read, by their kind (in the first part of a shard, for all of it).
 
     Damaged data come out as defects. Errors of the store that may heal (a lost connection) are raised as
     OSError, so that the lease is tried again.
@@ -33,6 +34,7 @@ class LeaseReader:
         self._source = open_source(lease.shard, storage_options)
         self._items = self._source.index.deal(part=lease.part, parts=lease.parts, limit=lease.limit)
         self.planned = len(self._items)
+        self.ignored = self._source.index.ignored if lease.part == 0 else {}
 
     def __iter__(self) -> Iterator[Sample | Defect]:
         for item in self._items:

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from fsspec.implementations.local import LocalFileSystem
 
 from engine.corpus.catalogue import Shard
-from engine.corpus.members import Index, Member, group_members, is_hidden, printable, split_tar_name
+from engine.corpus.members import Index, Member, count_ignored, group_members, is_hidden, printable, split_tar_name
 from engine.corpus.sample import Defect
 from engine.storage import open_filesystem
 
@@ -76,7 +76,7 @@ def index_tar(file: BinaryIO, shard: str) -> Index:
         )
         damage.append(("unsorted", message))
     defects = [Defect(shard=shard, key="", stage="read", reason=r, message=m) for r, m in damage]
-    return Index(items=items, shard_defects=defects)
+    return Index(items=items, shard_defects=defects, ignored=count_ignored(members))
 
 
 class _Walk:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPTextModel, PreTrainedTokenizerBase
 
@@ -174,7 +175,7 @@ def check_layout(folder: Path) -> None:
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer alone, to check a prompt without loading any weights."""
-    return AutoTokenizer.from_pretrained(folder / "tokenizer", trust_remote_code=False)
+    return AutoTokenizer.from_pretrained(folder / "tokenizer", trust_remote_code=False, local_files_only=True)
 
 
 def load_model(
@@ -186,16 +187,19 @@ def load_model(
         ModelError: missing parts or files that cannot be read.
     """
     check_layout(folder)
-    options: dict[str, Any] = {"torch_dtype": dtype, "use_safetensors": True}
+    local: dict[str, Any] = {"local_files_only": True}
+    options = {"torch_dtype": dtype, "use_safetensors": True, **local}
     try:
         model = LatentDiffusion(
             vae=AutoencoderKL.from_pretrained(folder, subfolder="vae", **options),
             unet=UNet2DConditionModel.from_pretrained(folder, subfolder="unet", **options),
-            text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=dtype, use_safetensors=True),
+            text_encoder=CLIPTextModel.from_pretrained(
+                folder / "text_encoder", dtype=dtype, use_safetensors=True, **local
+            ),
             tokenizer=load_tokenizer(folder),
-            scheduler=DDPMScheduler.from_pretrained(folder, subfolder="scheduler"),
+            scheduler=DDPMScheduler.from_pretrained(folder, subfolder="scheduler", **local),
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelError(f"{folder} cannot be loaded: {error}") from error
     for name in COMPONENTS:
         getattr(model, name).eval().requires_grad_(False)

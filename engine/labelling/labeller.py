@@ -29,6 +29,7 @@ from engine.labelling.preliminary import heatmap_to_preliminary, mask_flags
 from engine.labelling.quality import Signals, quality_of
 from engine.labelling.refinement import Refined, refine
 from engine.labelling.spec import LabelSpec, Stage
+from engine.labelling.stopwatch import Stopwatch
 from engine.labelling.weaknesses import find_weaknesses
 
 
@@ -61,6 +62,7 @@ class Labeller:
         self.keep_backgrounds = keep_backgrounds
         self.prompt = ConceptPrompt.parse(model.tokenizer, spec.prompt, [spec.concept])
         self.model = model
+        self.stopwatch = Stopwatch(model.device)
         self.concept = ConceptModel.load(model, weights) if weights else None
 
     @torch.no_grad()
@@ -73,7 +75,8 @@ class Labeller:
         assert len(images) == len(keys)
         if not images:
             return []
-        model = self.original()
+        model, watch = self.original(), self.stopwatch
+        watch.start()
         places = [
             Placement.fit(image.shape[1], image.shape[0], cells=model.latent_size, factor=model.factor)
             for image in images
@@ -81,7 +84,9 @@ class Labeller:
         canvases = torch.stack([image_to_canvas(i, p) for i, p in zip(images, places, strict=True)]).to(model.device)
         valid = valid_cells(places).to(model.device)
         z0 = model.encode(canvases)
+        watch.lap("encode")
         attention = attend(model, z0, keys, self.prompt, self.spec, valid=valid, batch_size=self.batch_size)
+        watch.lap("attention")
         heatmap = attention.maps[:, 0].float()
         preliminary = heatmap_to_preliminary(heatmap, valid, rule=self.spec.mixture_rule)
         bytes_Bhw = scale_to_bytes(heatmap, valid).cpu().numpy()
@@ -91,6 +96,7 @@ class Labeller:
             self._preliminary(place, bytes_Bhw[i], masks[i], separation[i], one_mode[i], presence[i])
             for i, place in enumerate(places)
         ]
+        watch.lap("mixture")
         if (stage or self.spec.stage) == "refined":
             # Where there is nothing to paint over, or nothing to paint from, M_pre stays.
             usable = [i for i, label in enumerate(labels) if not USELESS & set(label.flags)]
@@ -149,10 +155,12 @@ class Labeller:
     ) -> None:
         """Replaces the usable labels by those with M."""
         settings = self.spec.refinement
-        model = self.distilled()
+        model, watch = self.distilled(), self.stopwatch
+        watch.start()
         region = grow(preliminary[usable], settings.dilate) & valid[usable]
         own = [keys[i] for i in usable]
         inpainted = remove_object(model, z0[usable], region, own, self.spec, batch_size=self.batch_size)
+        watch.lap("inpainting")
         images = model.decode(z0[usable]).float().clamp(-1, 1) if settings.reference == "decoded" else canvases[usable]
         apart = difference(images, inpainted, settings)
         refined = refine(canvases[usable], apart, heat[usable], region, valid[usable], settings).cpu()
@@ -164,6 +172,7 @@ class Labeller:
             labels[i] = self._finish(labels[i], place, mask, refined, k, pixels[k, :, :height, :width])
             if self.keep_backgrounds:
                 labels[i] = replace(labels[i], background=canvas_to_image(inpainted[k, 0], place))
+        watch.lap("refinement")
 
     def _finish(
         self, label: Label, place: Placement, mask: np.ndarray, refined: Refined, k: int, pixels: Tensor

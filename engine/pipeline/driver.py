@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from types import FrameType
 from typing import NoReturn
 
@@ -17,12 +18,15 @@ from engine import storage
 from engine.pipeline.cluster import check_address, check_reach, connect, divide
 from engine.pipeline.distil import distil_on_ray
 from engine.pipeline.label import LabellingError, label_leases
+from engine.pipeline.metrics import DriverGauges
 from engine.pipeline.progress import ProgressLine, Tally, count, start_board
 from engine.pipeline.trainer import TrainingError
 from engine.run.directory import ATTEMPTS, start_run
+from engine.run.heartbeat import Heartbeat, timestamp
 from engine.run.plan import LabelPlan, LeasePlan
 from engine.run.summary import Outcome
 from schemas.receipt import Receipt
+from schemas.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
 
@@ -102,10 +106,16 @@ def drive(plan: LeasePlan, *, workers: int | None = None) -> Outcome:
         with on_cluster():
             check_reach(plan.places)
             pool = divide(leases=len(plan.remaining), wanted=workers)
-            board = start_board()
+            board, gauges = start_board(), DriverGauges(plan.run.stage)
             before = sum(receipt.seen for receipt in receipts.values())
-            line = ProgressLine(_tally(plan, receipts, board), done=before)
-            with line, explained():
+            heart = Heartbeat(plan.run.url, _first_snapshot(plan, pool.count))
+
+            def tell(tally: Tally, rate: float | None) -> None:
+                heart.beat(**asdict(tally), rate=rate)
+                gauges.show(tally)
+
+            line = ProgressLine(_tally(plan, receipts, board), done=before, tell=tell)
+            with heart, line, explained():
                 for result in label_leases(plan, pool, board):
                     if isinstance(result, Receipt):
                         receipts[result.lease_id] = result
@@ -123,6 +133,13 @@ def _prepare(plan: LeasePlan) -> None:
     """Finds out what can be found out before a cluster is reached or started."""
     check_address()
     start_run(plan.run.url, plan.manifest)
+
+
+def _first_snapshot(plan: LeasePlan, workers: int) -> Snapshot:
+    tally = count(plan.leases, plan.receipts, [])
+    return Snapshot(
+        stage=plan.run.stage, **asdict(tally), rate=None, workers=workers, started=timestamp(), updated=timestamp()
+    )
 
 
 def _tally(

@@ -11,8 +11,10 @@ from typing import Any
 import ray
 import ray.data
 
+from engine import storage
 from engine.corpus.lease import Lease
 from engine.pipeline.cluster import Workers
+from engine.pipeline.metrics import WorkerMetrics
 from engine.run.harvest import LabellerBroken, LeaseProgress, LeaseTask
 from engine.run.plan import LeasePlan
 from schemas.receipt import Receipt
@@ -38,7 +40,7 @@ class LeaseWorker:
         starts = ray.get(board.starting.remote())
         if starts > workers.count + MAX_FAILED_STARTS:
             raise LabellingError(f"{starts} worker processes have died while they loaded the model {task.model}")
-        self._board = board
+        self._board, self._metrics = board, WorkerMetrics(task.run.stage)
         # One thread on CPUs, whatever their number: sums are rounded in another order with more.
         threads = 1 if workers.device == "cpu" else None
         self._complete = task.load(device=workers.device, threads=threads)
@@ -49,17 +51,20 @@ class LeaseWorker:
         lease = Lease.from_json(json.loads(batch["lease"][0]))
         for wait in (*PATIENCE, None):
             try:
-                return _row(lease, receipt=self._complete(lease, self._report).to_json())
+                receipt = self._complete(lease, self._report)
+                self._metrics.finish(receipt)
+                return _row(lease, receipt=receipt.to_json())
             except LabellerBroken as error:
                 return _row(lease, error=str(error), fatal=True)
             except OSError as error:
                 if wait is None:
-                    return _row(lease, error=f"{type(error).__name__}: {error}")
-                logger.warning("lease %s: %s; trying again in %g s", lease.id, error, wait)
+                    return _row(lease, error=storage.redact(f"{type(error).__name__}: {error}"))
+                logger.warning("lease %s: %s; trying again in %g s", lease.id, storage.redact(str(error)), wait)
                 time.sleep(wait)
         raise AssertionError
 
     def _report(self, progress: LeaseProgress) -> None:
+        self._metrics.report(progress)
         self._board.report.remote(progress)
 
 

@@ -16,6 +16,7 @@ import ray
 
 from engine.corpus.lease import Lease
 from engine.run.harvest import LeaseProgress
+from engine.run.plan import format_duration
 from schemas.receipt import Receipt
 
 
@@ -109,15 +110,6 @@ def format_line(tally: Tally, *, rate: float | None) -> str:
     return " · ".join(parts)
 
 
-def format_duration(seconds: float) -> str:
-    """``9s``, ``1m25s``, ``2h05m``, ``3d04h``."""
-    whole = max(0, round(seconds))
-    for big, small, unit, rest in ((86400, 3600, "d", "h"), (3600, 60, "h", "m"), (60, 1, "m", "s")):
-        if whole >= big:
-            return f"{whole // big}{unit}{whole % big // small:02d}{rest}"
-    return f"{whole}s"
-
-
 Line = TypeVar("Line", bound="StatusLine")
 
 
@@ -170,7 +162,7 @@ class ProgressLine(StatusLine):
 
     `tally` gives the numbers of the moment, and the seconds since the first lease of this session was opened:
     rates count from then on, so that loading models does not blur them. `done` images were done before this
-    session.
+    session. `tell` is told the numbers and the rate, too.
     """
 
     def __init__(
@@ -178,11 +170,12 @@ class ProgressLine(StatusLine):
         tally: Callable[[], tuple[Tally, float | None]],
         *,
         done: int = 0,
+        tell: Callable[[Tally, float | None], None] = lambda tally, rate: None,
         stream: TextIO | None = None,
         every: float | None = None,
     ) -> None:
         super().__init__(self._describe, stream=stream, every=every)
-        self._tally = tally
+        self._tally, self._tell = tally, tell
         self._done = done
         self.began: float | None = None
         """When the first lease was opened, on the clock of `time.monotonic`; None until it is known."""
@@ -192,4 +185,6 @@ class ProgressLine(StatusLine):
         if self.began is None and age is not None:
             self.began = time.monotonic() - age
         new = tally.done - self._done
-        return format_line(tally, rate=new / age if age and new > 0 else None)
+        rate = new / age if age and new > 0 else None
+        self._tell(tally, rate)
+        return format_line(tally, rate=rate)

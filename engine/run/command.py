@@ -11,9 +11,18 @@ from typing import TypeVar
 
 import tyro
 
+from engine import storage
+
 Options = TypeVar("Options")
 
 RESUME = "What is done is kept; run the same command to resume."
+
+
+class _Discreet(logging.Formatter):
+    """Log lines, tracebacks included, whose URLs tell no secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return storage.redact(super().format(record))
 
 
 def run_command(
@@ -39,7 +48,9 @@ def run_command(
     # Their warnings are about parts that labelling does not use.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Discreet("%(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
         return body(
             tyro.cli(
@@ -51,10 +62,10 @@ def run_command(
             )
         )
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {storage.redact(str(error))}", file=sys.stderr)
         return 2
     except (RuntimeError, OSError) as error:
-        print(f"stopped: {error}\n{RESUME}", file=sys.stderr)
+        print(f"stopped: {storage.redact(str(error))}\n{RESUME}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as interrupt:
         print(f"\nInterrupted. {RESUME}", file=sys.stderr)

@@ -269,4 +269,6 @@ def redact_config(config: dict[str, Any]) -> dict[str, Any]:
 def _redact(value: Any) -> Any:
     if isinstance(value, dict):
         return redact_config(value)
+    if isinstance(value, (list, tuple)):
+        return [_redact(item) for item in value]
     return storage.redact(value) if isinstance(value, str) else value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ from engine import storage
 from engine.corpus.lease import Lease
 from engine.corpus.sample import Defect
 from engine.run.directory import Attempt, LabelRun
+from engine.run.heartbeat import timestamp
 from engine.run.rows import defects_to_parquet, labels_to_parquet
 from schemas.receipt import Receipt
 
@@ -21,13 +22,20 @@ MAX_DEATHS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class LeaseProgress:
-    """How far a lease is: totals since its start, so that reporting one twice counts once."""
+    """How far a lease is: totals since its start, so that reporting one twice counts once.
+
+    Attributes:
+        waiting: images that are decoded and not labelled yet.
+        busy: seconds that the labeller was at work.
+    """
 
     lease_id: str
     planned: int
     labelled: int
     quarantined: int
     finished: bool = False
+    waiting: int = 0
+    busy: float = 0.0
 
 
 Report = Callable[[LeaseProgress], None]
@@ -41,6 +49,10 @@ class LeaseTask(Protocol):
     @property
     def model(self) -> str:
         """The model as the user named it."""
+
+    @property
+    def run(self) -> LabelRun:
+        """Where results go."""
 
     def load(self, *, device: str, threads: int | None) -> Complete:
         """Loads the model, once per worker; `threads` limits those of the process."""
@@ -58,7 +70,7 @@ class Harvest:
         rows: of the label file, each with its place in the lease; they may come in any order.
         defects: of the quarantine file, likewise.
         archive: the images, where the work has made them; None where they were there.
-        seconds, bytes: for the receipt.
+        seconds, bytes, ignored: for the receipt.
     """
 
     rows: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
@@ -66,6 +78,13 @@ class Harvest:
     archive: bytes | None = None
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     bytes: dict[str, int] = field(default_factory=dict)
+    ignored: dict[str, int] = field(default_factory=dict)
+
+    def add_steps(self, step: str, worker: object) -> None:
+        """Adds what a labeller (or a synthesizer) took for the steps that a step consists of, if it keeps account."""
+        if watch := getattr(worker, "stopwatch", None):
+            for part, seconds in watch.take().items():
+                self.seconds[f"{step}.{part}"] += seconds
 
     def add_death(self, index: int, *, shard: str, key: str, deaths: int) -> None:
         """Quarantines a sample of a lease whose workers died."""
@@ -131,12 +150,19 @@ def _write(harvest: Harvest, lease: Lease, run: LabelRun, attempt: Attempt, star
         fingerprint=run.fingerprint,
         seen=len(rows) + len(defects),
         labelled=len(rows),
-        quarantined=dict(sorted(Counter(defect.reason for defect in defects).items())),
+        quarantined=_count(defect.reason for defect in defects),
+        flags=_count(flag for row in rows for flag in row["flags"]),
+        ignored=harvest.ignored,
         seconds={name: round(value, 3) for name, value in sorted(seconds.items())},
         bytes={**harvest.bytes, "labels": len(labels), "quarantine": len(quarantine) if defects else 0},
+        finished=timestamp(),
     )
     storage.atomic_put(receipt.to_json().encode(), run.receipt_url(lease.id), token=attempt.token)
     return receipt
+
+
+def _count(words: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(words).items()))
 
 
 def _public(lease: Lease) -> dict[str, Any]:

@@ -130,7 +130,7 @@ def _find_weights(
     if wanted is not None:
         stage = manifest.config.get("stage")
         given = adapter or (stage.get("adapter") if isinstance(stage, dict) else None)
-        if given is None:
+        if given is None or "***" in given:
             raise RunError(f"{storage.redact(url)} does not say where its --adapter lies; give it")
         file, found = check_adapter(storage.absolute(given), spec, model)
         if found["distillation.adapter"] != wanted:

@@ -115,7 +115,7 @@ class LabelPlan:
             ("stage", self.spec.stage),
             ("input", storage.redact(self.input_url)),
             ("shards", f"{self.shards} ({format_bytes(size)}), in {len(self.leases)} leases"),
-            ("model", self.run.model + (f" at {self.run.revision}" if self.run.revision else "")),
+            ("model", storage.redact(self.run.model) + (f" at {self.run.revision}" if self.run.revision else "")),
             ("fingerprint", self.run.fingerprint),
             ("run", storage.redact(self.run.url) + (" (to be resumed)" if self.resumed else " (new)")),
             ("done", f"{len(self.leases) - len(self.remaining)} leases with {done} images"),
@@ -291,3 +291,12 @@ def format_bytes(size: float) -> str:
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:.3g} TB"
+
+
+def format_duration(seconds: float) -> str:
+    """``9s``, ``1m25s``, ``2h05m``, ``3d04h``."""
+    whole = max(0, round(seconds))
+    for big, small, unit, rest in ((86400, 3600, "d", "h"), (3600, 60, "h", "m"), (60, 1, "m", "s")):
+        if whole >= big:
+            return f"{whole // big}{unit}{whole % big // small:02d}{rest}"
+    return f"{whole}s"

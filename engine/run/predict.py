@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from engine import storage
+from engine.corpus.catalogue import LONGEST_NAME
 from engine.corpus.lease import Lease
 from engine.run.directory import LabelRun, find_input
 from engine.run.plan import LabelPlan, plan_run
@@ -116,9 +117,18 @@ def write_masks(run: LabelRun, lease: Lease) -> int:
     rows = pq.read_table(io.BytesIO(data), columns=["key", "mask"]).to_pylist()
 
     def url(row: dict[str, Any]) -> str:
-        return storage.join(run.url, "masks", lease.shard.stem, f"{row['key']}.png")
+        return storage.join(run.url, "masks", lease.shard.stem, f"{shorten(row['key'])}.png")
 
     if rows and not storage.exists(url(rows[-1])):
         for row in rows:
             storage.atomic_put(row["mask"]["bytes"], url(row))
     return len(rows)
+
+
+def shorten(key: str) -> str:
+    """The key as a path; what no file system takes, or what is taken for a URL, is cut and marked with a hash of it."""
+    fits = len(key.encode()) <= 1000 and all(len(part.encode()) <= LONGEST_NAME for part in key.split("/"))
+    if fits and "::" not in key and "://" not in key:
+        return key
+    start = key.rpartition("/")[2].replace(":", "_").encode()[: LONGEST_NAME // 2].decode(errors="ignore")
+    return f"{start}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"

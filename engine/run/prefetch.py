@@ -37,13 +37,14 @@ Item = Picture | tuple[int, Defect]
 class Prefetch:
     """Iterates over a lease's pictures and defects in the corpus's order; use as a context manager.
 
-    `planned` is the exact number of items. `seconds` and `bytes_read` are complete once the iteration is.
+    `planned` is the exact number of items, `ignored` how many files of which kind are left out. `seconds` and
+    `bytes_read` are complete once the iteration is.
     """
 
     def __init__(self, lease: Lease) -> None:
         began = time.perf_counter()
         self._reader = open_lease(lease)
-        self.planned = self._reader.planned
+        self.planned, self.ignored = self._reader.planned, self._reader.ignored
         self.seconds: defaultdict[str, float] = defaultdict(float, open=time.perf_counter() - began)
         self.bytes_read = 0
         self._items: deque[Item] = deque()
@@ -52,6 +53,11 @@ class Prefetch:
         self._stopped = self._ended = False
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
+
+    @property
+    def waiting(self) -> int:
+        """Items that are there and have not been asked for."""
+        return len(self._items)
 
     def __enter__(self) -> Prefetch:
         self._thread.start()

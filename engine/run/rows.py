@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from engine import storage
 from engine.corpus.sample import Defect
 from engine.labelling.label import Label
 from engine.run.directory import LabelRun
@@ -66,7 +67,7 @@ def labels_to_parquet(rows: list[dict[str, Any]], run: LabelRun) -> bytes:
     """Rows as a label file, in the order given; no rows make a valid file without rows."""
     schema = label_schema(
         fingerprint=run.fingerprint,
-        model=run.model,
+        model=storage.redact(run.model),
         revision=run.revision,
         seed=run.seed,
         stage=run.stage,
@@ -83,8 +84,8 @@ def defects_to_parquet(defects: list[Defect]) -> bytes:
             "key": defect.key,
             "stage": defect.stage,
             "reason": defect.reason,
-            "error": defect.message,
-            "traceback": defect.traceback,
+            "error": storage.redact(defect.message),
+            "traceback": storage.redact(defect.traceback),
         }
         for defect in defects
     ]

@@ -110,11 +110,12 @@ class _Work:
                     harvest.rows.extend(done.result())
                 # One batch is encoded while the next is labelled; more would only pile up masks.
                 encoding = [encoder.submit(self._encode, labels)]
-                self._report(labelled=len(labels))
+                self._report(labelled=len(labels), waiting=prefetch.waiting)
             for done in encoding:
                 harvest.rows.extend(done.result())
             harvest.seconds.update(prefetch.seconds)
             harvest.bytes["images"] = prefetch.bytes_read
+            harvest.ignored = prefetch.ignored
 
     def give_up(self, harvest: Harvest, deaths: int) -> None:
         """Quarantines all of the lease unseen: whatever is in it kills the process that touches it."""
@@ -154,6 +155,7 @@ class _Work:
             return [(picture, label) for picture in batch if (label := self._label_alone(picture))]
         finally:
             self.harvest.seconds["label"] += time.perf_counter() - began
+            self.harvest.add_steps("label", self.labeller)
 
     def _label_alone(self, picture: Picture) -> Label | None:
         try:
@@ -179,13 +181,15 @@ class _Work:
         self.harvest.seconds["encode"] += time.perf_counter() - began
         return rows
 
-    def _report(self, labelled: int = 0) -> None:
+    def _report(self, labelled: int = 0, waiting: int = 0) -> None:
         self.labelled += labelled
         progress = LeaseProgress(
             lease_id=self.lease.id,
             planned=self.planned,
             labelled=self.labelled,
             quarantined=len(self.harvest.defects),
+            waiting=waiting,
+            busy=self.harvest.seconds["label"],
         )
         self.report(progress)
 

@@ -217,11 +217,12 @@ def _make(
             except Exception as error:
                 raise LabellerBroken(f"samples {batch} cannot be made: {type(error).__name__}: {error}") from error
             harvest.seconds["make"] += time.perf_counter() - began
+            harvest.add_steps("make", samples)
             packed += [one for done in packing for one in done.result()]
             # One batch is encoded while the next is made.
             kept = [sample for sample in made if sample.index < settings.count]
             packing = [encoder.submit(_pack, kept, lease.shard.name, settings, run, harvest)]
-            progress = replace(progress, labelled=progress.labelled + len(kept))
+            progress = replace(progress, labelled=progress.labelled + len(kept), busy=harvest.seconds["make"])
             report(progress)
         packed += [one for done in packing for one in done.result()]
     harvest.rows = [(place, row) for place, (_, _, row) in enumerate(packed)]

@@ -17,6 +17,7 @@ from engine.diffusion.sampling import guide, sample
 from engine.labelling.inpainting import DECODED_AT_ONCE
 from engine.labelling.labeller import Labeller
 from engine.labelling.spec import LabelSpec
+from engine.labelling.stopwatch import Stopwatch
 from engine.synthesis.sample import SyntheticSample, without_object
 from engine.synthesis.spec import SynthesisSpec, key_of
 
@@ -42,6 +43,10 @@ class Synthesizer:
         self.spec = spec
         self.settings = settings
         self.labeller = Labeller(model, spec, weights=weights, keep_backgrounds=True)
+
+    @property
+    def stopwatch(self) -> Stopwatch:
+        return self.labeller.stopwatch
 
     @torch.no_grad()
     def __call__(self, indices: Sequence[int]) -> list[SyntheticSample]:
@@ -90,6 +95,7 @@ class Synthesizer:
         if not indices:
             return []
         model, settings = self.labeller.distilled(), self.settings
+        self.stopwatch.start()
         shape = (model.unet.config.in_channels, model.latent_size, model.latent_size)
         noise = torch.stack([draw_noise(settings.seed, key_of(index), STAGE, shape) for index in indices])
         foreground, background = model.encode_text([self.spec.prompt, self.spec.background_prompt]).split(1)
@@ -98,6 +104,7 @@ class Synthesizer:
         pixels = torch.cat([model.decode(part).float() for part in z0.split(DECODED_AT_ONCE)])
         if not pixels.isfinite().all():
             raise FloatingPointError(f"the model makes no image of finite numbers with guidance {guidance:g}")
+        self.stopwatch.lap("draw")
         side = model.resolution
         whole = Placement.fit(side, side, cells=model.latent_size, factor=model.factor)
         return [canvas_to_image(canvas, whole) for canvas in pixels]

@@ -70,7 +70,7 @@ def pretrain(config: PretrainConfig, output: Path, *, device: torch.device, comm
 
     vae_losses: list[float] = []
     if config.vae is not None:
-        vae = AutoencoderKL.from_pretrained(config.vae, use_safetensors=True).eval().to(device)
+        vae = AutoencoderKL.from_pretrained(config.vae, use_safetensors=True, local_files_only=True).eval().to(device)
         vae.register_to_config(_name_or_path="")  # where it lay here means nothing elsewhere
     else:
         vae, vae_losses = train_autoencoder(
