@@ -24,6 +24,8 @@ class Receipt:
         quarantined: rows of the quarantine file, by reason.
         seconds: time spent, by step (wall clock; steps overlap, so they don't add up to "total").
         bytes: sizes by name: images read (encoded), files written.
+        session: the start of the driver that it was written for.
+        kept: how many of the rows were there before, from an earlier session.
     """
 
     lease: dict[str, Any]
@@ -35,6 +37,8 @@ class Receipt:
     quarantined: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     bytes: dict[str, int] = field(default_factory=dict)
+    session: str = ""
+    kept: int = 0
     schema_version: int = RECEIPT_SCHEMA_VERSION
 
     def __post_init__(self) -> None:

@@ -19,7 +19,8 @@ from engine.pipeline.distil import distil_on_ray
 from engine.pipeline.label import LabellingError, label_leases
 from engine.pipeline.progress import ProgressLine, Tally, count, start_board
 from engine.pipeline.trainer import TrainingError
-from engine.run.directory import ATTEMPTS, start_run
+from engine.run.attempts import clear_attempts
+from engine.run.directory import start_run
 from engine.run.plan import LabelPlan, LeasePlan
 from engine.run.summary import Outcome
 from schemas.receipt import Receipt
@@ -115,7 +116,7 @@ def drive(plan: LeasePlan, *, workers: int | None = None) -> Outcome:
             began = line.began or started
     if not failed:
         with suppress(OSError):  # only tidiness
-            storage.remove_folder(storage.join(plan.run.url, ATTEMPTS))
+            clear_attempts(plan.run.url)
     return Outcome(plan=plan, receipts=receipts, failed_leases=failed, loading=began - started, seconds=ended - began)
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from engine import storage
 from engine.corpus.sample import Defect
 from engine.labelling.label import Label
 from engine.run.directory import LabelRun
@@ -73,6 +74,17 @@ def labels_to_parquet(rows: list[dict[str, Any]], run: LabelRun) -> bytes:
         prompt=run.prompt,
     )
     return _to_parquet(pa.Table.from_pylist(rows, schema=schema))
+
+
+def read_rows(run: LabelRun, lease_id: str) -> dict[str, dict[str, Any]]:
+    """The rows that a lease has in the run already, by key; none if they were made with other settings."""
+    try:
+        table = pq.read_table(io.BytesIO(storage.read_bytes(run.labels_url(lease_id))))
+    except (FileNotFoundError, ValueError):  # ArrowInvalid is a ValueError: a damaged file is made anew
+        return {}
+    if (table.schema.metadata or {}).get(b"maskmine.fingerprint") != run.fingerprint.encode():
+        return {}
+    return {row["key"]: row for row in table.to_pylist()}
 
 
 def defects_to_parquet(defects: list[Defect]) -> bytes:

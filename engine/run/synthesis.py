@@ -18,6 +18,7 @@ from engine import storage
 from engine.corpus.catalogue import Shard
 from engine.corpus.lease import Lease
 from engine.labelling.spec import LabelSpec
+from engine.run.attempts import Attempt
 from engine.run.directory import LabelRun, check_manifest, make_manifest, new_session
 from engine.run.harvest import Complete, Harvest, LabellerBroken, LeaseProgress, Report, complete_lease
 from engine.run.origin import Origin
@@ -187,14 +188,13 @@ def synthesize_shard(
         OSError: the output cannot be reached.
     """
 
-    def work(harvest: Harvest) -> None:
+    def work(harvest: Harvest, attempt: Attempt) -> None:
+        if attempt.careful:
+            # Unlike an image of a corpus, no sample is to blame, so none is left out.
+            raise LabellerBroken(f"{attempt.deaths.total()} worker processes died while they made {lease.shard.name}")
         _make(lease, samples, settings, run, report, harvest)
 
-    def give_up(harvest: Harvest, deaths: int) -> None:
-        # Unlike an image of a corpus, no sample is to blame, so none is left out.
-        raise LabellerBroken(f"{deaths} worker processes died while they made {lease.shard.name}")
-
-    return complete_lease(lease, run, report, work=work, give_up=give_up)
+    return complete_lease(lease, run, report, work=work)
 
 
 Packed = list[tuple[str, dict[str, bytes], dict[str, Any]]]
