@@ -1,7 +1,8 @@
 """Files of a run on any fsspec filesystem: whole files only, visible all at once or not at all.
 
 A local file is written under a hidden temporary name in its own folder, flushed to the disk and renamed. On
-an object store a single put is atomic already (and a rename would be a copy): the bytes go there in one put.
+an object store a single put is atomic already (and a rename would be a copy): the bytes go there in one put, which
+may be repeated when its answer is lost.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import os
 import re
 import uuid
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import fsspec
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
+
+from engine.remote import S3_OPTIONS, ask, open_remote
 
 # A transport that runs commands, or a scheme nobody could write a run to, must never come in through a URL.
 _REFUSED = {"pipe", "exec", "shell", "python"}
@@ -37,10 +40,13 @@ def open_filesystem(url: str, **options: Any) -> tuple[fsspec.AbstractFileSystem
         raise StorageError(
             f"{redact(url)!r} would run a command; give a folder or a URL like s3://bucket/folder instead"
         )
+    if scheme and scheme.group(0).lower() in ("s3://", "s3a://"):
+        options = {**S3_OPTIONS, **options}
     try:
         return url_to_fs(url, **options)
     except ImportError as error:
-        raise StorageError(f"{redact(url)!r} needs a package that is not installed: {error}") from error
+        hint = "; pip install 'maskmine[s3]'" if "s3fs" in str(error) else ""
+        raise StorageError(f"{redact(url)!r} needs a package that is not installed: {error}{hint}") from error
     except ValueError as error:
         raise StorageError(f"{redact(url)!r} cannot be opened: {error}; give a folder or a URL fsspec knows") from error
 
@@ -83,7 +89,7 @@ def atomic_put(data: bytes, url: str, *, token: str | None = None) -> None:
     """
     filesystem, path = open_filesystem(url)
     if not isinstance(filesystem, LocalFileSystem):
-        filesystem.pipe_file(path, data)
+        ask(filesystem, "pipe_file", path, data)
         return
     folder = os.path.dirname(path)
     temporary = temporary_url(path, token or uuid.uuid4().hex)
@@ -119,10 +125,16 @@ def _write_and_rename(data: bytes, temporary: str, path: str) -> None:
             os.close(descriptor)
 
 
+def open_binary(url: str, **options: Any) -> BinaryIO:
+    """A file, open for reading and seeking; of one in a store, ranges are fetched as they are read."""
+    filesystem, path = open_filesystem(url, **options)
+    return filesystem.open(path, "rb") if isinstance(filesystem, LocalFileSystem) else open_remote(filesystem, path)
+
+
 def read_bytes(url: str) -> bytes:
     """The whole file; FileNotFoundError if there is none."""
     filesystem, path = open_filesystem(url)
-    return filesystem.cat_file(path)
+    return ask(filesystem, "cat_file", path)
 
 
 def read_many(folder: str, names: list[str], *, at_once: int = 1000) -> Iterator[tuple[str, bytes]]:
@@ -130,7 +142,7 @@ def read_many(folder: str, names: list[str], *, at_once: int = 1000) -> Iterator
     filesystem, path = open_filesystem(folder)
     for start in range(0, len(names), at_once):
         paths = [f"{path.rstrip('/')}/{name}" for name in names[start : start + at_once]]
-        contents = filesystem.cat(paths)
+        contents = ask(filesystem, "cat", paths)
         # One path alone may come back as bare bytes.
         contents = contents if isinstance(contents, dict) else {paths[0]: contents}
         for found, data in contents.items():
@@ -141,7 +153,11 @@ def exists(url: str) -> bool:
     """Whether there is a file (or folder) at the URL, asked anew and not from a listing cache."""
     filesystem, path = open_filesystem(url)
     filesystem.invalidate_cache()
-    return bool(filesystem.exists(path))
+    try:
+        ask(filesystem, "info", path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def list_names(url: str) -> list[str]:
@@ -155,7 +171,7 @@ def list_names(url: str) -> list[str]:
             return []
     filesystem.invalidate_cache()
     try:
-        entries = filesystem.ls(path, detail=True)
+        entries = ask(filesystem, "ls", path, detail=True)
     except FileNotFoundError:
         return []
     return sorted(entry["name"].rstrip("/").rpartition("/")[2] for entry in entries if entry["type"] == "file")
@@ -166,18 +182,18 @@ def touch(url: str) -> None:
     filesystem, path = open_filesystem(url)
     if isinstance(filesystem, LocalFileSystem):
         os.makedirs(os.path.dirname(path), exist_ok=True)
-    filesystem.pipe_file(path, b"")
+    ask(filesystem, "pipe_file", path, b"")
 
 
 def remove_folder(url: str) -> None:
     """Removes a folder and what is in it; no error if it is not there."""
     filesystem, path = open_filesystem(url)
     with contextlib.suppress(FileNotFoundError):
-        filesystem.rm(path, recursive=True)
+        ask(filesystem, "rm", path, recursive=True)
 
 
 def remove(url: str) -> None:
     """Removes a file; no error if it is not there."""
     filesystem, path = open_filesystem(url)
     with contextlib.suppress(FileNotFoundError):
-        filesystem.rm_file(path)
+        ask(filesystem, "rm_file", path)

@@ -12,7 +12,8 @@ from typing import Any
 from engine.corpus.lease import Lease
 from engine.corpus.members import Group, Member
 from engine.corpus.sample import Defect, Sample
-from engine.corpus.source import LASTING_ERRORS, open_source
+from engine.corpus.source import open_source
+from engine.remote import LASTING_ERRORS
 
 logger = logging.getLogger(__name__)
 
