@@ -49,7 +49,7 @@ def ask(filesystem: fsspec.AbstractFileSystem, operation: str, *arguments: Any, 
     for wait in (*WAITS, None):
         try:
             return call(*arguments, **options)
-        except (*LASTING_ERRORS, ValueError):
+        except (*LASTING_ERRORS, ValueError, TypeError, NotImplementedError):
             raise
         except Exception as error:
             if wait is None or _lasts(error):

@@ -8,6 +8,7 @@ may be repeated when its answer is lost.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import uuid
@@ -135,6 +136,23 @@ def read_bytes(url: str) -> bytes:
     """The whole file; FileNotFoundError if there is none."""
     filesystem, path = open_filesystem(url)
     return ask(filesystem, "cat_file", path)
+
+
+def create(data: bytes, url: str) -> None:
+    """Makes a small file unless there is one, as far as the filesystem can tell; look afterwards whose it is."""
+    filesystem, path = open_filesystem(url)
+    if isinstance(filesystem, LocalFileSystem):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+    try:
+        ask(filesystem, "pipe_file", path, data, mode="create")
+    except FileExistsError:
+        return
+    except (TypeError, ValueError, OSError) as error:
+        # Not every store knows such a request; the file may also be there, which some tell in words of their own.
+        if isinstance(error, OSError) and error.errno not in (errno.EINVAL, errno.ENOSYS):
+            raise
+        if not exists(url):
+            ask(filesystem, "pipe_file", path, data)
 
 
 def read_many(folder: str, names: list[str], *, at_once: int = 1000) -> Iterator[tuple[str, bytes]]:

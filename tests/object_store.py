@@ -21,7 +21,10 @@ _BODY = "<?xml version='1.0'?><Error><Code>{code}</Code><Message>{code}, injecte
 
 
 class FaultyProxy(ThreadingHTTPServer):
-    """Passes requests on to `port`, a share of `rate` with a fault, until `most` had one. `struck` counts faults, `ranges` ranged reads."""
+    """Passes requests on to `port`, a share of `rate` with a fault, until `most` had one.
+
+    `struck` counts faults by kind, `requests` by method, `ranges` those for a part of a file.
+    """
 
     daemon_threads = True
 

@@ -17,6 +17,7 @@ from engine.corpus.catalogue import CorpusError, list_shards
 from engine.corpus.reader import open_lease
 from engine.corpus.sample import Sample
 from engine.distillation.spec import DistillationSpec
+from engine.run.claim import FILE, claim
 from engine.run.directory import start_run
 from engine.run.fake import FakeLabeller, FakeSource
 from engine.run.plan import LabelPlan, plan_labelling
@@ -172,6 +173,18 @@ def test_a_large_shard_is_read_by_ranges(
     with open_lease(plan.leases[0]) as reader:
         assert sum(isinstance(item, Sample) for item in reader) == PER_SHARD
     assert proxy.ranges > 5
+
+
+def test_a_run_directory_in_a_store_has_one_driver_at_a_time(store: s3fs.S3FileSystem, proxy: FaultyProxy) -> None:
+    with claim("s3://bucket/run", "one"):
+        storage.create(b"another", f"s3://bucket/run/{FILE}")
+        assert json.loads(store.cat_file(f"bucket/run/{FILE}"))["session"] == "one"
+    assert store.find("bucket/run") == []
+    proxy.faults, proxy.rate, proxy.most = ("lost",), 1, 1
+    storage.create(b"one", "s3://bucket/run/x")
+    storage.create(b"two", "s3://bucket/run/x")
+    assert proxy.struck["lost"] == 1
+    assert store.cat_file("bucket/run/x") == b"one", "that it was there already is its own doing"
 
 
 def test_missing_credentials_are_named_with_the_way_out(
