@@ -20,7 +20,7 @@ from schemas.receipt import Receipt
 logger = logging.getLogger(__name__)
 
 MAX_FAILED_STARTS = 3
-"""So many workers may die while loading (besides those that may be loading now) before it is an error."""
+"""So often may a worker die while it loads, with no other succeeding in between, before it is an error."""
 
 PATIENCE = (1.0, 5.0, 20.0)
 """Seconds to wait before each new try of a lease whose corpus or run directory could not be reached."""
@@ -35,9 +35,9 @@ class LeaseWorker:
 
     def __init__(self, task: LeaseTask, workers: Workers, board: Any) -> None:
         # Ray starts an actor again whose process died in here, for ever: somebody has to count.
-        starts = ray.get(board.starting.remote())
-        if starts > workers.count + MAX_FAILED_STARTS:
-            raise LabellingError(f"{starts} worker processes have died while they loaded the model {task.model}")
+        deaths = ray.get(board.starting.remote(ray.get_runtime_context().get_actor_id()))
+        if deaths > MAX_FAILED_STARTS:
+            raise LabellingError(f"{deaths} worker processes have died while they loaded the model {task.model}")
         self._board = board
         # One thread on CPUs, whatever their number: sums are rounded in another order with more.
         threads = 1 if workers.device == "cpu" else None
@@ -78,6 +78,8 @@ def label_leases(plan: LeasePlan, workers: Workers, board: Any) -> Iterator[Rece
     """
     leases = [{"lease": json.dumps(lease.to_json())} for lease in plan.remaining]
     quiet_ray_data()
+    # Every worker has one lease at most: a pool that is busy is to grow, if the cluster has.
+    ray.data.DataContext.get_current().autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
     rows = (
         ray.data.from_items(leases, override_num_blocks=len(leases))
         .map_batches(

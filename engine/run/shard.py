@@ -24,6 +24,7 @@ from engine.labelling.label import Label
 from engine.run.attempts import Attempt
 from engine.run.directory import LabelRun
 from engine.run.harvest import Complete, Harvest, LabellerBroken, LeaseProgress, Report, complete_lease
+from engine.run.memory import Fitting, is_out_of_memory
 from engine.run.prefetch import Item, Picture, Prefetch, decode_sample
 from engine.run.rows import make_row, read_rows
 from schemas.receipt import Receipt
@@ -40,7 +41,7 @@ MAX_BATCH_PIXELS = 64_000_000
 class Labels(Protocol):
     """What labels images: `engine.labelling.labeller.Labeller` or its fake twin."""
 
-    def __call__(self, images: list[np.ndarray], keys: list[str]) -> list[Label]: ...
+    def __call__(self, images: list[np.ndarray], keys: list[str], /) -> list[Label]: ...
 
 
 def label_lease(lease: Lease, labeller: Labels, run: LabelRun, report: Report = lambda progress: None) -> Receipt:
@@ -76,7 +77,7 @@ class LabelTask:
     def load(self, *, device: str, threads: int | None) -> Complete:
         """What labels one lease after another."""
         concept = storage.read_bytes(self.weights) if self.weights else None
-        labeller = self.source.build(self.spec, device=device, threads=threads, weights=concept)
+        labeller = Fitting(self.source.build(self.spec, device=device, threads=threads, weights=concept))
         return lambda lease, report: label_lease(lease, labeller, self.run, report)
 
 
@@ -189,7 +190,7 @@ class _Work:
                 shard=picture.shard,
                 key=picture.key,
                 stage="label",
-                reason="label_error",
+                reason="out_of_memory" if is_out_of_memory(error) else "label_error",
                 message=message,
                 traceback=traceback.format_exc(),
             )

@@ -21,6 +21,7 @@ from engine.labelling.spec import LabelSpec
 from engine.run.attempts import Attempt
 from engine.run.directory import LabelRun, check_manifest, make_manifest, new_session
 from engine.run.harvest import Complete, Harvest, LabellerBroken, LeaseProgress, Report, complete_lease
+from engine.run.memory import Fitting
 from engine.run.origin import Origin
 from engine.run.plan import split_done
 from engine.run.prefetch import Picture
@@ -111,7 +112,8 @@ class SynthesisTask:
         samples = self.source.build_synthesizer(
             self.spec, self.settings, device=device, threads=threads, weights=concept
         )
-        return lambda lease, report: synthesize_shard(lease, samples, self.settings, self.run, report)
+        fitting = Fitting(samples)
+        return lambda lease, report: synthesize_shard(lease, fitting, self.settings, self.run, report)
 
 
 def plan_synthesis(
