@@ -23,11 +23,16 @@ from engine.remote import S3_OPTIONS, ask, open_remote
 
 # A transport that runs commands, or a scheme nobody could write a run to, must never come in through a URL.
 _REFUSED = {"pipe", "exec", "shell", "python"}
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)(://|::|:(?=\S))")
 
 
 class StorageError(ValueError):
     """A location that cannot be used as given; the message says why and what to do."""
+
+
+class NoRoom(OSError):
+    """The disk is full, or may not be written to: whatever else is tried to write there will fail as well."""
 
 
 def open_filesystem(url: str, **options: Any) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -95,15 +100,26 @@ def atomic_put(data: bytes, url: str, *, token: str | None = None) -> None:
     folder = os.path.dirname(path)
     temporary = temporary_url(path, token or uuid.uuid4().hex)
     for attempt in range(3):
-        os.makedirs(folder, exist_ok=True)
         try:
-            _write_and_rename(data, temporary, path)
+            with _room(path):
+                os.makedirs(folder, exist_ok=True)
+                _write_and_rename(data, temporary, path)
         except FileNotFoundError:
             # Another worker that took over the same lease has swept our temporary file away: write it again.
             if attempt == 2:
                 raise
         else:
             return
+
+
+@contextlib.contextmanager
+def _room(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise NoRoom(f"cannot write {path}: {error.strerror}; make room there, or have it made writable") from error
 
 
 def _write_and_rename(data: bytes, temporary: str, path: str) -> None:
@@ -198,9 +214,10 @@ def list_names(url: str) -> list[str]:
 def touch(url: str) -> None:
     """Makes an empty file (which cannot be half-written), and its folder if need be."""
     filesystem, path = open_filesystem(url)
-    if isinstance(filesystem, LocalFileSystem):
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-    ask(filesystem, "pipe_file", path, b"")
+    with _room(path):
+        if isinstance(filesystem, LocalFileSystem):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+        ask(filesystem, "pipe_file", path, b"")
 
 
 def remove_folder(url: str) -> None:

@@ -15,6 +15,7 @@ from engine.corpus.lease import Lease
 from engine.pipeline.cluster import Workers
 from engine.run.harvest import LabellerBroken, LeaseProgress, LeaseTask
 from engine.run.plan import LeasePlan
+from engine.storage import NoRoom
 from schemas.receipt import Receipt
 
 logger = logging.getLogger(__name__)
@@ -45,12 +46,15 @@ class LeaseWorker:
         board.started.remote()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        """One lease (JSON) to its receipt (JSON), or to the error that kept it from being labelled."""
+        """One lease (JSON) to its receipt (JSON), or to the error that kept it from being labelled.
+
+        An error is fatal if other leases would only meet it, too.
+        """
         lease = Lease.from_json(json.loads(batch["lease"][0]))
         for wait in (*PATIENCE, None):
             try:
                 return _row(lease, receipt=self._complete(lease, self._report).to_json())
-            except LabellerBroken as error:
+            except (LabellerBroken, NoRoom) as error:
                 return _row(lease, error=str(error), fatal=True)
             except OSError as error:
                 if wait is None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +13,10 @@ from types import ModuleType
 import pyarrow.parquet as pq
 import pytest
 
+from engine.corpus.catalogue import list_shards
+from engine.corpus.lease import Lease, plan_leases
+from engine.pipeline.label import LeaseWorker
+from engine.storage import NoRoom
 from tests.corpus.hostile import make_corpus_tar, write_hostile_corpus
 
 DRIVE = Path(__file__).with_name("drive.py")
@@ -172,3 +177,13 @@ def test_a_killed_driver_resumes_to_the_same_files(
     assert job(run, corpus) == 0
     assert parquets(run) == parquets(undisturbed)
     assert leftovers(run) == []
+
+
+def test_a_worker_that_finds_the_disk_full_does_not_go_on_to_other_leases(corpus: Path) -> None:
+    def complete(lease: Lease, report: object) -> None:
+        raise NoRoom("cannot write x: No space left on device")
+
+    worker = LeaseWorker.__new__(LeaseWorker)
+    worker._complete = complete  # type: ignore[assignment]
+    row = worker({"lease": [json.dumps(plan_leases(list_shards(str(corpus)))[0].to_json())]})
+    assert (row["fatal"], row["error"]) == ([True], ["cannot write x: No space left on device"])
