@@ -6,8 +6,10 @@ import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 import pytest
+import torch
 
 from engine.corpus.catalogue import list_shards
 from engine.corpus.lease import plan_leases
@@ -22,9 +24,9 @@ from tests.run.test_shard import make_run
 
 pytestmark = pytest.mark.chaos
 
-LEASES, WARM = 20, 6
+LEASES, SOME = 20, 5
 MOST = 16 << 20
-"""Bytes by which the resident memory may differ: of caches and of a heap with holes, not of samples."""
+"""Bytes by which the last leases may differ from the first: of a heap with holes, not of samples."""
 
 SPEC = LabelSpec(
     concept="car",
@@ -43,6 +45,7 @@ def fake(folder: Path) -> Labels:
 
 
 def real(folder: Path) -> Labels:
+    torch.set_num_threads(1)  # as workers do on CPUs
     make_model("sd1").save(folder)
     return Labeller(load_model(folder, device="cpu"), SPEC)
 
@@ -52,7 +55,7 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-@pytest.mark.parametrize(("make", "samples", "side"), [(fake, 100, 256), (real, 4, 128)])
+@pytest.mark.parametrize(("make", "samples", "side"), [(fake, 100, 128), (real, 2, 128)])
 def test_the_memory_of_a_worker_stays_flat(
     make: Callable[[Path], Labels], samples: int, side: int, tmp_path: Path
 ) -> None:
@@ -66,4 +69,5 @@ def test_the_memory_of_a_worker_stays_flat(
         assert label_lease(lease, labeller, run).labelled == samples
         sizes.append(resident())
     assert len(sizes) == LEASES
-    assert max(sizes[WARM:]) - sizes[WARM] < MOST, [size >> 20 for size in sizes]
+    early, late = median(sizes[SOME : 2 * SOME]), median(sizes[-SOME:])
+    assert late - early < MOST, [size >> 20 for size in sizes]
