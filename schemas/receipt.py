@@ -61,6 +61,10 @@ class Receipt:
             version = values["schema_version"]
             if version != RECEIPT_SCHEMA_VERSION:
                 raise ValueError(f"its schema version is {version}, this program reads {RECEIPT_SCHEMA_VERSION}")
-            return cls(**values)
-        except (KeyError, TypeError, AssertionError, ValueError) as error:
+            receipt = cls(**values)
+            shard = receipt.lease["shard"]
+            if not isinstance(shard["name"], str) or not {type(shard["size"]), type(receipt.lease["parts"])} <= {int}:
+                raise ValueError("it does not say of which shard")
+            return receipt
+        except (KeyError, TypeError, AttributeError, AssertionError, ValueError, RecursionError) as error:
             raise ValueError(f"not a receipt: {error}; delete the file to have its lease labelled again") from error

@@ -172,7 +172,7 @@ def _to_json(holder: Holder) -> bytes:
 
 def _from_json(data: bytes | None) -> Holder | None:
     """None also for what is half written, which only a local file can be."""
-    with suppress(ValueError, TypeError):
+    with suppress(ValueError, TypeError, RecursionError):
         return Holder(**json.loads(data or b""))
     return None
 
