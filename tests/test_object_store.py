@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +32,7 @@ from tests.run.test_shard import SPEC
 pytest.importorskip("moto.server", reason="needs moto and flask, see the dev extra in pyproject.toml")
 s3fs = pytest.importorskip("s3fs")
 
+DRIVE = Path(__file__).parent / "pipeline" / "drive.py"
 SHARDS, PER_SHARD = 4, 6
 
 
@@ -141,6 +145,51 @@ def test_a_run_through_a_hostile_network_yields_what_an_undisturbed_local_one_do
     receipts = [json.loads(found[f"preliminary/{lease.id}.json"]) for lease in plan.leases]
     assert sum(receipt["labelled"] for receipt in receipts) == SHARDS * PER_SHARD
     assert make_plan("s3://bucket/corpus", "s3://bucket/run").remaining == []
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(900)
+def test_a_job_on_ray_survives_the_network_and_the_death_of_its_driver(
+    store: s3fs.S3FileSystem, proxy: FaultyProxy, tars: dict[str, bytes], tmp_path: Path
+) -> None:
+    (tmp_path / "corpus").mkdir()
+    for name, data in tars.items():
+        (tmp_path / "corpus" / name).write_bytes(data)
+        store.pipe_file(f"bucket/corpus/{name}", data)
+    label(str(tmp_path / "corpus"), str(tmp_path / "run"))
+    proxy.rate = 0.1
+    command = [sys.executable, str(DRIVE), "--concept", "car", "--stage", "preliminary", "--batch-size", "2"]
+    command += ["--input", "s3://bucket/corpus", "--run", "s3://bucket/run", "--workers", "1"]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+
+    def start(delay: str) -> subprocess.Popen[str]:
+        out = subprocess.PIPE
+        return subprocess.Popen(
+            command, env={**environment, "DELAY": delay}, stdout=out, stderr=subprocess.STDOUT, text=True
+        )
+
+    def receipts() -> list[str]:
+        store.invalidate_cache()
+        return store.glob("bucket/run/preliminary/*.json")
+
+    driver = start("1")
+    while not receipts():
+        assert driver.poll() is None, driver.communicate()[0]
+        time.sleep(0.2)
+    driver.kill()
+    driver.communicate()
+    assert len(receipts()) < SHARDS, "it must have been killed midway"
+    driver = start("0")
+    output, _ = driver.communicate(timeout=600)
+    assert driver.returncode == 0, output
+    assert len(receipts()) == SHARDS
+    local = {path.name: pq.read_table(path).to_pylist() for path in tmp_path.rglob("run/preliminary/*.parquet")}
+    found = {
+        path.rpartition("/")[2]: pq.read_table(io.BytesIO(store.cat_file(path))).to_pylist()
+        for path in store.glob("bucket/run/preliminary/*.parquet")
+    }
+    assert found == local
+    assert not store.exists(f"bucket/run/{FILE}")
 
 
 def test_a_store_that_refuses_for_a_while_is_waited_for(

@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="per lease")
     parser.add_argument("--per-worker", type=int, default=12, help="leases")
     parser.add_argument("--many", type=int, default=2000, help="leases that take no time")
-    parser.add_argument("--shards", type=int, default=100_000, help="to plan")
+    parser.add_argument("--shards", type=int, default=100_000, help="to plan; 0 leaves that out")
     parser.add_argument("--plan", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.plan:
@@ -206,9 +206,11 @@ def main() -> None:
         "command": "python -m tests.benchmarks.scheduling " + " ".join(sys.argv[1:]),
         "date": time.strftime("%Y-%m-%d"),
         "cpus": os.cpu_count(),
-        "planning": measure_planning(options.shards),
-        **measure_workers(counts, seconds=options.seconds, per_worker=options.per_worker, many=options.many),
+        "load": os.getloadavg()[0],
     }
+    found.update(measure_workers(counts, seconds=options.seconds, per_worker=options.per_worker, many=options.many))
+    if options.shards:
+        found["planning"] = measure_planning(options.shards)
     text = json.dumps(found, indent=1, ensure_ascii=False)
     print(text)
     if options.json:
