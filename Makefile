@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 TYPED := engine schemas jobs
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo distill-demo test lint clean
+.PHONY: help setup demo distill-demo test test-chaos lint clean
 
 help: ## list these targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -26,8 +26,11 @@ distill-demo: $(STAMP) ## go on to synthetic images, a segmenter and its evaluat
 	    --run "$${MASKMINE_HOME:-$$HOME/.maskmine}/runs/$(CONCEPT)-distilled" --synthesis.count 200 \
 	    --training.steps 400 --training.width 16 --training.crop 64 --training.short-side 64 $(ARGS)
 
-test: $(STAMP) ## run the tests (ARGS="tests/corpus -x"); those that need a GPU or kill processes: ARGS="-m gpu", ARGS="-m chaos"
+test: $(STAMP) ## run the tests (ARGS="tests/corpus -x"); those that need a GPU: ARGS="-m gpu"
 	$(BIN)/python -m pytest $(ARGS)
+
+test-chaos: $(STAMP) ## run the tests that kill nodes, workers and drivers at random moments, and watch the memory
+	$(BIN)/python -m pytest -m chaos $(ARGS)
 
 lint: $(STAMP) ## check style, types, and for what is known to be insecure
 	$(BIN)/ruff check .

@@ -1,27 +1,32 @@
 """Files of a run on any fsspec filesystem: whole files only, visible all at once or not at all.
 
 A local file is written under a hidden temporary name in its own folder, flushed to the disk and renamed. On
-an object store a single put is atomic already (and a rename would be a copy): the bytes go there in one put.
+an object store a single put is atomic already (and a rename would be a copy): the bytes go there in one put, which
+may be repeated when its answer is lost.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import uuid
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import fsspec
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
+
+from engine.remote import S3_OPTIONS, ask, open_remote
 
 # What runs commands or code must never come in through a URL. `reference` is fsspec's: it renders templates that its
 # file holds. Each link of a chain (simplecache::s3://…) has a scheme of its own.
 _REFUSED = {"pipe", "exec", "shell", "cmd", "command", "popen", "python", "reference"}
 _SCHEME = re.compile(r"(?:^|::)\s*([a-z][a-z0-9+.-]*)(?=://|::|:\S)|::\s*([a-z][a-z0-9+.-]*)$", re.IGNORECASE)
 
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 _APART = re.compile(r"([\s'\"<>]+)")
 # What stands before a host. A key may hold slashes that nobody escaped, as AWS's do; behind a host and its port stands
 # a path, in which an @ means nothing.
@@ -34,6 +39,10 @@ class StorageError(ValueError):
     """A location that cannot be used as given; the message says why and what to do."""
 
 
+class NoRoom(OSError):
+    """The disk is full, or may not be written to: whatever else is tried to write there will fail as well."""
+
+
 def open_filesystem(url: str, **options: Any) -> tuple[fsspec.AbstractFileSystem, str]:
     """The filesystem of a URL and the path in it.
 
@@ -44,10 +53,14 @@ def open_filesystem(url: str, **options: Any) -> tuple[fsspec.AbstractFileSystem
         raise StorageError(
             f"{redact(url)!r} would run a command; give a folder or a URL like s3://bucket/folder instead"
         )
+    if url.lower().startswith(("s3://", "s3a://")):
+        options = {**S3_OPTIONS, **options}
     try:
         return url_to_fs(url, **options)
     except ImportError as error:
-        raise StorageError(f"{redact(url)!r} needs a package that is not installed: {redact(str(error))}") from error
+        hint = "; pip install 'maskmine[s3]'" if "s3fs" in str(error) else ""
+        message = f"{redact(url)!r} needs a package that is not installed: {redact(str(error))}{hint}"
+        raise StorageError(message) from error
     except ValueError as error:
         raise StorageError(
             f"{redact(url)!r} cannot be opened: {redact(str(error))}; give a folder or a URL fsspec knows"
@@ -105,20 +118,31 @@ def atomic_put(data: bytes, url: str, *, token: str | None = None) -> None:
     """
     filesystem, path = open_filesystem(url)
     if not isinstance(filesystem, LocalFileSystem):
-        filesystem.pipe_file(path, data)
+        ask(filesystem, "pipe_file", path, data)
         return
     folder = os.path.dirname(path)
     temporary = temporary_url(path, token or uuid.uuid4().hex)
     for attempt in range(3):
-        os.makedirs(folder, exist_ok=True)
         try:
-            _write_and_rename(data, temporary, path)
+            with _room(path):
+                os.makedirs(folder, exist_ok=True)
+                _write_and_rename(data, temporary, path)
         except FileNotFoundError:
             # Another worker that took over the same lease has swept our temporary file away: write it again.
             if attempt == 2:
                 raise
         else:
             return
+
+
+@contextlib.contextmanager
+def _room(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise NoRoom(f"cannot write {path}: {error.strerror}; make room there, or have it made writable") from error
 
 
 def _write_and_rename(data: bytes, temporary: str, path: str) -> None:
@@ -141,10 +165,33 @@ def _write_and_rename(data: bytes, temporary: str, path: str) -> None:
             os.close(descriptor)
 
 
+def open_binary(url: str, **options: Any) -> BinaryIO:
+    """A file, open for reading and seeking; of one in a store, ranges are fetched as they are read."""
+    filesystem, path = open_filesystem(url, **options)
+    return filesystem.open(path, "rb") if isinstance(filesystem, LocalFileSystem) else open_remote(filesystem, path)
+
+
 def read_bytes(url: str) -> bytes:
     """The whole file; FileNotFoundError if there is none."""
     filesystem, path = open_filesystem(url)
-    return filesystem.cat_file(path)
+    return ask(filesystem, "cat_file", path)
+
+
+def create(data: bytes, url: str) -> None:
+    """Makes a small file unless there is one, as far as the filesystem can tell; look afterwards whose it is."""
+    filesystem, path = open_filesystem(url)
+    if isinstance(filesystem, LocalFileSystem):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+    try:
+        ask(filesystem, "pipe_file", path, data, mode="create")
+    except FileExistsError:
+        return
+    except (TypeError, ValueError, OSError) as error:
+        # Not every store knows such a request; the file may also be there, which some tell in words of their own.
+        if isinstance(error, OSError) and error.errno not in (errno.EINVAL, errno.ENOSYS):
+            raise
+        if not exists(url):
+            ask(filesystem, "pipe_file", path, data)
 
 
 def read_many(folder: str, names: list[str], *, at_once: int = 1000) -> Iterator[tuple[str, bytes]]:
@@ -152,14 +199,14 @@ def read_many(folder: str, names: list[str], *, at_once: int = 1000) -> Iterator
     filesystem, path = open_filesystem(folder)
     for start in range(0, len(names), at_once):
         paths = [f"{path.rstrip('/')}/{name}" for name in names[start : start + at_once]]
-        contents = filesystem.cat(paths, on_error="return")
+        contents = ask(filesystem, "cat", paths, on_error="return")
         # One path alone may come back as bare bytes.
         contents = contents if isinstance(contents, dict) else {paths[0]: contents}
         for found, data in contents.items():
             if isinstance(data, FileNotFoundError):
                 continue  # it was there when the folder was listed: somebody is at work
             if isinstance(data, Exception):
-                raise data
+                data = ask(filesystem, "cat_file", found)
             yield found.rpartition("/")[2], data
 
 
@@ -167,7 +214,11 @@ def exists(url: str) -> bool:
     """Whether there is a file (or folder) at the URL, asked anew and not from a listing cache."""
     filesystem, path = open_filesystem(url)
     filesystem.invalidate_cache()
-    return bool(filesystem.exists(path))
+    try:
+        ask(filesystem, "info", path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def list_names(url: str) -> list[str]:
@@ -181,7 +232,7 @@ def list_names(url: str) -> list[str]:
             return []
     filesystem.invalidate_cache()
     try:
-        entries = filesystem.ls(path, detail=True)
+        entries = ask(filesystem, "ls", path, detail=True)
     except FileNotFoundError:
         return []
     return sorted(entry["name"].rstrip("/").rpartition("/")[2] for entry in entries if entry["type"] == "file")
@@ -190,20 +241,21 @@ def list_names(url: str) -> list[str]:
 def touch(url: str) -> None:
     """Makes an empty file (which cannot be half-written), and its folder if need be."""
     filesystem, path = open_filesystem(url)
-    if isinstance(filesystem, LocalFileSystem):
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-    filesystem.pipe_file(path, b"")
+    with _room(path):
+        if isinstance(filesystem, LocalFileSystem):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+        ask(filesystem, "pipe_file", path, b"")
 
 
 def remove_folder(url: str) -> None:
     """Removes a folder and what is in it; no error if it is not there."""
     filesystem, path = open_filesystem(url)
     with contextlib.suppress(FileNotFoundError):
-        filesystem.rm(path, recursive=True)
+        ask(filesystem, "rm", path, recursive=True)
 
 
 def remove(url: str) -> None:
     """Removes a file; no error if it is not there."""
     filesystem, path = open_filesystem(url)
     with contextlib.suppress(FileNotFoundError):
-        filesystem.rm_file(path)
+        ask(filesystem, "rm_file", path)

@@ -47,6 +47,15 @@ class Stage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Labelling(Execution):
+    """How to run; nothing of this changes the labels."""
+
+    retry_quarantined: bool = False
+    """Try again what is in quarantine, once images, model or machines are mended. Labels that are there stay as
+    they are."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Label:
     """All settings of the job."""
 
@@ -57,7 +66,7 @@ class Label:
     method: Method
     refinement: Refinement
     distillation: Distillation
-    execution: Execution
+    execution: Labelling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +88,7 @@ Examples:
   python jobs/label.py --concept car
   python jobs/label.py --concept car --profile fast
   python jobs/label.py --concept bird --input 'tars/{000000..000003}.tar' --run runs/bird
+  python jobs/label.py --concept car --retry-quarantined
   python jobs/label.py --concept "fire truck" --model OWNER/MODEL --revision COMMIT --input s3://bucket/images
   ray job submit --working-dir . -- python jobs/label.py --concept car
 
@@ -128,6 +138,7 @@ def _plan(options: Label, source: LabellerSource) -> LabelPlan:
         adapter=options.stage.adapter,
         limit=where.limit,
         batch_size=options.execution.batch_size,
+        retry=options.execution.retry_quarantined,
         config=dataclasses.asdict(options),
     )
 

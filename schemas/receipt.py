@@ -28,6 +28,8 @@ class Receipt:
         flags: labels by flag; one label may have several.
         ignored: files of the shard that are never read, by kind.
         finished: when, ISO 8601 with time zone; "" in receipts of versions that did not say.
+        session: the start of the driver that it was written for.
+        kept: how many of the rows were there before, from an earlier session.
     """
 
     lease: dict[str, Any]
@@ -42,6 +44,8 @@ class Receipt:
     flags: dict[str, int] = field(default_factory=dict)
     ignored: dict[str, int] = field(default_factory=dict)
     finished: str = ""
+    session: str = ""
+    kept: int = 0
     schema_version: int = RECEIPT_SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -64,6 +68,10 @@ class Receipt:
             version = values["schema_version"]
             if version != RECEIPT_SCHEMA_VERSION:
                 raise ValueError(f"its schema version is {version}, this program reads {RECEIPT_SCHEMA_VERSION}")
-            return cls(**values)
-        except (KeyError, TypeError, AssertionError, ValueError) as error:
+            receipt = cls(**values)
+            shard = receipt.lease["shard"]
+            if not isinstance(shard["name"], str) or not {type(shard["size"]), type(receipt.lease["parts"])} <= {int}:
+                raise ValueError("it does not say of which shard")
+            return receipt
+        except (KeyError, TypeError, AttributeError, AssertionError, ValueError, RecursionError) as error:
             raise ValueError(f"not a receipt: {error}; delete the file to have its lease labelled again") from error

@@ -62,7 +62,9 @@ class RunManifest:
             if version != RUN_SCHEMA_VERSION:
                 raise ValueError(f"its schema version is {version}, this program reads {RUN_SCHEMA_VERSION}")
             manifest = cls(**values)
-        except (KeyError, TypeError, ValueError) as error:
+            if not isinstance(manifest.fingerprint, dict) or not isinstance(manifest.config, dict):
+                raise ValueError("its fingerprint or config is no object")
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"not a run manifest: {error}") from error
         if manifest.hash != stored:
             raise ValueError(f"not a run manifest: its hash is {stored}, its fields give {manifest.hash}")

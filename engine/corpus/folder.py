@@ -6,6 +6,7 @@ from typing import Any
 
 from engine.corpus.catalogue import Shard
 from engine.corpus.members import Index, Member, assign_folder_keys, group_members
+from engine.remote import ask
 from engine.storage import join, open_filesystem
 
 
@@ -19,7 +20,7 @@ class FolderSource:
         self.index = Index(items=group_members(shard.name, members)[0])
 
     def read(self, member: Member) -> bytes:
-        return self._filesystem.cat_file(join(self._root, member.name))
+        return ask(self._filesystem, "cat_file", join(self._root, member.name))
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -12,6 +12,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from engine.remote import ask
 from engine.storage import open_filesystem, redact
 
 COMPRESSED_TAR = re.compile(r"\.(tgz|tbz2?|txz|tar\.(gz|bz2|xz|zst|lz4|br|z))$", re.IGNORECASE)
@@ -40,7 +41,7 @@ def list_files(url: str, options: dict[str, Any]) -> Listing:
     What exists under the very name given is not taken for a pattern.
     """
     filesystem, given = open_filesystem(url, **options)
-    literal = filesystem.exists(given)
+    literal = ask(filesystem, "exists", given)
     urls = [url] if literal else _expand_braces(url)
     paths = [open_filesystem(each, **options)[1] for each in urls]
     files: dict[str, dict[str, Any]] = {}
@@ -49,7 +50,7 @@ def list_files(url: str, options: dict[str, Any]) -> Listing:
         root = paths[0] if len(paths) == 1 else _folder_of_pattern(given)
     else:
         for path in paths:
-            found = filesystem.glob(path, detail=True)
+            found = ask(filesystem, "glob", path, detail=True)
             matched = {name: info for name, info in found.items() if info["type"] == "file"}
             # `corpus/*` means what lies in corpus; folders there are entered only when there is nothing else.
             files.update(matched or _find_files(filesystem, list(found)))
@@ -85,16 +86,16 @@ def _find_files(filesystem: fsspec.AbstractFileSystem, paths: list[str]) -> dict
         if info is not None and info["type"] != "directory":
             files[path] = info
             continue
-        entries = filesystem.ls(path, detail=True)
+        entries = ask(filesystem, "ls", path, detail=True)
         own = {entry["name"]: entry for entry in entries if entry["type"] == "file"}
         has_tars = any(tar_name(name) or COMPRESSED_TAR.search(name) for name in own)
-        files.update(own if has_tars else filesystem.find(path, detail=True))
+        files.update(own if has_tars else ask(filesystem, "find", path, detail=True))
     return files
 
 
 def _info(filesystem: fsspec.AbstractFileSystem, path: str) -> dict[str, Any] | None:
     try:
-        return filesystem.info(path)
+        return ask(filesystem, "info", path)
     except FileNotFoundError:
         return None
 

@@ -12,7 +12,8 @@ from typing import Any
 from engine.corpus.lease import Lease
 from engine.corpus.members import Group, Member
 from engine.corpus.sample import Defect, Sample
-from engine.corpus.source import LASTING_ERRORS, open_source
+from engine.corpus.source import open_source
+from engine.remote import LASTING_ERRORS
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +38,16 @@ class LeaseReader:
         self.ignored = self._source.index.ignored if lease.part == 0 else {}
 
     def __iter__(self) -> Iterator[Sample | Defect]:
-        for item in self._items:
-            yield item if isinstance(item, Defect) else self._read_sample(item)
+        return (self.read(place) for place in range(self.planned))
+
+    def read(self, place: int) -> Sample | Defect:
+        """One of the planned, by its place in the order of iteration."""
+        item = self._items[place]
+        return item if isinstance(item, Defect) else self._read_sample(item)
+
+    def samples(self) -> dict[int, str]:
+        """The keys of the samples to come, by place, without reading any."""
+        return {place: item.key for place, item in enumerate(self._items) if isinstance(item, Group)}
 
     def __enter__(self) -> LeaseReader:
         return self

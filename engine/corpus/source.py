@@ -9,9 +9,7 @@ from engine.corpus.folder import FolderSource
 from engine.corpus.members import Index, Member
 from engine.corpus.sample import Defect
 from engine.corpus.tar import TarSource
-
-# Errors of a store that trying again does not heal.
-LASTING_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+from engine.remote import LASTING_ERRORS
 
 
 class UnreadableSource:

@@ -11,18 +11,14 @@ import tarfile
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from fsspec.implementations.local import LocalFileSystem
-
 from engine.corpus.catalogue import Shard
 from engine.corpus.members import Index, Member, count_ignored, group_members, is_hidden, printable, split_tar_name
 from engine.corpus.sample import Defect
-from engine.storage import open_filesystem
+from engine.storage import open_binary
 
 _BLOCK = tarfile.BLOCKSIZE
 # Zeros may follow the end marker up to a full record; GNU tar's largest usual record is 1 MiB.
 _LARGEST_RECORD = 2048 * _BLOCK
-# Shards up to this size are fetched from remote stores in one request; larger ones are read in pieces.
-_FETCH_WHOLE = 256 << 20
 # What tarfile lets through when headers lie: absurd numbers, endless chains of extended headers, huge ones.
 _BAD_HEADER = (
     tarfile.TarError,
@@ -40,7 +36,7 @@ class TarSource:
     """An open tar shard: `index` says what it holds, `read` gives the bytes of a member."""
 
     def __init__(self, shard: Shard, storage_options: dict[str, Any] | None = None) -> None:
-        self._file = _open(shard, storage_options)
+        self._file = open_binary(shard.url, **(storage_options or {}))
         self.index = index_tar(self._file, shard.name)
 
     def read(self, member: Member) -> bytes:
@@ -152,10 +148,3 @@ class _Walk:
                 "truncated",
                 f"{self._size - offset} bytes follow the end marker after {last}: several tars in one?",
             )
-
-
-def _open(shard: Shard, storage_options: dict[str, Any] | None) -> BinaryIO:
-    filesystem, path = open_filesystem(shard.url, **(storage_options or {}))
-    if not isinstance(filesystem, LocalFileSystem) and shard.size <= _FETCH_WHOLE:
-        return io.BytesIO(filesystem.cat_file(path))
-    return filesystem.open(path, "rb")

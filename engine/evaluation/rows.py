@@ -96,9 +96,8 @@ def find_labels(run: str) -> tuple[LabelFiles, str]:
 
 
 def _batches(url: str, columns: list[str]) -> Iterator[Any]:
-    filesystem, path = storage.open_filesystem(url)
     try:
-        with filesystem.open(path, "rb") as file:
+        with storage.open_binary(url) as file:
             parquet = pq.ParquetFile(file)
             if absent := set(columns) - set(parquet.schema_arrow.names):
                 raise ValueError(f"it has no column {', '.join(sorted(absent))}")

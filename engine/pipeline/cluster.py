@@ -36,7 +36,7 @@ class Workers:
     """How many labelling workers to run and what each reserves.
 
     Attributes:
-        count: wanted; `ready` of them fit on the cluster as it is now (more may once it has grown).
+        count: at most; `ready` of them fit on the cluster as it is now, the others start once it has grown.
     """
 
     count: int
@@ -114,24 +114,27 @@ def _quiet_core() -> Iterator[None]:
 
 
 def divide(*, leases: int, wanted: int | None = None) -> Workers:
-    """One worker per GPU where there are GPUs, else one per CPU; never more than leases.
+    """One worker per GPU where there are GPUs, else one per CPU; more when the cluster grows, but no more than leases.
 
     A CPU worker computes in one thread whatever their number, so that their number does not change the
     labels.
 
     Args:
-        wanted: number of workers asked for. On GPUs, those that don't fit now start when the cluster has
+        wanted: number of workers asked for instead. On GPUs, those that don't fit now start when the cluster has
             grown.
     """
     total = ray.cluster_resources()
     cpus, gpus = total.get("CPU", 1.0), int(total.get("GPU", 0))
-    count = max(1, min(leases, wanted or gpus or int(cpus)))
+    most = max(1, min(leases, wanted or leases))
     if gpus:
-        ready = min(count, gpus)
+        ready = min(most, gpus)
         share = min(1.0, max(cpus - SPARE_CPUS, 0) / max(ready, gpus))
-        return Workers(count=count, ready=ready, num_cpus=_floor(share), num_gpus=1, device="cuda")
-    share = min(1.0, max(cpus - SPARE_CPUS, cpus / 2) / count)
-    return Workers(count=count, ready=count, num_cpus=_floor(share), num_gpus=0, device="cpu")
+        return Workers(count=most, ready=ready, num_cpus=_floor(share), num_gpus=1, device="cuda")
+    ready = max(1, min(most, wanted or int(cpus)))
+    share = min(1.0, max(cpus - SPARE_CPUS, cpus / 2) / ready)
+    # What is spare must not be enough for one more.
+    count = most if share > SPARE_CPUS else ready
+    return Workers(count=count, ready=ready, num_cpus=_floor(share), num_gpus=0, device="cpu")
 
 
 def check_reach(urls: Iterable[str]) -> None:

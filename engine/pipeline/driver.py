@@ -21,7 +21,9 @@ from engine.pipeline.label import LabellingError, label_leases
 from engine.pipeline.metrics import DriverGauges
 from engine.pipeline.progress import ProgressLine, Tally, count, start_board
 from engine.pipeline.trainer import TrainingError
-from engine.run.directory import ATTEMPTS, start_run
+from engine.run.attempts import clear_attempts
+from engine.run.claim import claim
+from engine.run.directory import start_run
 from engine.run.heartbeat import Heartbeat, timestamp
 from engine.run.plan import LabelPlan, LeasePlan
 from engine.run.summary import Outcome
@@ -50,8 +52,7 @@ def run_plan(plan: LabelPlan, *, workers: int | None = None, tell: Callable[[str
     """
     if not plan.remaining:
         return drive(plan)
-    _prepare(plan)
-    with on_cluster():
+    with at_work(plan):
         make_concept_of(plan, workers=workers, tell=tell)
         tell(f"labels: {len(plan.remaining)} of {len(plan.leases)} leases to do")
         return drive(plan, workers=workers)
@@ -70,8 +71,7 @@ def make_concept_of(plan: LabelPlan, *, workers: int | None, tell: Callable[[str
         elif plan.run.stage == "refined":
             tell("fine-tuning: skipped as asked for, the model itself paints the backgrounds")
         return
-    _prepare(plan)
-    with on_cluster():
+    with at_work(plan):
         sample = plan.sample
         if sample.remaining:
             tell(f"sample: preliminary masks, {len(sample.remaining)} of {len(sample.leases)} leases to do")
@@ -95,15 +95,14 @@ def drive(plan: LeasePlan, *, workers: int | None = None) -> Outcome:
     """Does what the plan has left.
 
     Raises:
-        ValueError: the run directory cannot be written to, or the cluster cannot be used.
+        ValueError: the run directory cannot be written to or another driver is at it, or the cluster cannot be used.
         LabellingError: the run cannot go on; resuming is safe.
         KeyboardInterrupt: interrupted; resuming is safe.
     """
     receipts, failed = dict(plan.receipts), dict[str, str]()
     started = began = ended = time.monotonic()
     if plan.remaining:
-        _prepare(plan)
-        with on_cluster():
+        with at_work(plan):
             check_reach(plan.places)
             pool = divide(leases=len(plan.remaining), wanted=workers)
             board, gauges = start_board(), DriverGauges(plan.run.stage)
@@ -125,14 +124,18 @@ def drive(plan: LeasePlan, *, workers: int | None = None) -> Outcome:
             began = line.began or started
     if not failed:
         with suppress(OSError):  # only tidiness
-            storage.remove_folder(storage.join(plan.run.url, ATTEMPTS))
+            clear_attempts(plan.run.url)
     return Outcome(plan=plan, receipts=receipts, failed_leases=failed, loading=began - started, seconds=ended - began)
 
 
-def _prepare(plan: LeasePlan) -> None:
-    """Finds out what can be found out before a cluster is reached or started."""
+@contextmanager
+def at_work(plan: LeasePlan) -> Iterator[None]:
+    """All that a driver needs: a run directory that is started and its own, and a connection to Ray."""
+    # What can be found out before a cluster is reached or started is found out first.
     check_address()
     start_run(plan.run.url, plan.manifest)
+    with claim(plan.run.url, plan.run.session), on_cluster():
+        yield
 
 
 def _first_snapshot(plan: LeasePlan, workers: int) -> Snapshot:

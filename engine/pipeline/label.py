@@ -17,12 +17,13 @@ from engine.pipeline.cluster import Workers
 from engine.pipeline.metrics import WorkerMetrics
 from engine.run.harvest import LabellerBroken, LeaseProgress, LeaseTask
 from engine.run.plan import LeasePlan
+from engine.storage import NoRoom
 from schemas.receipt import Receipt
 
 logger = logging.getLogger(__name__)
 
 MAX_FAILED_STARTS = 3
-"""So many workers may die while loading (besides those that may be loading now) before it is an error."""
+"""So often may a worker die while it loads, with no other succeeding in between, before it is an error."""
 
 PATIENCE = (1.0, 5.0, 20.0)
 """Seconds to wait before each new try of a lease whose corpus or run directory could not be reached."""
@@ -37,9 +38,9 @@ class LeaseWorker:
 
     def __init__(self, task: LeaseTask, workers: Workers, board: Any) -> None:
         # Ray starts an actor again whose process died in here, for ever: somebody has to count.
-        starts = ray.get(board.starting.remote())
-        if starts > workers.count + MAX_FAILED_STARTS:
-            raise LabellingError(f"{starts} worker processes have died while they loaded the model {task.model}")
+        deaths = ray.get(board.starting.remote(ray.get_runtime_context().get_actor_id()))
+        if deaths > MAX_FAILED_STARTS:
+            raise LabellingError(f"{deaths} worker processes have died while they loaded the model {task.model}")
         self._board, self._metrics = board, WorkerMetrics(task.run.stage)
         # One thread on CPUs, whatever their number: sums are rounded in another order with more.
         threads = 1 if workers.device == "cpu" else None
@@ -47,14 +48,17 @@ class LeaseWorker:
         board.started.remote()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        """One lease (JSON) to its receipt (JSON), or to the error that kept it from being labelled."""
+        """One lease (JSON) to its receipt (JSON), or to the error that kept it from being labelled.
+
+        An error is fatal if other leases would only meet it, too.
+        """
         lease = Lease.from_json(json.loads(batch["lease"][0]))
         for wait in (*PATIENCE, None):
             try:
                 receipt = self._complete(lease, self._report)
                 self._metrics.finish(receipt)
                 return _row(lease, receipt=receipt.to_json())
-            except LabellerBroken as error:
+            except (LabellerBroken, NoRoom) as error:
                 return _row(lease, error=str(error), fatal=True)
             except OSError as error:
                 if wait is None:
@@ -83,6 +87,8 @@ def label_leases(plan: LeasePlan, workers: Workers, board: Any) -> Iterator[Rece
     """
     leases = [{"lease": json.dumps(lease.to_json())} for lease in plan.remaining]
     quiet_ray_data()
+    # Every worker has one lease at most: a pool that is busy is to grow, if the cluster has.
+    ray.data.DataContext.get_current().autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
     rows = (
         ray.data.from_items(leases, override_num_blocks=len(leases))
         .map_batches(

@@ -6,6 +6,7 @@ import shutil
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from types import TracebackType
 from typing import Any, TextIO, TypeVar
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from engine.corpus.lease import Lease
 from engine.run.harvest import LeaseProgress
@@ -21,24 +23,24 @@ from schemas.receipt import Receipt
 
 
 class Board:
-    """State of the actor: the last word of each lease, and the starts of workers that came to nothing yet."""
+    """State of the actor: the last word of each lease, and the starts of each worker that came to nothing yet."""
 
     def __init__(self) -> None:
         self._leases: dict[str, LeaseProgress] = {}
-        self._starting = 0
+        self._starting: Counter[str] = Counter()
         self._first: float | None = None
 
     def report(self, progress: LeaseProgress) -> None:
         self._first = self._first or time.monotonic()
         self._leases[progress.lease_id] = progress
 
-    def starting(self) -> int:
-        """A worker begins to load; returns how many have, counting it, since one last succeeded."""
-        self._starting += 1
-        return self._starting
+    def starting(self, worker: str) -> int:
+        """A worker begins to load; returns how often it has died at that since any last succeeded."""
+        self._starting[worker] += 1
+        return self._starting[worker] - 1
 
     def started(self) -> None:
-        self._starting = 0
+        self._starting.clear()
 
     def state(self) -> tuple[list[LeaseProgress], float | None]:
         """Every lease's progress, and the seconds since the first of them was opened."""
@@ -47,8 +49,10 @@ class Board:
 
 
 def start_board() -> Any:
-    """The board as an actor that takes no CPU and is started anew if its node goes."""
-    return ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Board).remote()
+    """The board as an actor that takes no CPU, beside the driver, and is started anew if its process goes."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    board = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Board)
+    return board.options(scheduling_strategy=here).remote()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,8 @@ from engine.pipeline.cluster import check_address, check_reach
 from engine.pipeline.driver import explained, on_cluster
 from engine.pipeline.label import PATIENCE, quiet_ray_data
 from engine.pipeline.trainer import train_on_ray
-from engine.run.directory import start_run
+from engine.run.claim import claim
+from engine.run.directory import new_session, start_run
 from engine.run.segmenter import CHECKPOINTS, SegmenterTask, format_counts, make_segmenter, read_task
 from engine.segmenter.examples import Example
 from schemas.training import TrainingReceipt
@@ -74,7 +75,7 @@ def run_training(
         return receipt
     check_address()
     start_run(task.url, task.manifest, option="--output")
-    with on_cluster(), explained():
+    with claim(task.url, new_session()), on_cluster(), explained():
         check_reach(task.places)
         began = time.monotonic()
         examples, tally = ingest(task)

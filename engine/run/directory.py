@@ -1,12 +1,11 @@
-"""A run directory: where a lease's files lie, what is done, which leases keep killing their workers."""
+"""A run directory: where a lease's files lie, and what is done."""
 
 from __future__ import annotations
 
 import logging
 import platform
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import metadata
@@ -14,6 +13,7 @@ from typing import Any
 
 from engine import storage
 from engine.corpus.lease import Lease
+from engine.run.attempts import ATTEMPTS, Attempt, mark_attempt
 from schemas.receipt import Receipt
 from schemas.run import RunManifest
 
@@ -34,9 +34,9 @@ class LabelRun:
 
     Attributes:
         url: the run directory, absolute.
-        session: names this start of the driver. Attempts are counted within a session only, so that whoever
-            interrupts and resumes a run never gets closer to a quarantined lease.
+        session: names this start of the driver.
         batch_size: images per call of the labeller.
+        retry: try again, once in this session, what earlier ones have put into quarantine.
     """
 
     url: str
@@ -49,6 +49,7 @@ class LabelRun:
     seed: int
     session: str
     batch_size: int = 8
+    retry: bool = False
 
     def labels_url(self, lease_id: str) -> str:
         return storage.join(self.url, STAGE_FOLDERS[self.stage], f"{lease_id}.parquet")
@@ -69,50 +70,19 @@ class LabelRun:
             receipt = Receipt.from_json(storage.read_bytes(self.receipt_url(lease.id)).decode())
         except FileNotFoundError:
             return None
-        return receipt if covers(receipt, lease) else None
+        return receipt if self.settles(receipt, lease) else None
 
-    @contextmanager
-    def attempt(self, lease_id: str) -> Iterator[Attempt]:
-        """Marks in the run directory that a worker is at the lease; unmarks it unless the process dies.
+    def settles(self, receipt: Receipt, lease: Lease) -> bool:
+        """Whether the receipt says that there is nothing to do for this session."""
+        if not self.retry or receipt.session == self.session:
+            return covers(receipt, lease)
+        mended = receipt.failed > 0 or receipt.lease["shard"]["size"] != lease.shard.size
+        return covers(receipt, lease) and not mended
 
-        Also sweeps up what killed workers left: markers, and the temporary files these tell of.
-        """
-        folder = storage.join(self.url, ATTEMPTS)
-        deaths = 0
-        for name in storage.list_names(folder):
-            lease, _, owner = name.rpartition("~")
-            if lease != lease_id:
-                continue
-            session, _, token = owner.partition("-")
-            for url in (self.labels_url, self.receipt_url, self.quarantine_url, self.images_url):
-                storage.remove(storage.temporary_url(url(lease_id), token))
-            if session == self.session:
-                deaths += 1
-            else:
-                storage.remove(storage.join(folder, name))
-        attempt = Attempt(token=uuid.uuid4().hex, deaths=deaths)
-        marker = storage.join(folder, f"{lease_id}~{self.session}-{attempt.token}")
-        storage.touch(marker)
-        try:
-            yield attempt
-        finally:
-            storage.remove(marker)
-
-
-ATTEMPTS = ".attempts"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Attempt:
-    """One worker's attempt at a lease.
-
-    Attributes:
-        token: goes into the names of the temporary files the worker writes.
-        deaths: earlier attempts of this session that ended without a word.
-    """
-
-    token: str
-    deaths: int
+    def attempt(self, lease_id: str) -> AbstractContextManager[Attempt]:
+        """Marks in the run directory that a worker is at the lease (see `engine.run.attempts`)."""
+        urls = (self.labels_url, self.receipt_url, self.quarantine_url, self.images_url)
+        return mark_attempt(self.url, lease_id, self.session, [url(lease_id) for url in urls])
 
 
 def new_session() -> str:
@@ -140,23 +110,54 @@ def read_receipts(url: str, stage: str) -> dict[str, Receipt]:
     return receipts
 
 
-def subtract_receipts(leases: list[Lease], receipts: dict[str, Receipt], url: str) -> list[Lease]:
+def subtract_receipts(leases: list[Lease], receipts: dict[str, Receipt], run: LabelRun) -> list[Lease]:
     """The leases that are still to be done.
+
+    Raises:
+        RunError: as `check_corpus`.
+    """
+    check_corpus(leases, receipts, run.url, mended=run.retry)
+    return [lease for lease in leases if lease.id not in receipts or not run.settles(receipts[lease.id], lease)]
+
+
+def check_corpus(leases: list[Lease], receipts: dict[str, Receipt], url: str, *, mended: bool = False) -> None:
+    """Checks that receipts are of these leases.
+
+    Args:
+        mended: shards of which samples are in quarantine may have changed.
 
     Raises:
         RunError: the run directory holds labels of another corpus, whose shards are named alike.
     """
     planned = {lease.shard.name: lease for lease in leases}
+    changed = [receipt for receipt in receipts.values() if _differs(receipt, planned)]
+    excused = _find_mended(receipts, planned) if mended and changed else set()
+    for receipt in changed:
+        was, now = receipt.lease, planned[receipt.lease["shard"]["name"]]
+        if now.shard.name in excused and was["parts"] == now.parts:
+            continue
+        raise RunError(
+            f"{storage.redact(url)} holds labels of another {now.shard.name}: that one had "
+            f"{was['shard']['size']} bytes in {was['parts']} part(s), this one has {now.shard.size} in "
+            f"{now.parts}; give each corpus its own --run (where this is the same shard and its bad images have been "
+            "mended: label it with --retry-quarantined)"
+        )
+
+
+def _differs(receipt: Receipt, planned: dict[str, Lease]) -> bool:
+    was = receipt.lease
+    now = planned.get(was["shard"]["name"])
+    return now is not None and (was["shard"]["size"], was["parts"]) != (now.shard.size, now.parts)
+
+
+def _find_mended(receipts: dict[str, Receipt], planned: dict[str, Lease]) -> set[str]:
+    """Shards that may have changed: those with samples in quarantine, and those of which a part is mended already."""
+    names = set()
     for receipt in receipts.values():
-        was = receipt.lease
-        now = planned.get(was["shard"]["name"])
-        if now is not None and (was["shard"]["size"], was["parts"]) != (now.shard.size, now.parts):
-            raise RunError(
-                f"{storage.redact(url)} holds labels of another {now.shard.name}: that one had "
-                f"{was['shard']['size']} bytes in {was['parts']} part(s), this one has {now.shard.size} in "
-                f"{now.parts}; give each corpus its own --run"
-            )
-    return [lease for lease in leases if lease.id not in receipts or not covers(receipts[lease.id], lease)]
+        name = receipt.lease["shard"]["name"]
+        if name in planned and (receipt.failed or not _differs(receipt, planned)):
+            names.add(name)
+    return names
 
 
 def make_manifest(fields: dict[str, Any], config: dict[str, Any] | None) -> RunManifest:
@@ -217,7 +218,7 @@ def start_run(url: str, manifest: RunManifest, *, option: str = "--run") -> None
     """
     try:
         if check_manifest(url, manifest, option=option):
-            probe = storage.join(url, ATTEMPTS, f"probe~{uuid.uuid4().hex}")
+            probe = storage.join(url, ATTEMPTS, f"probe-{uuid.uuid4().hex}")
             storage.touch(probe)
             storage.remove(probe)
         else:

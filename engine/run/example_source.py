@@ -14,11 +14,11 @@ from engine.run.directory import (
     FIRST,
     STAGE_FOLDERS,
     RunError,
+    check_corpus,
     find_corpus_url,
     find_input,
     read_manifest,
     read_receipts,
-    subtract_receipts,
 )
 from engine.segmenter.spec import Labels
 from schemas.receipt import Receipt
@@ -105,7 +105,7 @@ def find_corpus(run_url: str, labelled: RunManifest, labels: Labels, input_url: 
             break
     else:
         raise NothingToLearn(f"{storage.redact(run_url)} has no {labels} labels; {FIRST}")
-    subtract_receipts(leases, receipts, run_url)  # raises for another corpus
+    check_corpus(leases, receipts, run_url)
     _check_receipts(receipts, labelled, run_url)
     own = [lease for lease in leases if lease.id in receipts]
     if not own:

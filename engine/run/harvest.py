@@ -11,13 +11,11 @@ from typing import Any, Protocol
 from engine import storage
 from engine.corpus.lease import Lease
 from engine.corpus.sample import Defect
-from engine.run.directory import Attempt, LabelRun
+from engine.run.attempts import Attempt
+from engine.run.directory import LabelRun
 from engine.run.heartbeat import timestamp
 from engine.run.rows import defects_to_parquet, labels_to_parquet
 from schemas.receipt import Receipt
-
-MAX_DEATHS = 3
-"""A lease whose worker process died this often within one session is given up: an image's is quarantined as a whole."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,12 +68,14 @@ class Harvest:
         rows: of the label file, each with its place in the lease; they may come in any order.
         defects: of the quarantine file, likewise.
         archive: the images, where the work has made them; None where they were there.
+        kept: how many of the rows are those of an earlier session.
         seconds, bytes, ignored: for the receipt.
     """
 
     rows: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
     defects: list[tuple[int, Defect]] = field(default_factory=list)
     archive: bytes | None = None
+    kept: int = 0
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     bytes: dict[str, int] = field(default_factory=dict)
     ignored: dict[str, int] = field(default_factory=dict)
@@ -87,7 +87,7 @@ class Harvest:
                 self.seconds[f"{step}.{part}"] += seconds
 
     def add_death(self, index: int, *, shard: str, key: str, deaths: int) -> None:
-        """Quarantines a sample of a lease whose workers died."""
+        """Quarantines a sample, or (with an empty key) a lease, on which workers died."""
         message = f"{deaths} worker processes died on this part of the corpus; it was not labelled."
         defect = Defect(shard=shard, key=key, stage="label", reason="worker_died", message=message)
         self.defects.append((index, defect))
@@ -98,8 +98,7 @@ def complete_lease(
     run: LabelRun,
     report: Report,
     *,
-    work: Callable[[Harvest], None],
-    give_up: Callable[[Harvest, int], None],
+    work: Callable[[Harvest, Attempt], None],
 ) -> Receipt:
     """Does the work on a lease and returns its receipt; a lease that has one is returned at once.
 
@@ -107,8 +106,7 @@ def complete_lease(
     the run's settings only, and every file appears whole.
 
     Args:
-        work: fills the harvest.
-        give_up: fills it without touching what kills the process, if so many processes died on it.
+        work: fills the harvest; the attempt says what has killed earlier workers, not to be touched again.
     """
     if receipt := run.find_receipt(lease):
         report(_finished(receipt))
@@ -118,10 +116,7 @@ def complete_lease(
         storage.remove(run.receipt_url(lease.id))
         started = time.perf_counter()
         harvest = Harvest()
-        if attempt.deaths < MAX_DEATHS:
-            work(harvest)
-        else:
-            give_up(harvest, attempt.deaths)
+        work(harvest, attempt)
         receipt = _write(harvest, lease, run, attempt, started)
     report(_finished(receipt))
     return receipt
@@ -156,6 +151,8 @@ def _write(harvest: Harvest, lease: Lease, run: LabelRun, attempt: Attempt, star
         seconds={name: round(value, 3) for name, value in sorted(seconds.items())},
         bytes={**harvest.bytes, "labels": len(labels), "quarantine": len(quarantine) if defects else 0},
         finished=timestamp(),
+        session=run.session,
+        kept=harvest.kept,
     )
     storage.atomic_put(receipt.to_json().encode(), run.receipt_url(lease.id), token=attempt.token)
     return receipt

@@ -139,12 +139,14 @@ def plan_labelling(
     adapter: str | None = None,
     limit: int | None = None,
     batch_size: int = 8,
+    retry: bool = False,
     config: dict[str, Any] | None = None,
 ) -> LabelPlan:
     """Checks model, corpus and run directory; reads all of them and writes nothing.
 
     Args:
         adapter: URL of an m′ made before, which replaces the fine-tuning.
+        retry: try again what is in quarantine.
 
     Raises:
         ValueError: something is wrong with what the user asked for; one sentence says what, and what to do.
@@ -170,6 +172,7 @@ def plan_labelling(
         run_url=run_url,
         limit=limit,
         batch_size=batch_size,
+        retry=retry,
         config=config,
     )
     if spec.stage == "refined" and distillation.method != "none" and adapter is None:
@@ -187,6 +190,7 @@ def plan_run(
     weights: str | None = None,
     limit: int | None = None,
     batch_size: int = 8,
+    retry: bool = False,
     config: dict[str, Any] | None = None,
     option: str = "--run",
 ) -> LabelPlan:
@@ -212,6 +216,7 @@ def plan_run(
         seed=spec.seed,
         session=new_session(),
         batch_size=batch_size,
+        retry=retry,
     )
     plan = LabelPlan(
         spec=spec,
@@ -243,7 +248,7 @@ def split_done(leases: list[Lease], run: LabelRun) -> tuple[list[Lease], dict[st
         RunError: a receipt of another fingerprint or corpus.
     """
     receipts = read_receipts(run.url, run.stage)
-    remaining = subtract_receipts(leases, receipts, run.url)
+    remaining = subtract_receipts(leases, receipts, run)
     open_ids = {lease.id for lease in remaining}
     done = {lease.id: receipts[lease.id] for lease in leases if lease.id not in open_ids}
     for receipt in done.values():
@@ -262,7 +267,7 @@ def _plan_concept(plan: LabelPlan, spec: LabelSpec, distillation: DistillationSp
     if plan.resumed and find_concept(url, plan.run.fingerprint) is not None:
         return replace(plan, weights=weights)
     leases = plan_sample(plan.leases, distillation.sample)
-    run = replace(plan.run, stage="preliminary")
+    run = replace(plan.run, stage="preliminary", retry=False)
     coarse = replace(spec, stage="preliminary")
     sample = _without_done(replace(plan, spec=coarse, run=run, leases=leases, remaining=leases, receipts={}))
     task = ConceptTask(run=run, spec=spec, distillation=distillation, source=plan.source, leases=leases)

@@ -6,7 +6,7 @@ import threading
 import time
 import traceback
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -38,12 +38,16 @@ class Prefetch:
     """Iterates over a lease's pictures and defects in the corpus's order; use as a context manager.
 
     `planned` is the exact number of items, `ignored` how many files of which kind are left out. `seconds` and
-    `bytes_read` are complete once the iteration is.
+    `bytes_read` are complete once the iteration is. `skipped` are the keys left out, by place.
+
+    Args:
+        skip: keys of samples that are not wanted.
     """
 
-    def __init__(self, lease: Lease) -> None:
+    def __init__(self, lease: Lease, *, skip: Container[str] = ()) -> None:
         began = time.perf_counter()
         self._reader = open_lease(lease)
+        self.skipped = {place: key for place, key in self._reader.samples().items() if key in skip}
         self.planned, self.ignored = self._reader.planned, self._reader.ignored
         self.seconds: defaultdict[str, float] = defaultdict(float, open=time.perf_counter() - began)
         self.bytes_read = 0
@@ -90,10 +94,14 @@ class Prefetch:
     def _run(self) -> None:
         try:
             began = time.perf_counter()
-            for index, sample in enumerate(self._reader):
+            for index in range(self.planned):
+                if index in self.skipped:
+                    continue
+                sample = self._reader.read(index)
                 self.seconds["read"] += time.perf_counter() - began
                 began = time.perf_counter()
-                item = self._decode(index, sample) if isinstance(sample, Sample) else (index, sample)
+                self.bytes_read += len(sample.image) if isinstance(sample, Sample) else 0
+                item = decode_sample(index, sample)
                 self.seconds["decode"] += time.perf_counter() - began
                 if not self._put(item):
                     return
@@ -105,28 +113,6 @@ class Prefetch:
             with self._changed:
                 self._ended = True
                 self._changed.notify_all()
-
-    def _decode(self, index: int, sample: Sample) -> Item:
-        self.bytes_read += len(sample.image)
-        try:
-            return Picture(index=index, shard=sample.shard, key=sample.key, image=decode_image(sample.image))
-        except DecodeError as error:
-            reason, message, trace = error.reason, str(error), ""
-        except Exception as error:
-            # A decoder may raise anything on hostile bytes; one image must not stop the shard.
-            reason, message, trace = (
-                "decode_error",
-                f"{type(error).__name__}: {error}",
-                traceback.format_exc(),
-            )
-        return index, Defect(
-            shard=sample.shard,
-            key=sample.key,
-            stage="decode",
-            reason=reason,
-            message=message,
-            traceback=trace,
-        )
 
     def _put(self, item: Item) -> bool:
         """Queues the item when there is room (always for the first); False when nobody wants it any more."""
@@ -149,3 +135,18 @@ class Prefetch:
 
 def _pixels(item: Item) -> int:
     return item.image.shape[0] * item.image.shape[1] if isinstance(item, Picture) else 0
+
+
+def decode_sample(index: int, sample: Sample | Defect) -> Item:
+    """What has been read, decoded; what does not decode becomes a defect."""
+    if isinstance(sample, Defect):
+        return index, sample
+    try:
+        return Picture(index=index, shard=sample.shard, key=sample.key, image=decode_image(sample.image))
+    except DecodeError as error:
+        reason, message, trace = error.reason, str(error), ""
+    except Exception as error:
+        # A decoder may raise anything on hostile bytes; one image must not stop the shard.
+        reason, message, trace = "decode_error", f"{type(error).__name__}: {error}", traceback.format_exc()
+    defect = Defect(shard=sample.shard, key=sample.key, stage="decode", reason=reason, message=message, traceback=trace)
+    return index, defect

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 from typing import Any
 
@@ -18,6 +19,8 @@ from engine.run.directory import LabelRun
 from engine.run.prefetch import Picture
 from schemas.label import label_schema
 from schemas.quarantine import QUARANTINE_SCHEMA
+
+logger = logging.getLogger(__name__)
 
 
 def mask_to_png(mask: np.ndarray) -> bytes:
@@ -65,7 +68,11 @@ def make_row(picture: Picture, label: Label, concept: str) -> dict[str, Any]:
 
 def labels_to_parquet(rows: list[dict[str, Any]], run: LabelRun) -> bytes:
     """Rows as a label file, in the order given; no rows make a valid file without rows."""
-    schema = label_schema(
+    return _to_parquet(pa.Table.from_pylist(rows, schema=_schema_of(run)))
+
+
+def _schema_of(run: LabelRun) -> pa.Schema:
+    return label_schema(
         fingerprint=run.fingerprint,
         model=storage.redact(run.model),
         revision=run.revision,
@@ -73,7 +80,21 @@ def labels_to_parquet(rows: list[dict[str, Any]], run: LabelRun) -> bytes:
         stage=run.stage,
         prompt=run.prompt,
     )
-    return _to_parquet(pa.Table.from_pylist(rows, schema=schema))
+
+
+def read_rows(run: LabelRun, lease_id: str) -> dict[str, dict[str, Any]]:
+    """The rows that a lease has in the run already, by key; none if they are damaged, or of other settings."""
+    try:
+        data = storage.read_bytes(run.labels_url(lease_id))
+    except FileNotFoundError:
+        return {}
+    try:
+        table = pq.read_table(io.BytesIO(data))
+        if (table.schema.metadata or {}).get(b"maskmine.fingerprint") == run.fingerprint.encode():
+            return {row["key"]: row for row in table.cast(_schema_of(run)).to_pylist()}
+    except (ValueError, OSError, pa.ArrowException):
+        logger.warning("%s is damaged; it is made anew", storage.redact(run.labels_url(lease_id)))
+    return {}
 
 
 def defects_to_parquet(defects: list[Defect]) -> bytes:

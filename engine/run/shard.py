@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,20 +19,14 @@ import numpy as np
 from engine import storage
 from engine.corpus.lease import Lease
 from engine.corpus.reader import open_lease
-from engine.corpus.sample import Defect
+from engine.corpus.sample import Defect, Sample
 from engine.labelling.label import Label
+from engine.run.attempts import Attempt
 from engine.run.directory import LabelRun
-from engine.run.harvest import (
-    MAX_DEATHS,
-    Complete,
-    Harvest,
-    LabellerBroken,
-    LeaseProgress,
-    Report,
-    complete_lease,
-)
-from engine.run.prefetch import Picture, Prefetch
-from engine.run.rows import make_row
+from engine.run.harvest import Complete, Harvest, LabellerBroken, LeaseProgress, Report, complete_lease
+from engine.run.memory import Fitting, is_out_of_memory
+from engine.run.prefetch import Item, Picture, Prefetch, decode_sample
+from engine.run.rows import make_row, read_rows
 from schemas.receipt import Receipt
 
 if TYPE_CHECKING:
@@ -47,7 +41,7 @@ MAX_BATCH_PIXELS = 64_000_000
 class Labels(Protocol):
     """What labels images: `engine.labelling.labeller.Labeller` or its fake twin."""
 
-    def __call__(self, images: list[np.ndarray], keys: list[str]) -> list[Label]: ...
+    def __call__(self, images: list[np.ndarray], keys: list[str], /) -> list[Label]: ...
 
 
 def label_lease(lease: Lease, labeller: Labels, run: LabelRun, report: Report = lambda progress: None) -> Receipt:
@@ -60,8 +54,7 @@ def label_lease(lease: Lease, labeller: Labels, run: LabelRun, report: Report = 
         LabellerBroken: the labeller fails whatever it is given.
         OSError: the corpus or the run directory cannot be reached.
     """
-    work = _Work(lease, labeller, run, report)
-    return complete_lease(lease, run, report, work=work.label, give_up=work.give_up)
+    return complete_lease(lease, run, report, work=_Work(lease, labeller, run, report).do)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +77,7 @@ class LabelTask:
     def load(self, *, device: str, threads: int | None) -> Complete:
         """What labels one lease after another."""
         concept = storage.read_bytes(self.weights) if self.weights else None
-        labeller = self.source.build(self.spec, device=device, threads=threads, weights=concept)
+        labeller = Fitting(self.source.build(self.spec, device=device, threads=threads, weights=concept))
         return lambda lease, report: label_lease(lease, labeller, self.run, report)
 
 
@@ -97,42 +90,72 @@ class _Work:
         self.planned = 0
         self.labelled = 0
 
-    def label(self, harvest: Harvest) -> None:
-        """Fills rows and defects."""
+    def do(self, harvest: Harvest, attempt: Attempt) -> None:
+        """Fills rows and defects, keeping off what kills."""
         self.harvest = harvest
-        with Prefetch(self.lease) as prefetch, ThreadPoolExecutor(1, thread_name_prefix="encode") as encoder:
-            self.planned = prefetch.planned
-            self._report()
-            encoding: list[Any] = []
-            for batch in self._batches(prefetch):
+        if attempt.hopeless:
+            harvest.bytes["images"] = 0
+            harvest.add_death(0, shard=self.lease.shard.name, key="", deaths=attempt.deaths.total())
+            return
+        kept = read_rows(self.run, self.lease.id) if self.run.retry else {}
+        if attempt.careful:
+            self._label_apart(kept, attempt)
+        else:
+            self._label(kept)
+
+    def _label(self, kept: dict[str, dict[str, Any]]) -> None:
+        """All that has no row yet, decoded ahead."""
+        with Prefetch(self.lease, skip=kept) as prefetch:
+            self.planned, self.harvest.ignored = prefetch.planned, prefetch.ignored
+            self._keep(prefetch.skipped, kept)
+            self._label_items(prefetch, lambda: prefetch.waiting)
+            self.harvest.seconds.update(prefetch.seconds)
+            self.harvest.bytes["images"] = prefetch.bytes_read
+
+    def _label_apart(self, kept: dict[str, dict[str, Any]], attempt: Attempt) -> None:
+        """The same a few at a time, each few decoded, labelled and encoded under a mark of its own."""
+        size = 0
+        with open_lease(self.lease) as reader:
+            self.planned, self.harvest.ignored = reader.planned, reader.ignored
+            keys = reader.samples()
+            skipped = {place: key for place, key in keys.items() if key in kept}
+            self._keep(skipped, kept)
+            for span in attempt.divide(reader.planned, self.run.batch_size):
+                if attempt.kills(span):
+                    key, deaths = keys.get(span.start, ""), attempt.deaths[span]
+                    self.harvest.add_death(span.start, shard=self.lease.shard.name, key=key, deaths=deaths)
+                    continue
+                places = [place for place in range(span.start, span.stop) if place not in skipped]
+                if not places:
+                    continue
+                with attempt.at(span):
+                    read = {place: reader.read(place) for place in places}
+                    size += sum(len(item.image) for item in read.values() if isinstance(item, Sample))
+                    self._label_items(decode_sample(place, item) for place, item in read.items())
+        self.harvest.bytes["images"] = size
+
+    def _keep(self, places: dict[int, str], kept: dict[str, dict[str, Any]]) -> None:
+        self.harvest.rows += [(place, kept[key]) for place, key in places.items()]
+        self.harvest.kept = len(places)
+        self._report(labelled=len(places))
+
+    def _label_items(self, items: Iterable[Item], waiting: Callable[[], int] = lambda: 0) -> None:
+        with ThreadPoolExecutor(1, thread_name_prefix="encode") as encoder:
+            encoding: list[Future[list[tuple[int, dict[str, Any]]]]] = []
+            for batch in self._batches(items):
                 labels = self._label_batch(batch)
                 for done in encoding:
-                    harvest.rows.extend(done.result())
+                    self.harvest.rows.extend(done.result())
                 # One batch is encoded while the next is labelled; more would only pile up masks.
                 encoding = [encoder.submit(self._encode, labels)]
-                self._report(labelled=len(labels), waiting=prefetch.waiting)
+                self._report(labelled=len(labels), waiting=waiting())
             for done in encoding:
-                harvest.rows.extend(done.result())
-            harvest.seconds.update(prefetch.seconds)
-            harvest.bytes["images"] = prefetch.bytes_read
-            harvest.ignored = prefetch.ignored
+                self.harvest.rows.extend(done.result())
 
-    def give_up(self, harvest: Harvest, deaths: int) -> None:
-        """Quarantines all of the lease unseen: whatever is in it kills the process that touches it."""
-        harvest.bytes["images"] = 0
-        if deaths > MAX_DEATHS:  # even listing the keys kills
-            harvest.add_death(0, shard=self.lease.shard.name, key="", deaths=deaths)
-            return
-        for index, item in enumerate(open_lease(self.lease)):
-            if isinstance(item, Defect):
-                harvest.defects.append((index, item))
-            else:
-                harvest.add_death(index, shard=item.shard, key=item.key, deaths=deaths)
-
-    def _batches(self, prefetch: Prefetch) -> Iterator[list[Picture]]:
+    def _batches(self, items: Iterable[Item]) -> Iterator[list[Picture]]:
         batch: list[Picture] = []
         pixels = 0
-        for item in prefetch:
+        for item in items:
             if not isinstance(item, Picture):
                 self.harvest.defects.append(item)
                 continue
@@ -168,7 +191,7 @@ class _Work:
                 shard=picture.shard,
                 key=picture.key,
                 stage="label",
-                reason="label_error",
+                reason="out_of_memory" if is_out_of_memory(error) else "label_error",
                 message=message,
                 traceback=traceback.format_exc(),
             )

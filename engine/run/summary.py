@@ -37,8 +37,10 @@ class Outcome:
 
     @property
     def new(self) -> int:
-        """Images seen in this start."""
-        return self.seen - sum(receipt.seen for receipt in self.plan.receipts.values())
+        """Images seen in this start; what was labelled before in a lease that is tried again is not."""
+        before = sum(receipt.seen for receipt in self.plan.receipts.values())
+        kept = sum(receipt.kept for lease, receipt in self.receipts.items() if lease not in self.plan.receipts)
+        return self.seen - before - kept
 
     def failed(self, max_failures: float) -> bool:
         """Whether more than this fraction of the images is in quarantine, or leases are left."""

@@ -18,8 +18,10 @@ from engine import storage
 from engine.corpus.catalogue import Shard
 from engine.corpus.lease import Lease
 from engine.labelling.spec import LabelSpec
+from engine.run.attempts import Attempt
 from engine.run.directory import LabelRun, check_manifest, make_manifest, new_session
 from engine.run.harvest import Complete, Harvest, LabellerBroken, LeaseProgress, Report, complete_lease
+from engine.run.memory import Fitting
 from engine.run.origin import Origin
 from engine.run.plan import split_done
 from engine.run.prefetch import Picture
@@ -110,7 +112,8 @@ class SynthesisTask:
         samples = self.source.build_synthesizer(
             self.spec, self.settings, device=device, threads=threads, weights=concept
         )
-        return lambda lease, report: synthesize_shard(lease, samples, self.settings, self.run, report)
+        fitting = Fitting(samples)
+        return lambda lease, report: synthesize_shard(lease, fitting, self.settings, self.run, report)
 
 
 def plan_synthesis(
@@ -187,14 +190,13 @@ def synthesize_shard(
         OSError: the output cannot be reached.
     """
 
-    def work(harvest: Harvest) -> None:
+    def work(harvest: Harvest, attempt: Attempt) -> None:
+        if attempt.careful:
+            # Unlike an image of a corpus, no sample is to blame, so none is left out.
+            raise LabellerBroken(f"{attempt.deaths.total()} worker processes died while they made {lease.shard.name}")
         _make(lease, samples, settings, run, report, harvest)
 
-    def give_up(harvest: Harvest, deaths: int) -> None:
-        # Unlike an image of a corpus, no sample is to blame, so none is left out.
-        raise LabellerBroken(f"{deaths} worker processes died while they made {lease.shard.name}")
-
-    return complete_lease(lease, run, report, work=work, give_up=give_up)
+    return complete_lease(lease, run, report, work=work)
 
 
 Packed = list[tuple[str, dict[str, bytes], dict[str, Any]]]

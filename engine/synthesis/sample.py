@@ -59,7 +59,7 @@ class SyntheticSample:
 class Samples(Protocol):
     """What makes samples: `engine.synthesis.synthesizer.Synthesizer` or its fake twin."""
 
-    def __call__(self, indices: Sequence[int]) -> list[SyntheticSample]: ...
+    def __call__(self, indices: Sequence[int], /) -> list[SyntheticSample]: ...
 
 
 def without_object(label: Label) -> Label:

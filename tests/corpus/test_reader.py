@@ -86,7 +86,7 @@ def test_remote_shards_are_read_whole_or_in_pieces(monkeypatch: pytest.MonkeyPat
     filesystem = fsspec.filesystem("memory")
     filesystem.pipe("/reader-test/a.tar", make_corpus_tar([0, 1, 2]))
     whole = read("memory://reader-test")
-    monkeypatch.setattr("engine.corpus.tar._FETCH_WHOLE", -1)
+    monkeypatch.setattr("engine.remote._WHOLE", -1)
     assert read("memory://reader-test") == whole
     assert len(whole) == 3
     filesystem.rm("/reader-test", recursive=True)

@@ -6,7 +6,8 @@ Faults: `worker:KEY` kills the worker process that labels KEY, once; `poison:KEY
 `put:NAME` kills a worker once between writing and renaming a file whose path ends so; `again:NAME` spares the
 first such file and dies when it is to be replaced; `stall:NAME` is `again`, but hangs instead of dying, and a
 file that is new is enough for it where NAME ends with `!`. `start` kills workers while they load. `broken` makes
-labellers fail whatever they are given. Several faults are separated by spaces.
+labellers fail whatever they are given. `where:FOLDER` is none: it notes there the nodes on which images are labelled.
+Several faults are separated by spaces.
 
 The first argument `train` trains a segmenter instead: python tests/pipeline/drive.py train RUN OUTPUT
 
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -96,6 +98,8 @@ class Fault:
 
     def meet(self, keys: list[str]) -> None:
         """Called before images with these keys are labelled."""
+        if self.kind == "where":
+            Path(self.value, ray.get_runtime_context().get_node_id()).touch()
         if self.kind == "broken":
             raise RuntimeError("device lost")
         if self.value in keys:

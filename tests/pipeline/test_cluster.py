@@ -10,11 +10,11 @@ from engine.pipeline import cluster
 @pytest.mark.parametrize(
     ("resources", "leases", "wanted", "count", "ready", "device"),
     [
-        ({"CPU": 2.0}, 10, None, 2, 2, "cpu"),
+        ({"CPU": 2.0}, 10, None, 10, 2, "cpu"),
         ({"CPU": 1.0}, 10, None, 1, 1, "cpu"),
         ({"CPU": 64.0}, 10, None, 10, 10, "cpu"),
         ({"CPU": 2.0}, 10, 5, 5, 5, "cpu"),
-        ({"CPU": 16.0, "GPU": 4.0}, 10, None, 4, 4, "cuda"),
+        ({"CPU": 16.0, "GPU": 4.0}, 10, None, 10, 4, "cuda"),
         ({"CPU": 16.0, "GPU": 4.0}, 10, 8, 8, 4, "cuda"),
         ({"CPU": 16.0, "GPU": 4.0}, 2, None, 2, 2, "cuda"),
         ({}, 10, None, 1, 1, "cpu"),

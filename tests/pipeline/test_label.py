@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +13,10 @@ from types import ModuleType
 import pyarrow.parquet as pq
 import pytest
 
+from engine.corpus.catalogue import list_shards
+from engine.corpus.lease import Lease, plan_leases
+from engine.pipeline.label import LeaseWorker
+from engine.storage import NoRoom
 from tests.corpus.hostile import make_corpus_tar, write_hostile_corpus
 
 DRIVE = Path(__file__).with_name("drive.py")
@@ -89,17 +94,19 @@ def test_a_killed_worker_changes_nothing(job: Job, corpus: Path, undisturbed: Pa
 
 
 @pytest.mark.slow
-def test_a_lease_that_kills_every_worker_is_quarantined_and_the_others_are_labelled(
+def test_an_image_that_kills_every_worker_is_quarantined_and_all_others_are_labelled(
     job: Job, corpus: Path, undisturbed: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
     assert job(run, corpus, fault="poison:000101") == 1
-    assert "worker_died 6" in capfd.readouterr().out
-    assert [key for key in keys(undisturbed) if key[0] != "000001.tar"] == keys(run)
-    rows = pq.read_table(run / "quarantine" / "000001.parquet").to_pylist()
-    assert [row["key"] for row in rows] == [f"{100 + number:06d}" for number in range(PER_SHARD)]
+    assert "worker_died 1" in capfd.readouterr().out
+    assert [key for key in keys(undisturbed) if key != ("000001.tar", "000101")] == keys(run)
+    (bad,) = pq.read_table(run / "quarantine" / "000001.parquet").to_pylist()
+    assert (bad["key"], bad["reason"]) == ("000101", "worker_died")
     assert leftovers(run) == []
     assert job(run, corpus, fault="poison:000101") == 1, "it is not tried again, and still not forgotten"
+    assert job(run, corpus, "--retry-quarantined") == 0
+    assert parquets(run) == parquets(undisturbed), "once it is mended, the run is as any other"
 
 
 @pytest.mark.slow
@@ -170,3 +177,13 @@ def test_a_killed_driver_resumes_to_the_same_files(
     assert job(run, corpus) == 0
     assert parquets(run) == parquets(undisturbed)
     assert leftovers(run) == []
+
+
+def test_a_worker_that_finds_the_disk_full_does_not_go_on_to_other_leases(corpus: Path) -> None:
+    def complete(lease: Lease, report: object) -> None:
+        raise NoRoom("cannot write x: No space left on device")
+
+    worker = LeaseWorker.__new__(LeaseWorker)
+    worker._complete = complete  # type: ignore[assignment]
+    row = worker({"lease": [json.dumps(plan_leases(list_shards(str(corpus)))[0].to_json())]})
+    assert (row["fatal"], row["error"]) == ([True], ["cannot write x: No space left on device"])

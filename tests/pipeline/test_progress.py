@@ -79,9 +79,9 @@ def test_reporting_twice_counts_once() -> None:
 
 def test_the_board_counts_starts_that_came_to_nothing() -> None:
     board = Board()
-    assert [board.starting(), board.starting()] == [1, 2]
+    assert [board.starting("a"), board.starting("b"), board.starting("a")] == [0, 0, 1]
     board.started()
-    assert board.starting() == 1
+    assert board.starting("a") == 0
 
 
 def test_a_log_gets_whole_lines_and_always_the_last_one() -> None:

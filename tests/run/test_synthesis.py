@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine import storage
-from engine.run.directory import ATTEMPTS, RunError, start_run
+from engine.run.attempts import ATTEMPTS
+from engine.run.directory import RunError, start_run
 from engine.run.fake import FakeSource, FakeSynthesizer
 from engine.run.harvest import LabellerBroken, LeaseProgress
 from engine.run.origin import Origin, find_origin

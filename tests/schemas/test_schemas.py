@@ -15,7 +15,7 @@ from schemas.run import RunManifest
 
 def make_receipt() -> Receipt:
     return Receipt(
-        lease={"shard": "000000.tar"},
+        lease={"shard": {"name": "000000.tar", "size": 7}, "parts": 1},
         lease_id="000000",
         stage="preliminary",
         fingerprint="abc",
