@@ -61,7 +61,7 @@ class Labeller:
         self.keep_backgrounds = keep_backgrounds
         self.prompt = ConceptPrompt.parse(model.tokenizer, spec.prompt, [spec.concept])
         self.model = model
-        self.concept = ConceptModel.load(model, weights) if weights else None
+        self.concept = ConceptModel.load(model, weights).merged() if weights else None
 
     @torch.no_grad()
     def __call__(self, images: list[np.ndarray], keys: list[str], *, stage: Stage | None = None) -> list[Label]:
