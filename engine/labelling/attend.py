@@ -120,7 +120,7 @@ def attend(
     steps = len(noisy.timesteps)
     foreground = model.encode_text([prompt.text])
     sums = torch.zeros(images * steps, len(prompt.concepts), rows, columns, device=z0.device)
-    told = _spread_evenly(spec.presence_steps, steps).to(z0.device)
+    told = spread_evenly(spec.presence_steps, steps).to(z0.device)
     errors = []  # of y_f, where the second look will ask for others
     with AttentionCapture(model.unet, prompt.selector) as capture:
         for chunk in noisy():
@@ -179,7 +179,7 @@ def _look_again(
     return Attention(maps=maps, presence=1 - own / torch.stack(others).amin(0))
 
 
-def _spread_evenly(count: int, steps: int) -> Tensor:
+def spread_evenly(count: int, steps: int) -> Tensor:
     """[steps] bool: `count` of the steps, or all if there are fewer."""
     asked = torch.zeros(steps, dtype=torch.bool)
     asked[torch.linspace(0, steps - 1, min(count, steps)).round().long()] = True
