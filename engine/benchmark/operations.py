@@ -1,4 +1,4 @@
-"""Floating-point operations: what the networks need, how many passes an image takes, what the device can do."""
+"""Floating-point operations: what the networks need, what the device can do."""
 
 from __future__ import annotations
 
@@ -10,31 +10,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from engine.benchmark.clock import Clock, Work
 from engine.diffusion.model import LatentDiffusion
-from engine.labelling.attend import spread_evenly
+from engine.labelling.passes import Passes
 from engine.labelling.spec import LabelSpec
 
 MATMUL_SIDE = {"cuda": 8192, "cpu": 1024}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Passes:
-    """Passes of the U-Net that one image takes, for the attention and for the inpainting."""
-
-    attention: int
-    inpainting: int
-
-    @classmethod
-    def of(cls, spec: LabelSpec) -> Passes:
-        """As the labeller makes them."""
-        steps = spec.attention_steps
-        told = spread_evenly(spec.presence_steps, steps)
-        again = told | (torch.arange(steps) < spec.propagation_steps)
-        settings = spec.refinement
-        contexts = 1 if settings.guidance in (0, 1) else 2
-        return cls(
-            attention=spec.draws * (steps + int(again.sum()) + int(told.sum())),
-            inpainting=settings.inpaint_steps * settings.inpaintings * contexts,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -68,11 +67,11 @@ class Row:
         return self.goal.verdict(self.value) if self.goal else ""
 
     def to_json(self) -> dict[str, Any]:
-        goal = dataclasses.asdict(self.goal) if self.goal else {}
-        kept = {key: goal[key] for key in ("better", "floor", "target") if key in goal}
         value = None if self.value is None else float(f"{self.value:.4g}")
-        fields = {"name": self.name, "value": value, "unit": self.unit, "note": self.note, "verdict": self.verdict}
-        return {key: field for key, field in {**fields, **kept}.items() if field != "" or key == "value"}
+        texts = {"unit": self.unit, "note": self.note, "verdict": self.verdict}
+        goal = self.goal
+        aim = {"better": goal.better, "floor": goal.floor, "target": goal.target} if goal else {}
+        return {"name": self.name, "value": value, **{key: text for key, text in texts.items() if text}, **aim}
 
 
 @dataclass(kw_only=True)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 
-from engine.benchmark.clock import Clock, Work
-from engine.benchmark.operations import Operations, Passes
+from engine.benchmark.clock import Clock
+from engine.benchmark.operations import Operations
 from engine.benchmark.rows import Report
 from engine.benchmark.subject import CONCEPT, Subject
 from engine.corpus.decode import decode_image
@@ -17,11 +20,13 @@ from engine.labelling.heatmap import enlarge, enlarge_smoothly
 from engine.labelling.inpainting import remove_object
 from engine.labelling.labeller import Labeller
 from engine.labelling.mixture import fit_mixture
+from engine.labelling.passes import Passes
 from engine.labelling.preliminary import heatmap_to_preliminary
 from engine.labelling.refinement import refine
 from engine.run.prefetch import Picture
 from engine.run.rows import make_row
 
+Result = TypeVar("Result")
 MIXTURES = ("mixture of heatmaps", "mixture of differences", "number of contrasts")
 
 
@@ -56,8 +61,8 @@ def time_stages(subject: Subject, labeller: Labeller, clock: Clock) -> dict[str,
     """Seconds of each stage for all images, as `Labeller` calls them."""
     seconds: dict[str, float] = {}
 
-    def timed(name: str, work: Work) -> object:
-        kept: list[object] = []
+    def timed(name: str, work: Callable[[], Result]) -> Result:
+        kept: list[Result] = []
         seconds[name] = clock.seconds(lambda: kept.append(work()), warm_up=clock.device.type != "cpu")[0]
         return kept[-1]
 
@@ -69,13 +74,12 @@ def time_stages(subject: Subject, labeller: Labeller, clock: Clock) -> dict[str,
     model = labeller.original()
     z0 = timed("encode", lambda: model.encode(canvases))
     valid = torch.ones(len(canvases), side, side, dtype=torch.bool, device=model.device)
-    options = {"valid": valid, "batch_size": labeller.batch_size}
-    found = timed("attention", lambda: attend(model, z0, keys, labeller.prompt, spec, **options))
+    size = labeller.batch_size
+    found = timed("attention", lambda: attend(model, z0, keys, labeller.prompt, spec, valid=valid, batch_size=size))
     heatmap = found.maps[:, 0].float()
     coarse = timed(MIXTURES[0], lambda: heatmap_to_preliminary(heatmap, valid, rule=spec.mixture_rule))
     region = coarse.mask
     tuned = labeller.distilled()
-    size = labeller.batch_size
     painted = timed("inpainting", lambda: remove_object(tuned, z0, region, keys, spec, batch_size=size))
     timed("decode", lambda: tuned.decode(z0))
     seconds["inpainting"] -= seconds["decode"] * settings.inpaintings
