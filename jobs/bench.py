@@ -46,8 +46,9 @@ class Bench:
     """Divide the profiles' numbers of steps by this, for a quick try whose ratios mean little."""
     matmul: Int = None
     """Side of the matrices whose product gives the device's peak P. Default: 8192 on a GPU, 1024 on a CPU."""
-    compiled: bool = BenchSpec.compiled
-    """Measure the U-Net under torch.compile, too; that takes minutes and a C++ compiler."""
+    compile: Literal["none", "forward", "all"] = BenchSpec.compile
+    """forward: measure the U-Net under torch.compile, too. all: compile the labellers as well, as --compile of
+    jobs/label.py does. Takes minutes and a C++ compiler."""
     ray: bool = True
     """Measure what Ray costs, too."""
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None

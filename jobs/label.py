@@ -15,7 +15,7 @@ from engine.run.command import run_command
 from engine.run.forecast import read_rate
 from engine.run.labelling import Label, make_plan
 from engine.run.plan import LabelPlan
-from engine.run.source import LabellerSource, ModelSource
+from engine.run.source import LabellerSource
 from engine.run.summary import Outcome
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None, *, source: LabellerSource | None = 
     """Parses, plans, labels, and sums up; returns the exit code. Tests pass another `source` of labellers."""
 
     def run(options: Label) -> int:
-        plan = make_plan(options, source or ModelSource.named(options.model.model, options.model.revision))
+        plan = make_plan(options, source)
         print(plan.describe(), flush=True)
         if options.execution.dry_run:
             return 0

@@ -16,7 +16,7 @@ from engine.run.command import run_command
 from engine.run.forecast import make_forecast
 from engine.run.labelling import Label, make_plan
 from engine.run.options import Float
-from engine.run.source import LabellerSource, ModelSource
+from engine.run.source import LabellerSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +56,7 @@ def main(arguments: list[str] | None = None, *, source: LabellerSource | None = 
     """Parses, plans, probes, predicts; returns the exit code. Tests pass another `source` of labellers."""
 
     def run(options: Plan) -> int:
-        model = source or ModelSource.named(options.model.model, options.model.revision)
-        plan = make_plan(options, model)
+        plan = make_plan(options, source)
         print(plan.describe(), flush=True)
         if not plan.remaining:
             return 0

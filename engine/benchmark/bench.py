@@ -30,7 +30,7 @@ class BenchSpec:
         batches: latents per pass of the U-Net alone.
         images: labelled at once.
         shorten: divides the profiles' numbers of steps, for a quick try.
-        compiled: also compile the U-Net.
+        compile: the U-Net alone, to see what that gains (forward), the labellers as well (all), or nothing (none).
         matmul: side of the matrices whose product gives P; None takes what the device needs.
     """
 
@@ -42,7 +42,7 @@ class BenchSpec:
     repeats: int = 3
     clock: Literal["wall", "cpu"] = "wall"
     shorten: int = 1
-    compiled: bool = True
+    compile: Literal["none", "forward", "all"] = "forward"
     matmul: int | None = None
 
     def __post_init__(self) -> None:
@@ -75,10 +75,10 @@ def run_bench(spec: BenchSpec, *, command: str, tell: Callable[[str], None] = la
     operations = Operations.count(subject.model)
     report.add("U-Net, one latent", operations.unet / 1e9, "GFLOP")
     tell("forward")
-    measure_forward(report, subject, clock, spec.batches, operations=operations.unet, compiled=spec.compiled)
+    measure_forward(report, subject, clock, spec.batches, operations=operations.unet, compiled=spec.compile != "none")
     measure_capture(report, subject, clock, spec.batches)
     tell("labelling")
-    measure_labelling(report, subject, clock, operations, shorten=spec.shorten)
+    measure_labelling(report, subject, clock, operations, shorten=spec.shorten, compiled=spec.compile == "all")
     tell("lease")
     measure_lease(report, subject, repeats=spec.repeats, shorten=spec.shorten)
     return report

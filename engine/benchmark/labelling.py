@@ -15,6 +15,7 @@ from engine.benchmark.rows import Report
 from engine.benchmark.stages import add_stages
 from engine.benchmark.subject import CONCEPT, Subject, make_model
 from engine.diffusion.model import LatentDiffusion
+from engine.distillation.weights import ConceptModel
 from engine.labelling.label import Label
 from engine.labelling.labeller import Labeller
 from engine.labelling.spec import LabelSpec
@@ -34,15 +35,19 @@ def spec_of(profile: str, *, shorten: int = 1) -> LabelSpec:
 
 
 def measure_labelling(
-    report: Report, subject: Subject, clock: Clock, operations: Operations, *, shorten: int = 1
+    report: Report, subject: Subject, clock: Clock, operations: Operations, *, shorten: int = 1, compiled: bool = False
 ) -> None:
     """Adds the rows of both profiles and of the naive baseline.
 
     Args:
         shorten: divides all numbers of steps, for a quick try.
+        compiled: compile the U-Nets of the labellers, never that of the baseline.
     """
     specs = {name: spec_of(name, shorten=shorten) for name in PROFILES}
-    labellers = {name: _labeller(subject, spec) for name, spec in specs.items()}
+    labellers = {
+        name: Labeller(another(subject), spec, weights=subject.weights, compiled=compiled)
+        for name, spec in specs.items()
+    }
     labels: dict[str, list[Label]] = {}
 
     def work(name: str) -> Work:
@@ -51,7 +56,7 @@ def measure_labelling(
     naive = NaiveLabeller(another(subject), specs["paper"], weights=subject.weights)
     works = [*map(work, specs), lambda: naive(subject.images, subject.keys)]
     count = len(subject.images)
-    times = clock.seconds(*works, warm_up=clock.device.type != "cpu")
+    times = clock.seconds(*works, warm_up=compiled or clock.device.type != "cpu")
     each = {name: seconds / count for name, seconds in zip((*specs, "naive"), times, strict=True)}
     for name, seconds in each.items():
         report.add(f"{name}, whole", 1 / seconds, "images/s")
@@ -75,9 +80,10 @@ def _add_overlaps(report: Report, subject: Subject, spec: LabelSpec, labels: dic
     reference = another(subject, dtype=torch.float32)
     for network in (reference.unet, reference.vae):
         network.to(memory_format=torch.contiguous_format)
-    plain = Labeller(reference, spec, weights=subject.weights)(subject.images, subject.keys)
+    plain = Labeller(reference, spec, batch_size=8)
+    plain.concept = ConceptModel.load(reference, subject.weights)  # its adapters as they are
     report.add(names[0], overlap(labels["fast"], labels["paper"]))
-    report.add(names[1], overlap(labels["paper"], plain))
+    report.add(names[1], overlap(labels["paper"], plain(subject.images, subject.keys)))
 
 
 def overlap(labels: list[Label], others: list[Label]) -> float:
@@ -87,10 +93,6 @@ def overlap(labels: list[Label], others: list[Label]) -> float:
         for operate in (np.logical_and, np.logical_or)
     )
     return both / max(either, 1)
-
-
-def _labeller(subject: Subject, spec: LabelSpec) -> Labeller:
-    return Labeller(another(subject), spec, weights=subject.weights)
 
 
 def another(subject: Subject, **changes: Any) -> LatentDiffusion:

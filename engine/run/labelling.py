@@ -19,6 +19,7 @@ from engine.run.options import (
     Where,
     distillation_spec,
     label_spec,
+    source_of,
 )
 from engine.run.plan import LabelPlan, default_run_url, plan_labelling
 from engine.run.source import LabellerSource
@@ -48,17 +49,22 @@ class Label:
     execution: Execution
 
 
-def make_plan(options: Label, source: LabellerSource) -> LabelPlan:
-    """The checked plan of the job; ValueError for what cannot be done."""
+def make_plan(options: Label, source: LabellerSource | None = None) -> LabelPlan:
+    """The checked plan of the job; ValueError for what cannot be done.
+
+    Args:
+        source: of labellers, instead of one of the model that the options name.
+    """
     what, where = options.what, options.where
     return plan_labelling(
         spec=label_spec(what, options.method, options.refinement, options.stage.stage),
-        source=source,
+        source=source or source_of(options.model),
         input_url=find_input(where.input, what.concept),
         run_url=where.run or default_run_url(what.concept),
         distillation=distillation_spec(options.distillation),
         adapter=options.stage.adapter,
         limit=where.limit,
         batch_size=options.execution.batch_size,
+        precision=options.model.model_precision,
         config=dataclasses.asdict(options),
     )
