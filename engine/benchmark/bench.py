@@ -68,7 +68,7 @@ def run_bench(spec: BenchSpec, *, command: str, tell: Callable[[str], None] = la
     dtype = PRECISIONS[spec.precision]
     report = Report(about=_about(spec, device, command))
     tell("matmul")
-    report.about["P"] = measure_peak(clock, dtype, side=spec.matmul)
+    report.about["P"] = float(f"{measure_peak(clock, dtype, side=spec.matmul):.4g}")
     report.add("P, matmul", report.about["P"] / 1e12, "TFLOP/s")
     tell("model")
     subject = make_subject(spec.shape, images=spec.images, device=device, dtype=dtype)
