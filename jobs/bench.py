@@ -5,8 +5,8 @@ The tables: docs/results/bench-cpu.json, whose command is in it, and, where ther
     python jobs/bench.py --shape sd15 --device cuda --precision bfloat16 --images 24 --compile all \\
         --json docs/results/bench-gpu.json
 
-SPEED: what each change was expected to gain, and what it gained (one thread of a CPU, the miniature, CPU time). Version 1
-is the labeller before there was this benchmark.
+SPEED: what each change was expected to gain, and what it gained (one thread of a CPU, the miniature, CPU time). Version
+1 is the labeller before there was this benchmark.
 
 | version | change | expected | measured |
 | --- | --- | --- | --- |
