@@ -17,7 +17,6 @@ from engine.corpus.decode import DecodeError, decode_image
 from engine.corpus.reader import open_lease
 from engine.corpus.sample import Sample
 from engine.labelling.label import Label
-from engine.labelling.passes import Passes
 from engine.run.plan import LabelPlan, format_bytes
 from engine.run.prefetch import Picture
 from engine.run.rows import labels_to_parquet, make_row
@@ -174,7 +173,9 @@ def make_forecast(
     price_per_hour: float | None = None,
 ) -> Forecast:
     """What the plan will take: probes with so many images, on CUDA if there is one and no other device is named."""
-    import torch
+    import torch  # not needed for a run that only reads what was predicted
+
+    from engine.labelling.passes import Passes
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     done = sum(receipt.seen for receipt in plan.receipts.values())
