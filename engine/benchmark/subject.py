@@ -110,7 +110,7 @@ def make_adapters(model: LatentDiffusion) -> bytes:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in concept.trainable().items():
-            scale = 0.01 if ".lora_B" in name else 0.1
+            scale = 0.001 if ".lora_B" in name else 0.1
             parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
     return concept.pack(rank=RANK, notes={})
 

@@ -58,9 +58,10 @@ def test_the_baseline_with_adapters_paints_what_the_labeller_paints_without(subj
     painted = naive.paint(z0, region, keys)
     labeller = Labeller(other_model(), settings, weights=weights)
     expected = remove_object(labeller.distilled(), z0, region, keys, settings)[:, 0]
-    torch.testing.assert_close(painted, expected, rtol=1e-3, atol=1e-3)
     plain = remove_object(labeller.original(), z0, region, keys, settings)[:, 0]
-    assert (painted - plain).abs().max() > 0.01  # the adapters do something
+    made = (expected - plain).abs().max()
+    assert made > 0  # by the adapters
+    assert (painted - expected).abs().max() < made / 10
 
 
 def other_model():
