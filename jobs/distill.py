@@ -33,12 +33,12 @@ from engine.run.options import (
     distillation_spec,
     label_spec,
     segmenter_spec,
+    source_of,
 )
 from engine.run.origin import find_origin
 from engine.run.plan import LabelPlan, default_run_url, plan_labelling
 from engine.run.predict import plan_prediction
 from engine.run.segmenter import SegmenterTask, plan_training
-from engine.run.source import ModelSource
 from engine.run.summary import Outcome
 from engine.run.synthesis import plan_synthesis
 from engine.synthesis.spec import SynthesisSpec
@@ -165,12 +165,13 @@ def _plan_labels(options: Distill) -> LabelPlan:
     what, where = options.what, options.where
     return plan_labelling(
         spec=label_spec(what, options.method, options.refinement, "refined"),
-        source=ModelSource.named(options.model.model, options.model.revision),
+        source=source_of(options.model),
         input_url=find_input(where.input, what.concept),
         run_url=where.run or default_run_url(what.concept),
         distillation=distillation_spec(options.distillation),
         limit=where.limit,
         batch_size=options.execution.batch_size,
+        precision=options.model.model_precision,
         config=dataclasses.asdict(options),
     )
 

@@ -24,9 +24,10 @@ from engine.run.options import (
     Where,
     distillation_spec,
     label_spec,
+    source_of,
 )
 from engine.run.plan import default_run_url, plan_labelling
-from engine.run.source import LabellerSource, ModelSource
+from engine.run.source import LabellerSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,12 +65,13 @@ def main(arguments: list[str] | None = None, *, source: LabellerSource | None = 
             raise ValueError("--method none leaves nothing to do; give lora or full")
         plan = plan_labelling(
             spec=label_spec(what, options.method, options.refinement, "refined"),
-            source=source or ModelSource.named(options.model.model, options.model.revision),
+            source=source or source_of(options.model),
             input_url=find_input(where.input, what.concept),
             run_url=where.run or default_run_url(what.concept),
             distillation=settings,
             limit=where.limit,
             batch_size=options.execution.batch_size,
+            precision=options.model.model_precision,
             config=dataclasses.asdict(options),
         )
         print(plan.describe(), flush=True)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
@@ -17,56 +16,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine import storage
 from engine.run.command import run_command
-from engine.run.directory import find_input
-from engine.run.options import (
-    Distillation,
-    Execution,
-    Method,
-    Model,
-    Refinement,
-    What,
-    Where,
-    distillation_spec,
-    label_spec,
-)
-from engine.run.plan import LabelPlan, default_run_url, plan_labelling
-from engine.run.source import LabellerSource, ModelSource
+from engine.run.forecast import read_rate
+from engine.run.labelling import Label, make_plan
+from engine.run.plan import LabelPlan
+from engine.run.source import LabellerSource
 from engine.run.summary import Outcome
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """How far to go, and where the fine-tuned model comes from."""
-
-    stage: Literal["refined", "preliminary"] = "refined"
-    """refined: all of it. preliminary: masks from the model's attention alone, coarse and quick."""
-    adapter: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
-    """A fine-tuned model made before (RUN/concept/weights.safetensors), to be used instead of making one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Labelling(Execution):
-    """How to run; nothing of this changes the labels."""
-
-    retry_quarantined: bool = False
-    """Try again what is in quarantine, once images, model or machines are mended. Labels that are there stay as
-    they are."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Label:
-    """All settings of the job."""
-
-    what: What
-    stage: Stage
-    where: Where
-    model: Model
-    method: Method
-    refinement: Refinement
-    distillation: Distillation
-    execution: Labelling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,12 +59,12 @@ def main(arguments: list[str] | None = None, *, source: LabellerSource | None = 
     """Parses, plans, labels, and sums up; returns the exit code. Tests pass another `source` of labellers."""
 
     def run(options: Label) -> int:
-        plan = _plan(options, source or ModelSource.named(options.model.model, options.model.revision))
+        plan = make_plan(options, source)
         print(plan.describe(), flush=True)
         if options.execution.dry_run:
             return 0
         outcome = _label(plan, options.execution.workers)
-        print(outcome.describe(contact_sheet=_draw(plan, outcome)))
+        print(outcome.describe(contact_sheet=_draw(plan, outcome), predicted=read_rate(plan.run.url)))
         return int(outcome.failed(options.execution.max_failures))
 
     given = sys.argv[1:] if arguments is None else arguments
@@ -125,22 +81,6 @@ def _show(options: Status) -> int:
     status = read_status(options.status)
     print(status_to_json(status) if options.json else describe_status(status))
     return 0
-
-
-def _plan(options: Label, source: LabellerSource) -> LabelPlan:
-    what, where = options.what, options.where
-    return plan_labelling(
-        spec=label_spec(what, options.method, options.refinement, options.stage.stage),
-        source=source,
-        input_url=find_input(where.input, what.concept),
-        run_url=where.run or default_run_url(what.concept),
-        distillation=distillation_spec(options.distillation),
-        adapter=options.stage.adapter,
-        limit=where.limit,
-        batch_size=options.execution.batch_size,
-        retry=options.execution.retry_quarantined,
-        config=dataclasses.asdict(options),
-    )
 
 
 def _label(plan: LabelPlan, workers: int | None) -> Outcome:

@@ -203,6 +203,8 @@ def load_model(
         raise ModelError(f"{folder} cannot be loaded: {error}") from error
     for name in COMPONENTS:
         getattr(model, name).eval().requires_grad_(False)
+    for network in (model.unet, model.vae):
+        network.to(memory_format=torch.channels_last)  # else every convolution rearranges what it gets
     return model.to(device)
 
 

@@ -129,7 +129,7 @@ def attend(
     steps = len(noisy.timesteps)
     foreground = model.encode_text([prompt.text])
     sums = torch.zeros(images * steps, len(prompt.concepts), rows, columns, device=z0.device)
-    told = _spread_evenly(spec.presence_steps, steps).to(z0.device)
+    told = spread_evenly(spec.presence_steps, steps).to(z0.device)
     errors = []  # of y_f, where the second look will ask for others
     with AttentionCapture(model.unet, prompt.selector) as capture:
         for chunk in noisy():
@@ -198,7 +198,7 @@ def _advantage(errors: Tensor) -> Tensor:
     return (background + empty) / 2 - own
 
 
-def _spread_evenly(count: int, steps: int) -> Tensor:
+def spread_evenly(count: int, steps: int) -> Tensor:
     """[steps] bool: `count` of the steps, or all if there are fewer."""
     asked = torch.zeros(steps, dtype=torch.bool)
     asked[torch.linspace(0, steps - 1, min(count, steps)).round().long()] = True

@@ -48,7 +48,8 @@ def _fit(n_BJ: Tensor, u_J: Tensor, components: int) -> Tensor:
     share_BJ = n_BJ.cumsum(1) / n_BJ.sum(1, keepdim=True).clamp(min=1)
     starts = [share_BJ] if components == 1 else [share_BJ, u_J.expand_as(share_BJ)]
     groups = [(start * components).long().clamp(max=components - 1) for start in starts]
-    return torch.stack([_maximise(n_BJ, u_J, group_BJ, components) for group_BJ in groups]).amin(0)
+    found = _maximise(n_BJ.repeat(len(starts), 1), u_J, torch.cat(groups), components)
+    return found.unflatten(0, (len(starts), -1)).amin(0)
 
 
 def _maximise(n_BJ: Tensor, u_J: Tensor, group_BJ: Tensor, components: int) -> Tensor:

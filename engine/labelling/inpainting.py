@@ -18,7 +18,7 @@ from engine.labelling.spec import LabelSpec
 
 STAGE = "refined"
 DECODED_AT_ONCE = 8
-"""Images per call of the decoder, which needs gigabytes for each at 512 pixels."""
+"""Images per call of the autoencoder, which needs gigabytes for each at 512 pixels."""
 
 
 @torch.no_grad()

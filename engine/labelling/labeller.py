@@ -21,9 +21,10 @@ from engine.diffusion.model import LatentDiffusion
 from engine.diffusion.prompt import ConceptPrompt
 from engine.distillation.weights import ConceptModel
 from engine.labelling.attend import attend
+from engine.labelling.batch import fit_batch
 from engine.labelling.difference import difference
 from engine.labelling.heatmap import scale_to_bytes, weigh
-from engine.labelling.inpainting import grow, remove_object
+from engine.labelling.inpainting import DECODED_AT_ONCE, grow, remove_object
 from engine.labelling.label import USELESS, Label
 from engine.labelling.preliminary import heatmap_to_preliminary, mask_flags
 from engine.labelling.quality import Signals, quality_of
@@ -40,7 +41,8 @@ class Labeller:
         model: m, on the device it shall run on.
         spec: what to label and how.
         weights: m′ as `engine.distillation` packs it; without, m stands in for it.
-        batch_size: latents per forward pass of the U-Net.
+        batch_size: latents per forward pass of the U-Net; None takes what fits, up to 64.
+        compiled: compile the U-Nets, which takes minutes at the first images.
         keep_backgrounds: hand out the first inpainting of each image with its label.
 
     Raises:
@@ -54,16 +56,20 @@ class Labeller:
         spec: LabelSpec,
         *,
         weights: bytes | None = None,
-        batch_size: int = 64,
+        batch_size: int | None = None,
+        compiled: bool = False,
         keep_backgrounds: bool = False,
     ) -> None:
         self.spec = spec
-        self.batch_size = batch_size
         self.keep_backgrounds = keep_backgrounds
         self.prompt = ConceptPrompt.parse(model.tokenizer, spec.prompt, [spec.concept])
         self.model = model
         self.stopwatch = Stopwatch(model.device)
-        self.concept = ConceptModel.load(model, weights) if weights else None
+        self.concept = ConceptModel.load(model, weights).merged() if weights else None
+        self.batch_size = batch_size or fit_batch(self.distilled())
+        if compiled:
+            for unet in {self.distilled().unet, self.original().unet}:
+                unet.compile()
 
     @torch.no_grad()
     def __call__(self, images: list[np.ndarray], keys: list[str], *, stage: Stage | None = None) -> list[Label]:
@@ -83,7 +89,7 @@ class Labeller:
         ]
         canvases = torch.stack([image_to_canvas(i, p) for i, p in zip(images, places, strict=True)]).to(model.device)
         valid = valid_cells(places).to(model.device)
-        z0 = model.encode(canvases)
+        z0 = torch.cat([model.encode(part) for part in canvases.split(DECODED_AT_ONCE)])
         watch.lap("encode")
         attention = attend(model, z0, keys, self.prompt, self.spec, valid=valid, batch_size=self.batch_size)
         watch.lap("attention")

@@ -43,7 +43,9 @@ def smooth(image: Tensor, likely: Tensor, iterations: int) -> Tensor:
         return [padded[:, margin + y : margin + y + height, margin + x : margin + x + width] for y, x in offsets]
 
     around_NCHW = torch.stack(neighbours(image))
-    spread_CHW = around_NCHW.std(0).clamp(min=1e-6)
+    # In two passes: `std` over the first dimension takes ten times as long on a CPU.
+    variance_CHW = (around_NCHW - around_NCHW.mean(0)).square_().sum(0) / (len(offsets) - 1)
+    spread_CHW = variance_CHW.sqrt().clamp(min=1e-6)
     unlike_NHW = ((around_NCHW - image).abs() / (SHARPNESS * spread_CHW)).mean(1)
     affinity_NHW = (-unlike_NHW).softmax(0)
     for _ in range(iterations):

@@ -10,6 +10,7 @@ import tyro
 
 from engine.distillation.spec import DistillationSpec
 from engine.labelling.spec import LabelSpec, RefinementSpec
+from engine.run.source import ModelSource
 from engine.segmenter.spec import SegmenterSpec
 from engine.synthesis.spec import SynthesisSpec
 
@@ -74,6 +75,11 @@ class Model:
     --revision. miniature: the small model that comes with the project."""
     revision: Annotated[str | None, tyro.conf.arg(metavar="REV")] = None
     """Branch, tag or commit of a hub id."""
+    model_precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the networks while they label, not while they learn. bfloat16 is for GPUs, where it is several times as fast;
+    masks differ a little, and it is part of the run's fingerprint."""
+    compile: bool = False
+    """Compile the U-Net with torch.compile: minutes before the first image, then faster. Changes rounding only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,6 +276,12 @@ def label_spec(what: What, method: Method, refinement: Refinement, stage: str) -
         refinement=RefinementSpec(**refine),
         **values,
     )
+
+
+def source_of(options: Model) -> ModelSource:
+    """Where workers get the model from."""
+    precision, compiled = options.model_precision, options.compile
+    return ModelSource.named(options.model, options.revision, precision=precision, compiled=compiled)
 
 
 def distillation_spec(options: Distillation) -> DistillationSpec:

@@ -119,7 +119,7 @@ def _named_source(manifest: RunManifest, shown: str, model: str | None, revision
         model, revision = named.get("model"), revision or named.get("revision")
     if model is None:
         raise RunError(f"the run.json of {shown} does not say which model was used; give it with --model")
-    return ModelSource.named(model, revision)
+    return ModelSource.named(model, revision, precision=manifest.fingerprint.get("precision", "float32"))
 
 
 def _find_weights(

@@ -26,7 +26,7 @@ from engine.run.directory import (
 )
 from engine.run.harvest import LeaseTask
 from engine.run.shard import LabelTask
-from engine.run.source import LabellerSource, RunSpec
+from engine.run.source import LabellerSource, Precision, RunSpec
 from schemas.label import LABEL_SCHEMA_VERSION
 from schemas.receipt import Receipt
 from schemas.run import RunManifest
@@ -139,12 +139,14 @@ def plan_labelling(
     adapter: str | None = None,
     limit: int | None = None,
     batch_size: int = 8,
+    precision: Precision = "float32",
     retry: bool = False,
     config: dict[str, Any] | None = None,
 ) -> LabelPlan:
     """Checks model, corpus and run directory; reads all of them and writes nothing.
 
     Args:
+        precision: of the source's labellers, for the fingerprint.
         adapter: URL of an m′ made before, which replaces the fine-tuning.
         retry: try again what is in quarantine.
 
@@ -162,6 +164,7 @@ def plan_labelling(
         **spec.fingerprint_fields(),
         **distillation_fields,
         **model_fields,
+        **({} if precision == "float32" else {"precision": precision}),  # older runs say nothing of it
     }
     plan = plan_run(
         spec=spec,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from engine.labelling.spec import LabelSpec
 from engine.run.shard import Labels
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from engine.diffusion.model import LatentDiffusion
     from engine.synthesis.sample import Samples
     from engine.synthesis.spec import SynthesisSpec
+
+Precision = Literal["float32", "bfloat16"]
 
 
 class RunSpec(Protocol):
@@ -73,16 +75,26 @@ class SynthesizerSource(LabellerSource, Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSource:
-    """Labellers of a diffusion model: ``miniature``, an absolute local folder, or a hub id and revision."""
+    """Labellers of a diffusion model: ``miniature``, an absolute local folder, or a hub id and revision.
+
+    Attributes:
+        precision: of what labels; `load` always gives float32.
+        compiled: whether labellers compile their U-Nets.
+    """
 
     model: str
     revision: str | None = None
+    precision: Precision = "float32"
+    compiled: bool = False
 
     @classmethod
-    def named(cls, model: str, revision: str | None = None) -> ModelSource:
+    def named(
+        cls, model: str, revision: str | None = None, *, precision: Precision = "float32", compiled: bool = False
+    ) -> ModelSource:
         """The model of that name as this process sees it; workers have other working directories."""
         folder = Path(model).expanduser()
-        return cls(model=str(folder.resolve()) if folder.is_dir() else model, revision=revision)
+        name = str(folder.resolve()) if folder.is_dir() else model
+        return cls(model=name, revision=revision, precision=precision, compiled=compiled)
 
     def check(self, spec: LabelSpec) -> dict[str, Any]:
         """Hash of the weights; ValueError for a missing model or a concept that it cannot express."""
@@ -106,7 +118,7 @@ class ModelSource:
 
         if threads is not None:
             torch.set_num_threads(threads)
-        return Labeller(self.load(device=device), spec, weights=weights)
+        return Labeller(self._load(device, self.precision), spec, weights=weights, compiled=self.compiled)
 
     def build_synthesizer(
         self,
@@ -124,13 +136,18 @@ class ModelSource:
 
         if threads is not None:
             torch.set_num_threads(threads)
-        return Synthesizer(self.load(device=device), spec, settings, weights=weights)
+        return Synthesizer(self._load(device, self.precision), spec, settings, weights=weights)
 
     def load(self, *, device: str) -> LatentDiffusion:
         """The model, on the device."""
+        return self._load(device, "float32")
+
+    def _load(self, device: str, precision: Precision) -> LatentDiffusion:
+        import torch
+
         from engine.diffusion.model import load_model
 
-        return load_model(self._find(), device=device)
+        return load_model(self._find(), device=device, dtype=getattr(torch, precision))
 
     def _find(self) -> Path:
         # Found by every worker for itself: what is bundled, or cached from the hub, lies elsewhere on other

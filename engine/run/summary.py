@@ -46,8 +46,12 @@ class Outcome:
         """Whether more than this fraction of the images is in quarantine, or leases are left."""
         return bool(self.failed_leases) or self.quarantined > max_failures * self.seen
 
-    def describe(self, *, contact_sheet: str | None = None) -> str:
-        """The summary, one fact per line."""
+    def describe(self, *, contact_sheet: str | None = None, predicted: tuple[float, int] | None = None) -> str:
+        """The summary, one fact per line.
+
+        Args:
+            predicted: images per second, by so many workers.
+        """
         run = self.plan.run
         labels = storage.redact(storage.join(run.url, STAGE_FOLDERS[run.stage]))
         if self.plan.remaining:
@@ -66,6 +70,11 @@ class Outcome:
             ("labels", f"{labels}/*.parquet"),
             ("to open", open_labels_line(labels)),
         ]
+        if predicted and self.new and self.seconds > 0:
+            expected, workers = predicted
+            share = self.new / self.seconds / expected
+            line = f"{expected:.3g} images/s by {workers} worker(s); this was {share:.2f} of it"
+            facts.insert(1, ("predicted", line))
         if contact_sheet:
             facts.append(("to look at", contact_sheet))
         for lease_id, error in self.failed_leases.items():

@@ -74,6 +74,17 @@ def test_a_packed_m_prime_loads_as_the_same_function(originals, tuned, kind, met
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_merged_weights_are_the_same_functions_without_adapters(originals, tuned, kind, method):
+    concept, data = tuned[kind, method]
+    merged = ConceptModel.load(make_model(kind), data).merged()
+    torch.testing.assert_close(output(merged.distilled()), output(concept.distilled()), rtol=1e-4, atol=1e-5)
+    assert torch.equal(output(merged.original()), originals[kind])
+    for model in (merged.original(), merged.distilled()):
+        assert not any("lora" in name for name, _ in model.unet.named_modules())
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_a_file_tells_its_notes_its_method_and_its_rank(tuned, method):
     notes = read_notes(tuned["sd1", method][1])
     assert notes == {"made": "here", "method": method, "rank": str(RANK), "format": "pt"}

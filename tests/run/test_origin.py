@@ -9,12 +9,16 @@ from pathlib import Path
 import pytest
 
 from engine import storage
+from engine.distillation.spec import DistillationSpec
 from engine.labelling.spec import METHOD_VERSION, LabelSpec, RefinementSpec
 from engine.run.directory import RunError, start_run
 from engine.run.fake import FakeSource
 from engine.run.origin import find_origin
+from engine.run.plan import plan_labelling
+from engine.run.source import ModelSource
 from schemas.run import RunManifest
 from schemas.training import TrainingReceipt
+from tests.corpus.hostile import make_corpus_tar
 from tests.run.origins import SPEC, start_origin
 
 
@@ -107,3 +111,23 @@ def test_an_adapter_that_is_missing_or_not_asked_for_is_refused(tmp_path: Path) 
     start_run(str(tmp_path / "other"), RunManifest(fingerprint=fields, config=config))
     with pytest.raises(RunError, match=r"gone\.safetensors cannot be read"):
         find_origin(str(tmp_path / "other"), source=FakeSource())
+
+
+def test_a_runs_precision_is_part_of_its_fingerprint_and_found_again(tmp_path: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "000000.tar").write_bytes(make_corpus_tar([0, 1]))
+    options = {
+        "spec": SPEC,
+        "source": ModelSource.named("miniature"),
+        "input_url": str(tmp_path / "corpus"),
+        "run_url": str(tmp_path / "run"),
+        "distillation": DistillationSpec(method="none"),
+        "config": {"model": {"model": "miniature"}},
+    }
+    plan = plan_labelling(**options, precision="bfloat16")
+    start_run(plan.run.url, plan.manifest)
+    source = find_origin(str(tmp_path / "run")).source
+    assert isinstance(source, ModelSource) and source.precision == "bfloat16"
+    with pytest.raises(RunError, match="precision"):
+        plan_labelling(**options)
+    assert "precision" not in plan_labelling(**{**options, "run_url": str(tmp_path / "other")}).manifest.fingerprint

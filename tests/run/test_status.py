@@ -48,7 +48,7 @@ def make_snapshot(**values: object) -> Snapshot:
 
 def make_receipt(seen: int, seconds: float, finished: datetime) -> Receipt:
     return Receipt(
-        lease={},
+        lease={"shard": {"name": "a.tar", "size": 1}, "parts": 1},
         lease_id=f"{finished.timestamp()}",
         stage="refined",
         fingerprint="f",

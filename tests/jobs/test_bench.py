@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine.benchmark.rows import GOALS
+from jobs.bench import main
+
+TINY = ["--images", "1", "--repeats", "1", "--shorten", "25", "--batches", "1", "--matmul", "64"]
+TINY += ["--compile", "none", "--threads", "1"]
+
+
+def test_every_ratio_of_the_miniature_is_in_the_table_and_the_json_where_ray_cannot_be_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in [name for name in sys.modules if name == "engine.pipeline" or name.startswith("engine.pipeline.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert main([*TINY, "--json", str(tmp_path / "bench.json")]) == 0
+    found = json.loads((tmp_path / "bench.json").read_text())
+    rows = {row["name"]: row for row in found["rows"]}
+    expected = {name for name, goal in GOALS.items() if "cpu" in goal.devices and "miniature" in goal.shapes}
+    assert expected <= set(rows) and {"shape", "device", "versions", "command", "P"} <= set(found)
+    missing = {name for name, row in rows.items() if row["value"] is None}
+    assert missing == {"Ray ÷ bare loop, images/s", "compiled ÷ eager, batch 1"}
+    assert "Ray cannot be imported" in rows["Ray ÷ bare loop, images/s"]["note"]
+    assert rows["paper against float32 eager, mask IoU"]["value"] >= 0.99
+    shares = [row["value"] for name, row in rows.items() if name.endswith("÷ P")]
+    assert all(value > 0 for value in shares)
+    out = capsys.readouterr().out
+    assert "SKIPPED · Ray cannot be imported here" in out and "paper ÷ naive, images/s" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--device", "tpu9"], ["--device", "tpu9"]),
+        (["--images", "0"], ["--images", "at least 1"]),
+        (["--batches", "0"], ["--batches"]),
+    ],
+)
+def test_wrong_usage_ends_in_one_sentence_and_code_2(
+    options: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*TINY, *options]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and all(word in error for word in words)

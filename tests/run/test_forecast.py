@@ -1,0 +1,111 @@
+"""Predictions from a probe with a clock of its own."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from engine.distillation.spec import DistillationSpec
+from engine.labelling.spec import LabelSpec
+from engine.run import forecast as module
+from engine.run.fake import FakeLabeller, FakeSource
+from engine.run.forecast import Forecast, probe, read_rate
+from engine.run.plan import plan_labelling
+from jobs.plan import main
+from tests.corpus.hostile import make_corpus_tar
+
+SPEC = LabelSpec(concept="car", prompt="a photo of a car")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimedSource(FakeSource):
+    """Its labellers take two seconds an image of a clock that nothing else moves, half a second for a coarse mask."""
+
+    clock: list[float]
+
+    def build(self, spec, *, device, threads=None, weights=None):
+        labeller = FakeLabeller(self.model, spec)
+
+        def label(images, keys, *, stage=None):
+            self.clock[0] += len(images) * (0.5 if stage == "preliminary" else 2)
+            return labeller(images, keys)
+
+        return label
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for shard in range(12):
+        (folder / f"{shard:06d}.tar").write_bytes(make_corpus_tar([shard * 10 + i for i in range(3)]))
+    return folder
+
+
+def plan_of(corpus: Path, run: Path, **changes):
+    options = {"spec": SPEC, "source": TimedSource(clock=[0.0]), "distillation": DistillationSpec(), **changes}
+    return plan_labelling(input_url=str(corpus), run_url=str(run), **options)
+
+
+def test_a_probe_counts_the_images_of_a_corpus_from_some_of_its_shards(corpus: Path, tmp_path: Path) -> None:
+    plan = plan_of(corpus, tmp_path / "run")
+    found = probe(plan, images=9, device="cpu", now=lambda: plan.source.clock[0])
+    assert (found.images, found.seconds, found.coarse) == (9, 2, 0.5)
+    assert found.planned == pytest.approx(36, abs=2) and found.label_bytes > 0
+    assert not (tmp_path / "run").exists()
+    limited = plan_of(corpus, tmp_path / "run", limit=10)
+    assert probe(limited, images=2, device="cpu", limit=10, now=lambda: 0.0).planned == 10
+
+
+def test_a_corpus_without_a_readable_image_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "a.jpg").write_bytes(b"no image")
+    with pytest.raises(ValueError, match="can be read"):
+        probe(plan_of(tmp_path / "corpus", tmp_path / "run"), images=4, device="cpu")
+
+
+def test_the_arithmetic_of_a_forecast() -> None:
+    forecast = Forecast(
+        images=7200,
+        seconds=2.0,
+        workers=4,
+        device="cuda",
+        label_bytes=1000,
+        sample=1000,
+        coarse=0.72,
+        fine_tuning=1800,
+        price_per_hour=3.0,
+    )
+    assert forecast.images_per_second == 2
+    assert forecast.hours == pytest.approx(1 + 0.05 + 0.5)
+    assert forecast.device_hours == pytest.approx(6.2)
+    assert forecast.price == pytest.approx(18.6)
+    text = forecast.describe(now=datetime(2024, 2, 28, 23, 0))
+    for words in ("2 images/s", "done at 2024-02-29 00:33", "7.2 MB", "18.60", "0.5 hours of fine-tuning"):
+        assert words in text
+    assert replace(forecast, price_per_hour=None).price is None
+
+
+def test_the_job_writes_what_the_end_of_the_run_is_compared_with(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = TimedSource(clock=[0.0])
+    monkeypatch.setattr(module, "probe", lambda *a, **k: probe(*a, **k, now=lambda: source.clock[0]))
+    arguments = ["--concept", "car", "--input", corpus, "--run", tmp_path / "run", "--workers", 3, "--device", "cpu"]
+    assert main([*map(str, arguments), "--price-per-hour", "2"], source=source) == 0
+    out = capsys.readouterr().out
+    assert "1.5 images/s (2 s an image, 3 worker(s) on cpu)" in out and "at 2 an hour" in out
+    values = json.loads((tmp_path / "run" / "plan.json").read_text())
+    # 300 steps of 16 examples, three passes each; a coarse mask of half a second takes 40 + 25 + 20 passes.
+    assert values["fine_tuning"] == pytest.approx(3 * 300 * 16 * 0.5 / 85, rel=0.1)
+    assert read_rate(str(tmp_path / "run")) == (1.5, 3)
+
+
+def test_no_or_a_broken_prediction_is_none(tmp_path: Path) -> None:
+    assert read_rate(str(tmp_path)) is None
+    (tmp_path / "plan.json").write_text("{")
+    assert read_rate(str(tmp_path)) is None
