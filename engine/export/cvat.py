@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import zipfile
 from xml.sax.saxutils import quoteattr
 
@@ -25,7 +24,7 @@ class CvatWriter:
 
     def __init__(self, folder: Folder, concept: str) -> None:
         self.concept = concept
-        self.stack = contextlib.ExitStack()
+        self.stack = folder.stack()
         file = self.stack.enter_context(folder.open(ARCHIVE))
         self.zip = self.stack.enter_context(zipfile.ZipFile(file, "w", zipfile.ZIP_STORED))
         self.spool = Spool()

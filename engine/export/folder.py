@@ -32,6 +32,7 @@ class Folder:
         if self._filesystem.exists(self._path) and (not self._local or not _is_empty(self._path)):
             raise ValueError(f"there is something at {storage.redact(self.url)} already; name another --output")
         self._made: set[str] = set()
+        self._stack = contextlib.ExitStack()
         self._place = self._path
         if self._local:
             parent, name = os.path.split(self._path)
@@ -58,6 +59,10 @@ class Folder:
         with file:
             yield file
 
+    def stack(self) -> contextlib.ExitStack:
+        """For what a writer holds open beyond a call: closed before anything is removed."""
+        return self._stack.enter_context(contextlib.ExitStack())
+
     def commit(self) -> None:
         """Makes the folder visible."""
         if self._local:
@@ -65,6 +70,9 @@ class Folder:
 
     def discard(self) -> None:
         """Removes what was written."""
+        # Else a file might appear on an object store when somebody closes it in the end.
+        with contextlib.suppress(Exception):
+            self._stack.close()
         if self._local:
             shutil.rmtree(self._place, ignore_errors=True)
         else:

@@ -47,7 +47,7 @@ class HuggingFaceWriter:
         self.folder = folder
         self.rows: list[dict[str, Any]] = []
         self.bytes = self.files = 0
-        self.file: Any = None
+        self.stack = folder.stack()
         self.table: pq.ParquetWriter | None = None
         folder.write("README.md", CARD.format(name=json.dumps(concept)).encode())
 
@@ -77,8 +77,8 @@ class HuggingFaceWriter:
 
     def _write_rows(self) -> None:
         if self.table is None:
-            self.file = self.folder.open(f"data/train-{self.files:05d}.parquet")
-            self.table = pq.ParquetWriter(self.file.__enter__(), SCHEMA)
+            file = self.stack.enter_context(self.folder.open(f"data/train-{self.files:05d}.parquet"))
+            self.table = self.stack.enter_context(pq.ParquetWriter(file, SCHEMA))
             self.files += 1
         self.table.write_table(pa.Table.from_pylist(self.rows, schema=SCHEMA))
         self.rows = []
@@ -86,7 +86,5 @@ class HuggingFaceWriter:
     def _end_file(self) -> None:
         if self.rows:
             self._write_rows()
-        if self.table is not None:
-            self.table.close()
-            self.file.__exit__(None, None, None)
+        self.stack.close()
         self.table, self.bytes = None, 0

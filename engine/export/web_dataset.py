@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import tarfile
@@ -19,7 +18,7 @@ class WebDatasetWriter:
     def __init__(self, folder: Folder, concept: str) -> None:
         self.folder = folder
         self.files = self.bytes = 0
-        self.stack = contextlib.ExitStack()
+        self.stack = folder.stack()
         self.tar: tarfile.TarFile | None = None
 
     def add(self, item: Item) -> None:

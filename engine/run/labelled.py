@@ -120,9 +120,10 @@ def read_labelled(
                     yield LabelledImage(shard=sample.shard, key=sample.key, image=sample.image, row=row)
                 else:
                     tally["unreadable_image"] += 1
-        tally["label_without_image"] += len(rows)
+        if rows:
+            tally["label_without_image"] += len(rows)
     here = {lease.id for lease in leases}
     for lease_id, receipt in run.receipts.items():
         if lease_id not in here:
             rows = read_rows(run.labels_url, Lease.from_json(receipt.lease), columns, tally)
-            tally["label_without_image"] += sum(map(wanted, rows.values()))
+            tally.update("label_without_image" for row in rows.values() if wanted(row))
