@@ -41,7 +41,9 @@ class Case:
     def pixels(self) -> np.ndarray:
         """(H, W, 3) uint8, upright."""
         rng = np.random.default_rng(len(self.key))
-        return rng.integers(0, 256, (*self.mask.shape, 3), dtype=np.uint8)
+        height, width = self.mask.shape
+        tiles = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
+        return tiles.repeat(8, axis=0).repeat(8, axis=1)[:height, :width]
 
     def encode(self) -> tuple[str, bytes]:
         """Suffix and content of its file."""

@@ -29,7 +29,7 @@ def make_cases() -> list[Case]:
         mask[4 : 5 + number // 3, 8:32] = True
         key = {3: MARKUP, 4: SCRIPT, 5: ODD}.get(number, f"{number:03d}")
         flags = ["touches_border"] * (number % 5 == 0) + ["low_contrast"] * (number % 7 == 0)
-        found.append(Case(shard=f"{number % 3:06d}", key=key, mask=mask, quality=number / 90, flags=flags))
+        found.append(Case(shard=f"{number % 3:06d}", key=key, mask=mask, quality=(number + 0.25) / 90, flags=flags))
     return found
 
 
