@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -14,6 +14,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine import storage
 from engine.run.command import run_command
+
+if TYPE_CHECKING:
+    from engine.report.report import Painter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
     return run_command(ReportJob, run, job="report", description=DESCRIPTION, arguments=arguments)
 
 
-def _painter(job: ReportJob):  # type: ignore[no-untyped-def]
+def _painter(job: ReportJob) -> Painter:
     # Imported here because most reports need no model.
     import torch
 

@@ -53,7 +53,9 @@ class CvatWriter:
         inside = item.mask[top : top + height, left : left + width]
         box = f'left="{left}" top="{top}" width="{width}" height="{height}"'
         rle = ", ".join(map(str, mask_to_runs(inside)))
-        return f'<mask label={quoteattr(self.concept)} source="auto" occluded="0" rle="{rle}" {box} z_order="0"></mask>\n'
+        return (
+            f'<mask label={quoteattr(self.concept)} source="auto" occluded="0" rle="{rle}" {box} z_order="0"></mask>\n'
+        )
 
 
 def mask_to_runs(mask: np.ndarray) -> list[int]:

@@ -39,7 +39,9 @@ def mask_to_polygons(mask: np.ndarray, anchor: Anchor = "corners") -> list[np.nd
     place_of = {edge: (number, place) for number, loop in enumerate(loops) for place, edge in enumerate(loop)}
     cuts: dict[int, list[tuple[int, list[Edge]]]] = defaultdict(list)
     # From right to left: the outline that a hole is cut through to is always further left.
-    holes = sorted((number for number, loop in enumerate(loops) if _is_hole(loop)), key=lambda n: -_leftmost(loops[n])[0])
+    holes = sorted(
+        (number for number, loop in enumerate(loops) if _is_hole(loop)), key=lambda n: -_leftmost(loops[n])[0]
+    )
     for number in holes:
         x, y, direction = _leftmost(loops[number])
         gaps = np.flatnonzero(~mask[y, :x])

@@ -26,9 +26,7 @@ class PngWriter:
         self.folder.write(mask, mask_to_grey_png(item.mask))
         measures = f"{item.mask.mean():.6f}", f"{item.quality:.4f}"
         flags = " ".join(item.flags)
-        self._write_row(
-            (item.shard, item.key, image, mask, item.concept, item.width, item.height, *measures, flags)
-        )
+        self._write_row((item.shard, item.key, image, mask, item.concept, item.width, item.height, *measures, flags))
 
     def close(self) -> None:
         with self.folder.open("labels.csv") as file:

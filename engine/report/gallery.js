@@ -1,7 +1,7 @@
 "use strict";
 /* The labels that the filters leave, a page at a time. */
 
-const PAGE = 60;
+const PAGE = 48;
 const LAYERS = [
   ["image", "Image"],
   ["mask", "Mask"],
@@ -68,7 +68,7 @@ class Gallery {
       return button;
     }));
     const form = byId("filters");
-    form.addEventListener("input", () => this.filter());
+    form.addEventListener("input", () => this.filterSoon());
     form.addEventListener("submit", (event) => event.preventDefault());
     form.addEventListener("reset", () => setTimeout(() => {
       this.pressed.clear();
@@ -98,7 +98,13 @@ class Gallery {
     byId("gallery").scrollIntoView({ block: "start" });
   }
 
+  /* Once before the next frame, however much was typed. */
+  filterSoon() {
+    if (!this.waiting) this.waiting = requestAnimationFrame(() => this.filter());
+  }
+
   filter() {
+    this.waiting = 0;
     const value = (id) => byId(id).value;
     const bound = (id, otherwise) => (value(id) === "" ? otherwise : Number(value(id)));
     const text = value("search").trim().toLowerCase();

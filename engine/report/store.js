@@ -4,6 +4,9 @@
 const DECISIONS = ["accept", "reject", "unsure"];
 const WORDS = { accept: "accepted", reject: "rejected", unsure: "unsure" };
 
+/* A key may hold any character but this one, which no file name can. */
+const idOf = (shard, key) => `${shard}\u0000${key}`;
+
 const REPORT = window.REPORT;
 const ROWS = REPORT.rows.map((row, place) => ({
   place,
@@ -21,10 +24,8 @@ const ROWS = REPORT.rows.map((row, place) => ({
   layers: row[11],
   step: row[12],
   found: row[1].toLowerCase(),
+  id: idOf(REPORT.shards[row[0]], row[1]),
 }));
-
-/* A key may hold any character but this one, which no file name can. */
-const idOf = (shard, key) => `${shard}\u0000${key}`;
 
 class Review {
   constructor(name) {
@@ -37,7 +38,7 @@ class Review {
   }
 
   of(row) {
-    return this.decisions.get(idOf(row.shard, row.key)) || "";
+    return this.decisions.get(row.id) || "";
   }
 
   decide(row, decision) {

@@ -109,9 +109,7 @@ def read_examples(
             tally["label_without_image" if used != most else "not_needed"] += len(rows)
 
 
-def read_rows(
-    labels_url: str, lease: Lease, columns: Sequence[str], tally: Counter[str]
-) -> dict[str, dict[str, Any]]:
+def read_rows(labels_url: str, lease: Lease, columns: Sequence[str], tally: Counter[str]) -> dict[str, dict[str, Any]]:
     """The label rows of a lease by key; rows of other shards, which do not belong there, are labels without image.
 
     Args:

@@ -45,9 +45,7 @@ def test_masks_come_back_as_they_were(name: str, run: Path, given: Given, tmp_pa
 
 
 @pytest.mark.parametrize(("name", "polygons"), [("yolo-seg", False), ("coco", True)])
-def test_polygons_enclose_what_the_masks_do(
-    name: str, polygons: bool, run: Path, given: Given, tmp_path: Path
-) -> None:
+def test_polygons_enclose_what_the_masks_do(name: str, polygons: bool, run: Path, given: Given, tmp_path: Path) -> None:
     options = ExportOptions(format=name, polygons=polygons, drop_flags=())
     export_labels(str(run), str(tmp_path / "out"), options)
     masks = READERS[name](tmp_path / "out")
