@@ -1,7 +1,7 @@
 """Masks as polygons: exact, holes included; then simpler ones that still say the same.
 
-An outline follows the edges of pixels, with the mask on its right. A hole becomes part of the polygon around it by a cut
-from its left side to the next outline: a polygon that passes a line twice encloses the same by every rule of filling.
+An outline follows the edges of pixels, with the mask on its right. A hole becomes part of the polygon around it by a
+cut from its left side to the next outline: a polygon that passes a line twice encloses the same as without it.
 """
 
 from __future__ import annotations
@@ -39,9 +39,8 @@ def mask_to_polygons(mask: np.ndarray, anchor: Anchor = "corners") -> list[np.nd
     place_of = {edge: (number, place) for number, loop in enumerate(loops) for place, edge in enumerate(loop)}
     cuts: dict[int, list[tuple[int, list[Edge]]]] = defaultdict(list)
     # From right to left: the outline that a hole is cut through to is always further left.
-    holes = sorted(
-        (number for number, loop in enumerate(loops) if _is_hole(loop)), key=lambda n: -_leftmost(loops[n])[0]
-    )
+    holes = [number for number, loop in enumerate(loops) if _is_hole(loop)]
+    holes.sort(key=lambda number: _leftmost(loops[number])[0], reverse=True)
     for number in holes:
         x, y, direction = _leftmost(loops[number])
         gaps = np.flatnonzero(~mask[y, :x])

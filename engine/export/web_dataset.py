@@ -24,7 +24,8 @@ class WebDatasetWriter:
     def add(self, item: Item) -> None:
         if self.tar is None:
             file = self.stack.enter_context(self.folder.open(f"{self.files:06d}.tar"))
-            self.tar = self.stack.enter_context(tarfile.open(fileobj=file, mode="w|", format=tarfile.PAX_FORMAT))
+            tar = tarfile.open(fileobj=file, mode="w|", format=tarfile.PAX_FORMAT)  # noqa: SIM115
+            self.tar = self.stack.enter_context(tar)
             self.files += 1
         facts = {"concept": item.concept, "area": float(item.mask.mean()), "bbox": item.bbox, **facts_of(item)}
         members = {

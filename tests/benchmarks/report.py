@@ -1,8 +1,8 @@
 """How fluid the report is with many labels, in a headless Chromium: `python -m tests.benchmarks.report`.
 
-Prints (and with --json FILE writes) the milliseconds until the page is there, and, while it is scrolled, paged, searched,
-filtered and reviewed, the longest time between two frames and the CPU time of the longest task of the page's thread, which
-other programs on the machine hardly change.
+Prints (and with --json FILE writes) the milliseconds until the page is there, and, while it is scrolled, paged,
+searched, filtered and reviewed, the longest time between two frames and the CPU time of the longest task of the page's
+thread, which other programs on the machine hardly change.
 """
 
 from __future__ import annotations
@@ -30,7 +30,11 @@ DRAWN = 50
 FRAMES = """() => {
   window.longest = 0;
   let last = performance.now();
-  const tick = (now) => { window.longest = Math.max(window.longest, now - last); last = now; requestAnimationFrame(tick); };
+  const tick = (now) => {
+    window.longest = Math.max(window.longest, now - last);
+    last = now;
+    requestAnimationFrame(tick);
+  };
   requestAnimationFrame((now) => { last = now; tick(now); });
 }"""
 SCROLL = """() => new Promise((done) => {

@@ -39,8 +39,8 @@ def read_coco(folder: Path) -> Masks:
 
 
 def read_yolo(folder: Path) -> Masks:
-    """After the documentation of the format: a label is where its image is, ``images`` replaced by ``labels``; a line is
-    a class and the corners of a polygon as fractions, which trainers multiply, round down and fill with its border."""
+    """After the documentation of the format: a label is where its image is, ``images`` replaced by ``labels``; a line
+    is a class and a polygon's corners as fractions, which trainers multiply, round down and fill with the border."""
     data = yaml.safe_load((folder / "data.yaml").read_text())
     assert data["names"] == {0: "box"}
     masks = {}

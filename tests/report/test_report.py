@@ -53,7 +53,7 @@ def test_a_picture_shows_image_mask_heatmap_and_preliminary_mask(run: Path, show
     (row,) = (row for row in data["rows"] if row[1] == "089")
     case = shown[89]
     strip = np.asarray(Image.open(tmp_path / row[10])).astype(float)
-    height, width = case.mask.shape
+    width = case.mask.shape[1]
     image, mask, heatmap, _ = (strip[:, at : at + width] for at in range(0, strip.shape[1], width + GAP))
     inside = np.zeros_like(case.mask)
     inside[8:30, 12:28] = True
