@@ -1,4 +1,4 @@
-"""Exports a trained segmenter for programs without PyTorch."""
+"""Exports the labels of a run for other tools, or a trained segmenter for programs without PyTorch."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine import storage
+from engine.labelling.label import USELESS
 from engine.run.command import run_command
 
 TOLERANCE = 1e-4
@@ -20,49 +21,106 @@ TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
+class Labels:
+    """Which labels; not for onnx."""
+
+    run: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
+    """The run directory, a folder or URL, with labels in it: of jobs/label.py, of jobs/predict.py, or RUN/synthetic."""
+    input: Annotated[str | None, tyro.conf.arg(metavar="CORPUS")] = None
+    """The images that the labels are of. Default: where they were when they were labelled."""
+    min_quality: float = 0.0
+    """Leave out labels of smaller quality."""
+    drop_flags: tuple[str, ...] = tuple(sorted(USELESS))
+    """Leave out labels with one of these flags. Without a value: none, so that images without object come along."""
+    review: Annotated[str | None, tyro.conf.arg(metavar="CSV")] = None
+    """Decisions of a person, with the columns shard, key, decision (jobs/report.py makes them): accept (export it
+    whatever its quality and flags), reject, unsure (no decision)."""
+    polygons: bool = False
+    """With coco: polygons instead of run lengths."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Export:
     """All settings of the job."""
 
-    model: Annotated[str, tyro.conf.arg(metavar="DIR")]
-    """The segmenter: a folder or URL that jobs/train.py wrote."""
-    output: Annotated[str, tyro.conf.arg(metavar="FILE")]
-    """The file to write."""
-    format: Literal["onnx"] = "onnx"
-    """ONNX, with any batch size and any height and width that are multiples of 16, from 32 on."""
+    format: Literal["onnx", "coco", "yolo-seg", "cvat", "label-studio", "png", "hf", "webdataset"] = "onnx"
+    """onnx is a segmenter, with any batch size and any height and width that are multiples of 16, from 32 on; all
+    others are labels with their images."""
+    output: Annotated[str, tyro.conf.arg(metavar="PATH")]
+    """The file to write for onnx; else a new folder or URL."""
+    model: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
+    """With onnx: the segmenter, a folder or URL that jobs/train.py wrote."""
+    labels: Labels
 
 
-DESCRIPTION = """Exports a trained segmenter as an ONNX file, and compares what both say.
+DESCRIPTION = """Exports the labels of a run, with their images, in the format of another tool.
 
-The file's input is "image", float32 RGB in 0..1 of shape [batch, 3, height, width]; its output "probability" has the
-shape [batch, 1, height, width]. Its metadata say which short side images are to be resized to.
+coco: annotations.json, run lengths or polygons. yolo-seg: data.yaml, a polygon for each part of a mask. cvat: cvat.zip,
+"CVAT for images 1.1". label-studio: tasks.json, brush masks as predictions. png: images/, masks/, labels.csv. hf: for
+datasets.load_dataset. webdataset: tars with KEY.mask.png. The folder appears when all is written, and not before.
 
-Example:
+With --format onnx, exports a trained segmenter as an ONNX file, and compares what both say. The file's input is
+"image", float32 RGB in 0..1 of shape [batch, 3, height, width]; its output "probability" has the shape [batch, 1,
+height, width]. Its metadata say which short side images are to be resized to.
+
+Examples:
+  python jobs/export.py --run runs/car --format coco --output car-coco --min-quality 0.6 --review review.csv
+  python jobs/export.py --run runs/car --format hf --output car-hf
   python jobs/export.py --model runs/car/segmenter --format onnx --output car.onnx
 
-Exit code: 0 done, 1 the file says something else than the segmenter, 2 wrong usage."""
+Exit code: 0 done, 1 stopped, or the ONNX file says something else than the segmenter, 2 wrong usage."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parses, exports, compares; returns the exit code."""
+    """Parses and exports; returns the exit code."""
 
     def run(options: Export) -> int:
-        from engine.segmenter.export import compare_onnx, segmenter_to_onnx
-        from engine.segmenter.segmenter import Segmenter
-
-        segmenter = Segmenter.from_pretrained(options.model)
-        data = segmenter_to_onnx(segmenter)
-        error = compare_onnx(data, segmenter)
-        print(f"largest difference to PyTorch: {error:.2e}")
-        if not error <= TOLERANCE:
-            problem = f"the exported network differs by {error:.2e}, more than {TOLERANCE:g}; nothing written"
-            print(f"stopped: {problem}", file=sys.stderr)
-            return 1
-        url = storage.absolute(options.output)
-        storage.atomic_put(data, url)
-        print(f"wrote {storage.redact(url)} ({len(data) / 1e6:.3g} MB)")
-        return 0
+        return _export_onnx(options) if options.format == "onnx" else _export_labels(options)
 
     return run_command(Export, run, job="export", description=DESCRIPTION, arguments=arguments)
+
+
+def _export_labels(options: Export) -> int:
+    from engine.export.export import ExportOptions, export_labels
+    from engine.segmenter.review import read_review
+
+    labels = options.labels
+    if labels.run is None or options.model is not None:
+        raise ValueError(f"--format {options.format} exports the labels of a --run, not a --model; give --run")
+    settings = ExportOptions(
+        format=options.format,
+        polygons=labels.polygons,
+        min_quality=labels.min_quality,
+        drop_flags=labels.drop_flags,
+        review=read_review(labels.review)[0],
+    )
+    exported = export_labels(labels.run, options.output, settings, input_url=labels.input)
+    print(f"exported    {exported.count} images with masks, {exported.empty} of them without the object")
+    for reason, count in sorted(exported.left_out.items()):
+        if count:
+            print(f"left out    {count}: {reason.replace('_', ' ')}")
+    print(f"wrote       {storage.redact(exported.url)}")
+    return 0
+
+
+def _export_onnx(options: Export) -> int:
+    from engine.segmenter.export import compare_onnx, segmenter_to_onnx
+    from engine.segmenter.segmenter import Segmenter
+
+    if options.model is None or options.labels != Labels():
+        raise ValueError("--format onnx exports a --model; for labels name their --format and their --run")
+    segmenter = Segmenter.from_pretrained(options.model)
+    data = segmenter_to_onnx(segmenter)
+    error = compare_onnx(data, segmenter)
+    print(f"largest difference to PyTorch: {error:.2e}")
+    if not error <= TOLERANCE:
+        problem = f"the exported network differs by {error:.2e}, more than {TOLERANCE:g}; nothing written"
+        print(f"stopped: {problem}", file=sys.stderr)
+        return 1
+    url = storage.absolute(options.output)
+    storage.atomic_put(data, url)
+    print(f"wrote {storage.redact(url)} ({len(data) / 1e6:.3g} MB)")
+    return 0
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -29,11 +29,19 @@ class LeaseReader:
     OSError, so that the lease is tried again.
     """
 
-    def __init__(self, lease: Lease, *, masks: bool = False, storage_options: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        lease: Lease,
+        *,
+        masks: bool = False,
+        keys: Collection[str] | None = None,
+        storage_options: dict[str, Any] | None = None,
+    ) -> None:
         self.lease = lease
         self._masks = masks
         self._source = open_source(lease.shard, storage_options)
-        self._items = self._source.index.deal(part=lease.part, parts=lease.parts, limit=lease.limit)
+        items = self._source.index.deal(part=lease.part, parts=lease.parts, limit=lease.limit)
+        self._items = items if keys is None else [item for item in items if item.key in keys]
         self.planned = len(self._items)
         self.ignored = self._source.index.ignored if lease.part == 0 else {}
 
@@ -110,9 +118,20 @@ class LeaseReader:
         return {}
 
 
-def open_lease(lease: Lease, *, masks: bool = False, storage_options: dict[str, Any] | None = None) -> LeaseReader:
-    """Opens a lease for reading; ground-truth masks are read only if `masks` says so."""
-    return LeaseReader(lease, masks=masks, storage_options=storage_options)
+def open_lease(
+    lease: Lease,
+    *,
+    masks: bool = False,
+    keys: Collection[str] | None = None,
+    storage_options: dict[str, Any] | None = None,
+) -> LeaseReader:
+    """Opens a lease for reading.
+
+    Args:
+        masks: read ground-truth masks, too.
+        keys: of the samples to be read; all if not given.
+    """
+    return LeaseReader(lease, masks=masks, keys=keys, storage_options=storage_options)
 
 
 class _UnreadableError(Exception):

@@ -96,19 +96,19 @@ def _draw_cell(image: np.ndarray, row: dict[str, Any]) -> list[Image.Image]:
     scale = TILE / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     picture = Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)
-    heatmap = Image.fromarray(_colour(png_to_array(row["heatmap"]))).resize(size, Image.Resampling.BILINEAR)
+    heatmap = Image.fromarray(colour_heatmap(png_to_array(row["heatmap"]))).resize(size, Image.Resampling.BILINEAR)
     mask = Image.fromarray(png_to_array(row["mask"]).astype(np.uint8) * 255)
-    return [picture, heatmap, _outline(picture, mask.resize(size, Image.Resampling.NEAREST))]
+    return [picture, heatmap, outline_mask(picture, mask.resize(size, Image.Resampling.NEAREST))]
 
 
-def _colour(heatmap: np.ndarray) -> np.ndarray:
+def colour_heatmap(heatmap: np.ndarray) -> np.ndarray:
     """Grey values (h, w) 0..255 as colours (h, w, 3)."""
     stops = np.linspace(0, 255, len(INFERNO))
     channels = [np.interp(heatmap, stops, INFERNO[:, channel]) for channel in range(3)]
     return np.stack(channels, axis=2).astype(np.uint8)
 
 
-def _outline(picture: Image.Image, mask: Image.Image) -> Image.Image:
+def outline_mask(picture: Image.Image, mask: Image.Image) -> Image.Image:
     """The picture, darkened and drained of colour outside the mask, with the mask's outline."""
     outside = Image.blend(picture.convert("L").convert("RGB"), Image.new("RGB", picture.size), 0.55)
     edge = ImageChops.difference(mask.filter(ImageFilter.MaxFilter(3)), mask.filter(ImageFilter.MinFilter(3)))

@@ -9,7 +9,6 @@ segmenter/receipt.json          says that they are complete
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import time
@@ -23,7 +22,7 @@ from engine.corpus.lease import Lease
 from engine.run.directory import RunError, check_manifest, make_manifest, read_manifest
 from engine.run.example_source import ExampleSource, find_corpus, find_masked, find_synthetic
 from engine.run.training import IMAGES_PER_LEASE, find_training, make_receipt, spread
-from engine.segmenter.review import parse_review
+from engine.segmenter.review import read_review
 from engine.segmenter.spec import SegmenterSpec
 from schemas.run import RunManifest
 from schemas.training import TrainingReceipt
@@ -117,7 +116,7 @@ def plan_training(
     Raises:
         ValueError: something is wrong with what the user asked for; one sentence says what, and what to do.
     """
-    review, digest = _read_review(review_url)
+    review, digest = read_review(review_url)
     spec = replace(spec, review=digest)
     if run_url is None:
         concept, url, sources = _without_run(spec, concept, input_url, output_url)
@@ -171,17 +170,6 @@ def _cut(sources: list[ExampleSource], examples: int) -> tuple[list[ExampleSourc
         replace(source, leases=[lease for own, lease in chosen if own == place]) for place, source in enumerate(sources)
     ]
     return cut, most
-
-
-def _read_review(url: str | None) -> tuple[dict[tuple[str, str], str], str]:
-    """The decisions and the hash of their file."""
-    if url is None:
-        return {}, ""
-    try:
-        data = storage.read_bytes(storage.absolute(url))
-        return parse_review(data.decode()), hashlib.sha256(data).hexdigest()[:16]
-    except (OSError, ValueError) as error:
-        raise RunError(f"--review {storage.redact(url)} cannot be used: {error}") from error
 
 
 def read_task(

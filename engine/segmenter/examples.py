@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,7 +80,8 @@ def read_examples(
     """
     labels = labels or spec.labels
     for lease in leases:
-        rows = {} if labels == "truth" or labels_url is None else _read_rows(labels_url, lease, COLUMNS[labels], tally)
+        columns = ["width", "height", "quality", "flags", COLUMNS.get(labels, "mask")]
+        rows = {} if labels == "truth" or labels_url is None else read_rows(labels_url, lease, columns, tally)
         used = 0
         with open_lease(lease, masks=labels == "truth") as reader:
             if not rows and labels != "truth" and reader.planned:
@@ -95,10 +96,11 @@ def read_examples(
                     continue
                 try:
                     decision = (review or {}).get((sample.shard, sample.key), "")
-                    _check(row, spec, decision)
+                    if reason := why_left_out(row, decision, min_quality=spec.min_quality, drop_flags=spec.drop_flags):
+                        raise _Unusable(reason)
                     example = _make(sample, row, spec, labels, concept)
-                except _Unusable as reason:
-                    tally[str(reason)] += 1
+                except _Unusable as unusable:
+                    tally[str(unusable)] += 1
                 else:
                     tally["used"] += 1
                     used += 1
@@ -107,8 +109,15 @@ def read_examples(
             tally["label_without_image" if used != most else "not_needed"] += len(rows)
 
 
-def _read_rows(labels_url: str, lease: Lease, column: str, tally: Counter[str]) -> dict[str, dict[str, Any]]:
-    """The label rows of a lease by key; rows of other shards, which do not belong there, are labels without image."""
+def read_rows(labels_url: str, lease: Lease, columns: Sequence[str], tally: Counter[str]) -> dict[str, dict[str, Any]]:
+    """The label rows of a lease by key; rows of other shards, which do not belong there, are labels without image.
+
+    Args:
+        columns: besides shard and key.
+
+    Raises:
+        ValueError: a label file that is none, or is not there.
+    """
     url = storage.join(labels_url, f"{lease.id}.parquet")
     try:
         data = storage.read_bytes(url)
@@ -118,8 +127,7 @@ def _read_rows(labels_url: str, lease: Lease, column: str, tally: Counter[str]) 
             "label its lease again"
         ) from error
     try:
-        columns = ["shard", "key", "width", "height", "quality", "flags", column]
-        rows = pq.read_table(io.BytesIO(data), columns=columns).to_pylist()
+        rows = pq.read_table(io.BytesIO(data), columns=["shard", "key", *columns]).to_pylist()
     except ValueError as error:  # pyarrow.ArrowInvalid is a ValueError
         raise ValueError(f"{storage.redact(url)} is not a label file: {error}; label its lease again") from error
     own = {row["key"]: row for row in rows if row["shard"] == lease.shard.name}
@@ -128,16 +136,17 @@ def _read_rows(labels_url: str, lease: Lease, column: str, tally: Counter[str]) 
     return own
 
 
-def _check(row: dict[str, Any] | None, spec: SegmenterSpec, decision: str) -> None:
-    """Raises _Unusable for a label that a person or the settings leave out."""
+def why_left_out(
+    row: dict[str, Any] | None, decision: str, *, min_quality: float, drop_flags: Collection[str]
+) -> str | None:
+    """The word to count a label by that a person or the settings leave out; None for one that is to be used."""
     if decision == "reject":
-        raise _Unusable("rejected")
+        return "rejected"
     if row is None or decision == "accept":
-        return
-    if flags := sorted(set(spec.drop_flags) & set(row["flags"])):
-        raise _Unusable(f"flag:{flags[0]}")
-    if (row["quality"] or 0.0) < spec.min_quality:
-        raise _Unusable("low_quality")
+        return None
+    if flags := sorted(set(drop_flags) & set(row["flags"])):
+        return f"flag:{flags[0]}"
+    return "low_quality" if (row["quality"] or 0.0) < min_quality else None
 
 
 def _make(sample: Sample, row: dict[str, Any] | None, spec: SegmenterSpec, labels: Labels, concept: str) -> Example:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+
+from engine import storage
 
 DECISIONS = ("accept", "reject", "unsure")
 
@@ -26,3 +29,18 @@ def parse_review(text: str) -> dict[tuple[str, str], str]:
             raise ValueError(f"line {rows.line_num} decides {decision!r}; it must be {', '.join(DECISIONS)}")
         review[row["shard"], row["key"]] = decision
     return review
+
+
+def read_review(url: str | None) -> tuple[dict[tuple[str, str], str], str]:
+    """The decisions in the file that a --review names, and the file's hash; none without a file.
+
+    Raises:
+        ValueError: there is none, or another file.
+    """
+    if url is None:
+        return {}, ""
+    try:
+        data = storage.read_bytes(storage.absolute(url))
+        return parse_review(data.decode()), hashlib.sha256(data).hexdigest()[:16]
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--review {storage.redact(url)} cannot be used: {error}") from error

@@ -1,0 +1,1 @@
+"""Labels of a run in the formats of other tools."""

@@ -1,0 +1,115 @@
+"""Exports the labels of a run: read lease by lease, written one by one, nothing kept in memory."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine import storage
+from engine.export.folder import DONE, Folder
+from engine.export.formats import open_writer
+from engine.export.item import COLUMNS, Unusable, make_item
+from engine.labelling.label import USELESS
+from engine.run.labelled import find_images, open_labelled, read_labelled
+from engine.segmenter.examples import why_left_out
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """Which labels to export, and how.
+
+    Attributes:
+        format: a name in `engine.export.formats.FORMATS`.
+        polygons: instead of run lengths, for COCO.
+        min_quality: labels of smaller quality are left out.
+        drop_flags: labels with one of these flags are left out.
+        review: a person's decisions by (shard, key); they overrule quality and flags.
+    """
+
+    format: str
+    polygons: bool = False
+    min_quality: float = 0.0
+    drop_flags: tuple[str, ...] = tuple(sorted(USELESS))
+    review: Mapping[tuple[str, str], str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_quality <= 1:
+            raise ValueError(f"min_quality is {self.min_quality}; it must be from 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        url: of the folder.
+        count: of images with their masks; `empty` of them show no object.
+        left_out: labels that are not there, by reason.
+    """
+
+    url: str
+    count: int
+    empty: int
+    left_out: Counter[str]
+
+
+def export_labels(run_url: str, output: str, options: ExportOptions, *, input_url: str | None = None) -> Exported:
+    """Writes images and masks into a new folder: all of them, or no folder.
+
+    Args:
+        output: folder or URL.
+        input_url: the run's corpus, if it is no longer where it was when it was labelled.
+
+    Raises:
+        ValueError: no labels or images, nothing left to export, an output that exists; the message says what to do.
+        OSError: run, corpus or output cannot be reached.
+    """
+    run = open_labelled(run_url)
+    leases = find_images(run, input_url)
+    tally: Counter[str] = Counter()
+    count = empty = 0
+
+    def wanted(row: dict[str, Any]) -> bool:
+        decision = options.review.get((row["shard"], row["key"]), "")
+        reason = why_left_out(row, decision, min_quality=options.min_quality, drop_flags=options.drop_flags)
+        tally[reason or ""] += 1
+        return reason is None
+
+    folder = Folder(output)
+    try:
+        writer = open_writer(options.format, folder, run.concept, polygons=options.polygons)
+        for labelled in read_labelled(run, leases, COLUMNS, tally, wanted):
+            try:
+                item = make_item(labelled)
+            except Unusable as reason:
+                tally[str(reason)] += 1
+                continue
+            writer.add(item)
+            count += 1
+            empty += item.empty
+        del tally[""]
+        if not count:
+            reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(tally.items()) if number)
+            raise ValueError(f"no label of {storage.redact(run.url)} is left to export ({reasons or 'it has none'})")
+        writer.close()
+        facts = {
+            "format": options.format,
+            "concept": run.concept,
+            "run": storage.redact(run.url),
+            "fingerprint": run.manifest.hash,
+            "min_quality": options.min_quality,
+            "drop_flags": options.drop_flags,
+            "decisions": len(options.review),
+            "images": count,
+            "without_object": empty,
+            "left_out": dict(sorted(tally.items())),
+        }
+        folder.write(DONE, (json.dumps(facts, indent=2) + "\n").encode())
+        folder.commit()
+    except BaseException:
+        folder.discard()
+        raise
+    return Exported(url=folder.url, count=count, empty=empty, left_out=tally)

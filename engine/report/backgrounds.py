@@ -1,0 +1,30 @@
+"""Backgrounds painted once more for the report: labels do not hold them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from engine import storage
+from engine.labelling.labeller import Labeller
+from engine.report.report import Painter
+from engine.run.origin import find_origin
+
+
+def make_painter(run: str, *, model: str | None = None, device: str = "cpu") -> Painter:
+    """What paints as the run painted, with its model and its noise.
+
+    Args:
+        model: where the model lies now, if elsewhere than when the run started.
+
+    Raises:
+        ValueError: no run of a diffusion model, or a model that cannot be used.
+    """
+    origin = find_origin(run, model=model)
+    weights = storage.read_bytes(origin.weights) if origin.weights else None
+    labeller = Labeller(origin.source.load(device=device), origin.spec, weights=weights, keep_backgrounds=True)
+
+    def paint(image: np.ndarray, key: str) -> np.ndarray | None:
+        (label,) = labeller([image], [key], stage="refined")
+        return label.background
+
+    return paint

@@ -1,0 +1,129 @@
+"""Labels of a run beside the images that they are of, as the report and exports read them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from engine import storage
+from engine.corpus.lease import Lease
+from engine.corpus.reader import open_lease
+from engine.corpus.sample import Sample
+from engine.run.directory import FIRST, STAGE_FOLDERS, RunError, find_corpus_url, read_manifest, read_receipts
+from engine.run.example_source import find_corpus, find_synthetic
+from engine.segmenter.examples import read_rows
+from schemas.receipt import Receipt
+from schemas.run import RunManifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledRun:
+    """The finished labels of a run: final ones, or preliminary ones if it has no others.
+
+    Attributes:
+        url: of the run directory, absolute.
+        stage: of the labels.
+        receipts: of all leases that are done, by lease id.
+    """
+
+    url: str
+    manifest: RunManifest
+    stage: str
+    receipts: dict[str, Receipt]
+
+    @property
+    def concept(self) -> str:
+        return str(self.manifest.fingerprint.get("concept", ""))
+
+    @property
+    def labels_url(self) -> str:
+        return storage.join(self.url, STAGE_FOLDERS[self.stage])
+
+    @property
+    def count(self) -> int:
+        """Number of labels."""
+        return sum(receipt.labelled for receipt in self.receipts.values())
+
+    def rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """All label rows, without their images; nothing but label files is read."""
+        for _, receipt in sorted(self.receipts.items()):
+            yield from read_rows(self.labels_url, Lease.from_json(receipt.lease), columns, Counter()).values()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledImage:
+    """An image as the corpus holds it, still encoded, and its label row."""
+
+    shard: str
+    key: str
+    image: bytes
+    row: dict[str, Any]
+
+
+def open_labelled(run: str) -> LabelledRun:
+    """The labels of a run directory, of predictions, or of a synthetic set.
+
+    Raises:
+        RunError: no run, or one without labels.
+    """
+    url = storage.absolute(run)
+    manifest = read_manifest(url)
+    for stage in ("refined", "preliminary"):
+        if receipts := read_receipts(url, stage):
+            return LabelledRun(url=url, manifest=manifest, stage=stage, receipts=receipts)
+    raise RunError(f"{storage.redact(url)} holds no finished labels; {FIRST}")
+
+
+def find_images(run: LabelledRun, input_url: str | None) -> list[Lease]:
+    """The leases of the labelled images that are still where they were, or in the corpus named instead.
+
+    Raises:
+        ValueError: no such corpus, or another one.
+    """
+    parent, _, folder = run.url.rpartition("/")
+    if input_url is None and folder == "synthetic" and find_corpus_url(run.manifest) is None:
+        return find_synthetic(parent)[0].leases
+    # Of whatever stage: "preliminary" stands for refined labels, too.
+    return find_corpus(run.url, run.manifest, "preliminary", input_url).leases
+
+
+def read_labelled(
+    run: LabelledRun,
+    leases: Sequence[Lease],
+    columns: Sequence[str],
+    tally: Counter[str],
+    wanted: Callable[[dict[str, Any]], bool],
+) -> Iterator[LabelledImage]:
+    """The wanted rows with their images, in the corpus's order.
+
+    Args:
+        leases: as `find_images` gives them.
+        tally: counts wanted rows that cannot be given, as label_without_image and unreadable_image.
+
+    Raises:
+        ValueError: a label file that is none, or is not there.
+        OSError: corpus or labels cannot be reached.
+    """
+    for lease in leases:
+        found = read_rows(run.labels_url, lease, columns, tally)
+        rows = {key: row for key, row in found.items() if wanted(row)}
+        if not rows:
+            continue
+        with open_lease(lease, keys=rows) as reader:
+            for sample in reader:
+                row = rows.pop(sample.key, None)
+                if row is None:
+                    continue
+                if isinstance(sample, Sample):
+                    yield LabelledImage(shard=sample.shard, key=sample.key, image=sample.image, row=row)
+                else:
+                    tally["unreadable_image"] += 1
+        if rows:
+            tally["label_without_image"] += len(rows)
+    here = {lease.id for lease in leases}
+    for lease_id, receipt in run.receipts.items():
+        if lease_id not in here:
+            rows = read_rows(run.labels_url, Lease.from_json(receipt.lease), columns, tally)
+            tally.update("label_without_image" for row in rows.values() if wanted(row))

@@ -1,0 +1,162 @@
+"""What is exported, what is left out and counted, and that a folder is there as a whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from engine.export.coco import CocoWriter
+from engine.export.export import ExportOptions, export_labels
+from engine.export.formats import FORMATS
+from engine.export.item import safe_name
+from jobs.export import main
+from tests.export.prescribed import Case
+from tests.export.readers import read_coco, read_png
+from tests.segmenter.bright import write_tar
+
+Given = dict[tuple[str, str], Case]
+
+
+@pytest.fixture
+def copied(run: Path, tmp_path: Path) -> Path:
+    """A run and its corpus that a test may damage; its run.json still names the first one's corpus."""
+    shutil.copytree(run.parent, tmp_path / "copied")
+    return tmp_path / "copied" / "run"
+
+
+@pytest.fixture
+def memory() -> Iterator[str]:
+    """A folder of an object store."""
+    yield "memory://exports"
+    fsspec.filesystem("memory").store.clear()
+
+
+def test_useless_labels_and_those_of_little_quality_stay_behind(run: Path, given: Given, tmp_path: Path) -> None:
+    exported = export_labels(str(run), str(tmp_path / "out"), ExportOptions(format="png", min_quality=0.5))
+    assert exported.left_out == {"flag:empty": 1, "low_quality": 1}
+    assert {key for _, key in given} - {key for _, key in read_png(tmp_path / "out")} == {"empty", "poor"}
+
+
+def test_a_persons_decisions_overrule_quality_and_flags(run: Path, given: Given, tmp_path: Path) -> None:
+    review = tmp_path / "review.csv"
+    review.write_text("shard,key,decision\n000001.tar,poor,accept\n000000.tar,disc,reject\n000001.tar,dot,unsure\n")
+    out = tmp_path / "out"
+    options = ["--run", str(run), "--format", "coco", "--output", str(out), "--min-quality", "0.5"]
+    assert main([*options, "--review", str(review)]) == 0
+    assert {key for _, key in given} - {key for _, key in read_coco(out)} == {"empty", "disc"}
+    assert json.loads((out / "export.json").read_text())["left_out"] == {"flag:empty": 1, "rejected": 1}
+
+
+def test_images_that_are_gone_or_have_changed_are_counted(
+    copied: Path, given: Given, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = tmp_path / "smaller"
+    shutil.copytree(copied.parent / "corpus", corpus)
+    own = {case.key: case for case in given.values() if case.shard == "000001"}
+    members = {f"{key}.png": case.encode()[1] for key, case in own.items() if key != "dot"}
+    members["corner.png"] = members["corner.png"][:200]
+    members["poor.png"] = own["images/dot"].encode()[1]
+    size = (corpus / "000001.tar").stat().st_size
+    write_tar(corpus / "000001.tar", members)
+    with (corpus / "000001.tar").open("r+b") as file:
+        file.truncate(size)  # the shard that was labelled is known by its size
+    options = ["--run", str(copied), "--format", "png", "--output", str(tmp_path / "out"), "--input", str(corpus)]
+    assert main(options) == 0
+    out = capsys.readouterr().out
+    assert "1: label without image" in out and "1: unreadable image" in out and "1: bad mask" in out
+
+
+def test_a_shard_that_is_gone_is_counted_label_by_label(copied: Path, given: Given, tmp_path: Path) -> None:
+    corpus = copied.parent / "corpus"
+    (corpus / "000001.tar").unlink()
+    exported = export_labels(str(copied), str(tmp_path / "out"), ExportOptions(format="png"), input_url=str(corpus))
+    gone = [case for case in given.values() if case.shard == "000001" and case.key != "empty"]
+    assert exported.left_out["label_without_image"] == len(gone)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_nothing_is_left_of_an_export_that_fails(
+    name: str, run: Path, tmp_path: Path, memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = FORMATS[name]
+    add, count = writer.add, 0  # type: ignore[attr-defined]
+
+    def fail(self: object, item: object) -> None:
+        nonlocal count
+        count += 1
+        if count > 3:
+            raise OSError("the disk is full")
+        add(self, item)
+
+    monkeypatch.setattr(writer, "add", fail)
+    for url in (str(tmp_path / "out"), memory):
+        count = 0
+        with pytest.raises(OSError, match="the disk is full"):
+            export_labels(str(run), url, ExportOptions(format=name))
+    assert list(tmp_path.iterdir()) == []
+    assert fsspec.filesystem("memory").find("exports") == []
+
+
+def test_an_object_store_gets_the_same_files(run: Path, tmp_path: Path, memory: str) -> None:
+    for name in FORMATS:
+        export_labels(str(run), f"{memory}/{name}", ExportOptions(format=name))
+        export_labels(str(run), str(tmp_path / name), ExportOptions(format=name))
+    store = fsspec.filesystem("memory")
+    found = {path.removeprefix("/exports/"): store.cat_file(path) for path in store.find("exports")}
+    local = {str(path.relative_to(tmp_path)): path for path in tmp_path.rglob("*") if path.is_file()}
+    assert found.keys() == local.keys()
+    for path, data in found.items():
+        assert path.endswith(".zip") or data == local[path].read_bytes(), path  # a zip tells the time
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--format", "coco"], "exports the labels of a --run"),
+        (["--format", "png", "--run", "{run}", "--polygons"], "--polygons is a choice of --format coco only"),
+        (["--format", "png", "--run", "{run}", "--min-quality", "1"], "is left to export (1 flag:empty, 13 low_qual"),
+        (["--format", "png", "--run", "{run}", "--min-quality", "60"], "min_quality is 60.0; it must be from 0 to 1"),
+        (["--format", "png", "--run", "{run}", "--review", "/nowhere.csv"], "--review /nowhere.csv cannot be used"),
+        (["--format", "png", "--run", "{run}/nothing"], "run.json; run jobs/label.py"),
+        (["--run", "{run}"], "--format onnx exports a --model; for labels name their --format"),
+    ],
+)
+def test_wrong_usage_is_one_sentence_and_leaves_no_folder(
+    options: list[str], message: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [option.format(run=run) for option in options]
+    assert main([*given, "--output", str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_there_is_never_written_over(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    assert main(["--run", str(run), "--format", "png", "--output", str(tmp_path)]) == 2
+    assert "already; name another --output" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_without_pycocotools_coco_says_how_to_get_it(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "pycocotools", None)
+    with pytest.raises(ValueError, match=r"pip install 'maskmine\[export\]'"):
+        export_labels(str(run), str(tmp_path / "out"), ExportOptions(format="coco"))
+    assert CocoWriter.__name__ and list(tmp_path.iterdir()) == []
+
+
+def test_names_of_files_are_safe_short_and_never_alike() -> None:
+    keys = ["a b", "a~20b", "a/b", "a.b", "ä", "..", ".", "", "con:", "images", "IMAGES", "x" * 300, "x" * 301, "-rf"]
+    names = [safe_name(key) for key in keys]
+    assert len(set(names)) == len(keys)
+    assert all(0 < len(name) < 150 and set(name) <= set(ALLOWED) for name in names)
+    assert safe_name("dog-0001_b") == "dog-0001_b"
+
+
+ALLOWED = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_~"
