@@ -4,8 +4,8 @@
 const MEASURES = {
   quality: "Quality",
   area: "Area",
-  separation: "Heatmap separation",
-  refined_separation: "Change separation",
+  separation: "Separation",
+  refined_separation: "Refined separation",
 };
 
 function showSummary() {
