@@ -65,7 +65,8 @@ class ConceptModel:
             if ADAPTER in getattr(model.unet, "peft_config", {}):
                 model.unet.delete_adapters(ADAPTER)
             raise ModelError(f"the weights of m′ do not belong to this model: {error}") from error
-        unet.eval().requires_grad_(False).to(model.device, model.unet.dtype)
+        # Not diffusers' `to`, which warns of layers to be kept in float32 even where there are none.
+        torch.nn.Module.to(unet.eval().requires_grad_(False), model.device, model.unet.dtype)
         return concept
 
     def merged(self) -> ConceptModel:
