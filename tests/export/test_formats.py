@@ -89,7 +89,7 @@ def test_tars_are_a_corpus_with_ground_truth(run: Path, given: Given, tmp_path: 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Makes files of a format end after a few samples."""
-    return lambda module: monkeypatch.setattr(f"engine.export.{module}.FILE_BYTES", 20_000)
+    return lambda module: monkeypatch.setattr(f"engine.export.{module}.FILE_BYTES", 4_000)
 
 
 @pytest.mark.parametrize(("name", "module"), [("hf", "hugging_face"), ("webdataset", "web_dataset")])
