@@ -30,6 +30,10 @@ class Sample:
             data = self.masks.get("")
         return data
 
+    def lacks(self, concept: str) -> bool:
+        """Whether the JSON says that the image shows something else, or nothing (null), and no mask says otherwise."""
+        return self.metadata.get("concept", concept) != concept and concept not in self.masks
+
 
 @dataclass(frozen=True, kw_only=True)
 class Defect:

@@ -70,7 +70,7 @@ def read_examples(
     Args:
         labels_url: folder of a run's label files, one per lease; not read where labels are the truth.
         tally: every image and every label is counted in it once, by what became of it.
-        concept: whose masks the truth is taken from.
+        concept: whose masks the truth is taken from; an image whose JSON names another, or null, shows none.
         labels: instead of the spec's.
         most: examples wanted from each lease.
 
@@ -152,7 +152,8 @@ def why_left_out(
 def _make(sample: Sample, row: dict[str, Any] | None, spec: SegmenterSpec, labels: Labels, concept: str) -> Example:
     """The example; raises _Unusable."""
     truth = sample.truth(concept) if labels == "truth" else None
-    if row is None and truth is None:
+    without_object = labels == "truth" and sample.lacks(concept)
+    if row is None and truth is None and not without_object:
         raise _Unusable("image_without_label")
     try:
         image = decode_image(sample.image)
@@ -163,7 +164,11 @@ def _make(sample: Sample, row: dict[str, Any] | None, spec: SegmenterSpec, label
     if min(height, width) < spec.crop:
         raise _Unusable("too_elongated")
     try:
-        mask = decode_mask(truth) if truth is not None else png_to_array(row[COLUMNS[labels]])  # type: ignore[index]
+        mask: np.ndarray
+        if without_object:
+            mask = np.zeros(image.shape[:2], bool)
+        else:
+            mask = decode_mask(truth) if truth is not None else png_to_array(row[COLUMNS[labels]])  # type: ignore[index]
         size = mask.shape if labels != "preliminary" else (row["height"], row["width"])  # type: ignore[index]
         if size != image.shape[:2] or mask.dtype != np.bool_:
             raise ValueError(f"it is for {size[1]}x{size[0]} pixels, the image has {image.shape[1]}x{image.shape[0]}")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from engine.labelling.label import USELESS
 from engine.labelling.spec import check_at_least
 
-SEGMENTER_VERSION = 1
+SEGMENTER_VERSION = 2
 """Raised whenever the code trains to other weights for unchanged settings."""
 
 Labels = Literal["refined", "preliminary", "truth"]

@@ -122,7 +122,7 @@ def test_a_person_who_is_unsure_decides_nothing(tmp_path: Path) -> None:
     assert tally == {"flag:full": 1}
 
 
-def test_truth_is_read_from_the_corpus_and_the_mask_of_another_concept_is_none(tmp_path: Path) -> None:
+def test_truth_is_read_from_the_corpus_and_an_image_of_something_else_is_one_without_the_object(tmp_path: Path) -> None:
     image, mask = draw_box(0)
     members = {
         "a.png": to_png(image),
@@ -135,12 +135,19 @@ def test_truth_is_read_from_the_corpus_and_the_mask_of_another_concept_is_none(t
         "c.json": b'{"concept": "car"}',
         "d.png": to_png(image),
         "d.mask.png": to_png(mask[1:]),
+        "e.png": to_png(image),
+        "e.json": b'{"concept": null}',
+        "f.png": to_png(image),
+        "f.box.mask.png": to_png(mask),
+        "f.json": b'{"concept": "car"}',
+        "g.png": to_png(image),
     }
     write_tar(tmp_path / "000000.tar", members)
     examples, tally = read(tmp_path, None, labels="truth")
-    assert [e.key for e in examples] == ["a", "b"]
-    assert all(np.array_equal(e.mask, mask) for e in examples)
-    assert tally == {"used": 2, "image_without_label": 1, "bad_mask": 1}
+    assert [e.key for e in examples] == ["a", "b", "c", "e", "f"]
+    for e in examples:
+        assert np.array_equal(e.mask, mask if e.key in "abf" else np.zeros_like(mask))
+    assert tally == {"used": 5, "image_without_label": 1, "bad_mask": 1}
 
 
 def test_preliminary_masks_are_brought_to_the_image_s_size_cell_by_cell(tmp_path: Path) -> None:
