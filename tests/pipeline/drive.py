@@ -39,7 +39,7 @@ from engine.run.concept import ConceptTask
 from engine.run.fake import FakeSource
 from engine.run.segmenter import SegmenterTask, plan_training
 from engine.run.shard import Labels
-from engine.run.source import LabellerSource, ModelSource
+from engine.run.source import LabellerSource, ModelSource, Precision
 from engine.segmenter.spec import SegmenterSpec
 from engine.synthesis.sample import Samples, SyntheticSample
 from engine.synthesis.spec import SynthesisSpec, key_of
@@ -170,10 +170,10 @@ class FaultyModelSource(ModelSource):
         labeller = super().build(spec, device=device, threads=threads, weights=weights)
         return FaultyLabeller(labeller, Fault.parse(self.fault, self.once))
 
-    def load(self, *, device: str) -> Any:
+    def _load(self, device: str, precision: Precision) -> Any:
         for fault in Fault.parse(self.fault, self.once):
             fault.begin()
-        return super().load(device=device)
+        return super()._load(device, precision)
 
 
 def often(task: type[ConceptTask]) -> Callable[..., ConceptTask]:

@@ -122,7 +122,7 @@ def test_a_review_overrules_and_is_part_of_the_fingerprint(run: Path, tmp_path: 
     assert tally == {"corpus.used": 11, "corpus.rejected": 1}
     assert task.manifest.hash != plan(run).manifest.hash
     review.write_text("shard,key,decision\n000001.tar,002,yes\n")
-    with pytest.raises(RunError, match=r"--review .*line 2 decides 'yes'"):
+    with pytest.raises(ValueError, match=r"--review .*line 2 decides 'yes'"):
         plan(run, review_url=str(review))
 
 
