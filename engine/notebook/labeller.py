@@ -109,8 +109,8 @@ class Labeller:
         weights = storage.read_bytes(origin.weights) if origin.weights else None
         return cls(origin.source.build(spec, device=device or _find_device(), weights=weights), spec)
 
-    @overload
-    def __call__(self, images: Picture, keys: str | None = None) -> ImageLabel: ...
+    @overload  # a path is an Iterable, too, of strings
+    def __call__(self, images: Picture, keys: str | None = None) -> ImageLabel: ...  # type: ignore[overload-overlap]
 
     @overload
     def __call__(self, images: Iterable[Picture], keys: Sequence[str] | None = None) -> list[ImageLabel]: ...
@@ -178,11 +178,11 @@ def _make_spec(stage: str, **settings: Any) -> LabelSpec:
             raise ValueError(f"there is no setting {name}; {hint}")
         _check_choice(name, value, get_type_hints(groups[name])[name])
     _check_choice("stage", stage, Stage)
-    what, method, refinement = (
-        group(**{name: value for name, value in settings.items() if groups[name] is group})
-        for group in (What, Method, Refinement)
-    )
-    return label_spec(what, method, refinement, stage)
+
+    def make(group: Any) -> Any:
+        return group(**{name: value for name, value in settings.items() if groups[name] is group})
+
+    return label_spec(make(What), make(Method), make(Refinement), stage)
 
 
 def _check_choice(name: str, value: object, kind: Any) -> None:
