@@ -31,3 +31,10 @@ def find_commands(text: str) -> list[tuple[str, list[str]]]:
         arguments = shlex.split(options, comments=True)
         found.append((Path(file).stem, [argument for argument in arguments if argument not in ("…", "...")]))
     return found
+
+
+def find_python(text: str) -> list[str]:
+    """The indented blocks of Python of a text, each of which begins with an import."""
+    blocks = re.findall(r"(?:^    .*\n|^\n(?=    ))+", text, re.MULTILINE)
+    dedented = [re.sub(r"^    ", "", block, flags=re.MULTILINE).strip() for block in blocks]
+    return [block for block in dedented if block.startswith(("import ", "from "))]
