@@ -84,7 +84,9 @@ profiles, beside a naive implementation of the same and beside what the device c
 
 Examples:
   python jobs/bench.py --json cpu.json
-  python jobs/bench.py --shape sd15 --device cuda --precision bfloat16 --images 32 --json gpu.json"""
+  python jobs/bench.py --shape sd15 --device cuda --precision bfloat16 --images 32 --json gpu.json
+
+Exit code: 0 done, 1 stopped, 2 wrong usage."""
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -41,6 +41,7 @@ from engine.run.predict import plan_prediction
 from engine.run.segmenter import SegmenterTask, plan_training
 from engine.run.summary import Outcome
 from engine.run.synthesis import plan_synthesis
+from engine.run.what_next import describe_next
 from engine.synthesis.spec import SynthesisSpec
 
 logger = logging.getLogger(__name__)
@@ -126,7 +127,7 @@ def main(arguments: list[str] | None = None) -> int:
             _begin("evaluation", tell)
             outcomes += _evaluate(options, labelling, task, test, tell)
             _draw(labelling, task, tell)
-        tell(f"to use       python jobs/predict.py --model {storage.redact(task.url)} --input PHOTOS --output MASKS")
+        tell(describe_next("distill", run=labelling.run.url, model=task.url, concept=labelling.spec.concept))
         return int(any(outcome.failed(options.execution.max_failures) for outcome in outcomes))
 
     return run_command(Distill, run, job="distill", description=DESCRIPTION, arguments=arguments, prefixes=True)

@@ -21,6 +21,7 @@ from engine.evaluation.rows import find_labels
 from engine.run.command import run_command
 from engine.run.directory import find_corpus_url, find_input, read_manifest
 from engine.run.options import Int
+from engine.run.what_next import describe_next
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +137,7 @@ def _compare(job: Evaluate) -> int:
     if job.json:
         _write(result, job.json)
     print(format_report(result))
+    print(describe_next("evaluate", run=run))
     return 0
 
 

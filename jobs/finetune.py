@@ -28,6 +28,7 @@ from engine.run.options import (
 )
 from engine.run.plan import default_run_url, plan_labelling
 from engine.run.source import LabellerSource
+from engine.run.what_next import describe_go_on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,8 @@ Exit code: 0 done, 1 stopped (the same command resumes), 2 wrong usage."""
 def main(arguments: list[str] | None = None, *, source: LabellerSource | None = None) -> int:
     """Parses, plans, fine-tunes; returns the exit code. Tests pass another `source` of models."""
 
+    given = sys.argv[1:] if arguments is None else arguments
+
     def run(options: Finetune) -> int:
         what, where, settings = options.what, options.where, distillation_spec(options.distillation)
         if settings.method == "none":
@@ -82,6 +85,7 @@ def main(arguments: list[str] | None = None, *, source: LabellerSource | None = 
 
         make_concept_of(plan, workers=options.execution.workers, tell=functools.partial(print, flush=True))
         print(f"weights      {storage.redact(plan.weights or '')}")
+        print(describe_go_on("label", given, run=plan.run.url))
         return 0
 
     return run_command(Finetune, run, job="finetune", description=DESCRIPTION, arguments=arguments)

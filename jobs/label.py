@@ -21,6 +21,7 @@ from engine.run.labelling import Label, make_plan
 from engine.run.plan import LabelPlan
 from engine.run.source import LabellerSource
 from engine.run.summary import Outcome
+from engine.run.what_next import describe_next
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ Examples:
   python jobs/label.py --concept "fire truck" --model OWNER/MODEL --revision COMMIT --input s3://bucket/images
   ray job submit --working-dir . -- python jobs/label.py --concept car
 
-  python jobs/label.py --status runs/bird               how far that run is, whoever works on it; --json for programs
+  python jobs/label.py --status runs/bird               # how far that run is, whoever works on it; --json for programs
 
 Without a running Ray cluster one is started for as long as this takes. Interrupt at any time: the same
 command resumes. Exit code: 0 done, 1 finished with more failures than --max-failures (or stopped), 2 wrong
@@ -65,6 +66,9 @@ def main(arguments: list[str] | None = None, *, source: LabellerSource | None = 
             return 0
         outcome = _label(plan, options.execution.workers)
         print(outcome.describe(contact_sheet=_draw(plan, outcome), predicted=read_rate(plan.run.url)))
+        if outcome.labelled and not outcome.failed_leases:
+            job = "label" if plan.run.stage == "refined" else "label --stage preliminary"
+            print(describe_next(job, run=plan.run.url))
         return int(outcome.failed(options.execution.max_failures))
 
     given = sys.argv[1:] if arguments is None else arguments

@@ -13,14 +13,13 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine.miniature.corpus import write_corpus
+from engine.run.command import run_command
+from engine.run.what_next import describe_next
 
 
 @dataclass(frozen=True, kw_only=True)
 class MiniatureJob:
-    """Draw procedural scenes with birds, cars, dogs and humans, and write them as WebDataset tars.
-
-    Example: python jobs/miniature.py --output scenes --count 400 --seed 3 --concept bird
-    """
+    """All settings of the job."""
 
     output: Path
     """Folder for 000000.tar, 000001.tar, …"""
@@ -38,9 +37,18 @@ class MiniatureJob:
     """Image height in pixels."""
 
 
-def main() -> int:
-    job = tyro.cli(MiniatureJob, description=MiniatureJob.__doc__)
-    try:
+DESCRIPTION = """Draws procedural scenes with birds, cars, dogs and humans, and writes them as WebDataset tars.
+
+Example:
+  python jobs/miniature.py --output scenes --count 400 --seed 3 --concept bird
+
+Exit code: 0 done, 1 stopped, 2 wrong usage."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parses, draws, writes; returns the exit code."""
+
+    def run(job: MiniatureJob) -> int:
         shards = list(
             write_corpus(
                 job.output,
@@ -52,11 +60,11 @@ def main() -> int:
                 shard_size=job.shard_size,
             )
         )
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"wrote {job.count} scenes in {len(shards)} shards to {job.output.resolve()}")
-    return 0
+        print(f"wrote {job.count} scenes in {len(shards)} shards to {job.output.resolve()}")
+        print(describe_next("miniature", concept=job.concept or "car", output=str(job.output.resolve())))
+        return 0
+
+    return run_command(MiniatureJob, run, job="miniature", description=DESCRIPTION, arguments=arguments)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from engine.run.forecast import make_forecast
 from engine.run.labelling import Label, make_plan
 from engine.run.options import Float
 from engine.run.source import LabellerSource
+from engine.run.what_next import describe_go_on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,9 @@ class Plan(Label):
     probing: Probing
 
 
+PROBING = ("--probe", "--device", "--price-per-hour")
+"""What jobs/label.py does not have."""
+
 DESCRIPTION = """Predicts what jobs/label.py with the same options will take: images per second, hours, disk, price.
 
 Some images of the corpus are labelled here and now, with nothing kept. The prediction is written to RUN/plan.json, and
@@ -49,11 +53,15 @@ jobs/label.py says at its end how its own rate compares.
 
 Examples:
   python jobs/plan.py --concept car
-  python jobs/plan.py --concept bird --input s3://bucket/tars --workers 64 --price-per-hour 2.5"""
+  python jobs/plan.py --concept bird --input s3://bucket/tars --workers 64 --price-per-hour 2.5
+
+Exit code: 0 done, 1 stopped, 2 wrong usage."""
 
 
 def main(arguments: list[str] | None = None, *, source: LabellerSource | None = None) -> int:
     """Parses, plans, probes, predicts; returns the exit code. Tests pass another `source` of labellers."""
+
+    given = sys.argv[1:] if arguments is None else arguments
 
     def run(options: Plan) -> int:
         plan = make_plan(options, source)
@@ -71,6 +79,7 @@ def main(arguments: list[str] | None = None, *, source: LabellerSource | None = 
         print(f"\n{forecast.describe()}")
         if not options.execution.dry_run:
             forecast.write(plan.run.url)
+            print(describe_go_on("label", given, without=PROBING, run=plan.run.url))
         return 0
 
     return run_command(Plan, run, job="plan", description=DESCRIPTION, arguments=arguments)

@@ -18,6 +18,7 @@ from engine.run.command import run_command
 from engine.run.options import Execution, Int
 from engine.run.plan import LabelPlan
 from engine.run.predict import plan_prediction
+from engine.run.what_next import describe_next
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,8 @@ def main(arguments: list[str] | None = None) -> int:
         tell = functools.partial(print, flush=True)
         outcome = run_prediction(plan, workers=options.execution.workers, png=options.png, tell=tell)
         print(outcome.describe())
+        if outcome.labelled and not outcome.failed_leases:
+            print(describe_next("predict", run=plan.run.url))
         return int(outcome.failed(options.execution.max_failures))
 
     return run_command(Predict, run, job="predict", description=DESCRIPTION, arguments=arguments)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-import tyro
 
 # Where the project is not installed (a job's working directory), it is found beside this file.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -18,18 +17,13 @@ from engine.diffusion.pretraining.autoencoder import AutoencoderConfig
 from engine.diffusion.pretraining.latent_diffusion import LatentDiffusionConfig
 from engine.diffusion.pretraining.loop import LoopConfig
 from engine.diffusion.pretraining.pretrain import PretrainConfig, pretrain
+from engine.run.command import run_command
+from engine.run.what_next import describe_next
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainJob:
-    """Train autoencoder, text encoder and U-Net on images and captions alone; no mask is ever read.
-
-    Run the same command again to resume from the last checkpoint in OUTPUT/training. The model is written to OUTPUT
-    in diffusers format, with training.json (settings, date, loss curves) beside it.
-
-    Example: python jobs/miniature.py --output scenes --count 24000 --seed 1
-             python jobs/pretrain.py --input scenes --output model
-    """
+    """All settings of the job."""
 
     input: str
     """Captioned corpus: WebDataset tars with key.jpg and key.txt."""
@@ -65,13 +59,27 @@ class PretrainJob:
     )
 
 
-def main() -> int:
-    job = tyro.cli(PretrainJob, description=PretrainJob.__doc__)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    if job.threads:
-        torch.set_num_threads(job.threads)
-    torch.set_flush_denormal(True)
-    try:
+DESCRIPTION = """Trains autoencoder, text encoder and U-Net on images and captions alone; no mask is ever read.
+
+Run the same command again to resume from the last checkpoint in OUTPUT/training. The model is written to OUTPUT
+in diffusers format, with training.json (settings, date, loss curves) beside it.
+
+Example:
+  python jobs/miniature.py --output scenes --count 24000 --seed 1
+  python jobs/pretrain.py --input scenes --output model
+
+Exit code: 0 done, 1 stopped, 2 wrong usage."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parses, trains, writes; returns the exit code."""
+    given = sys.argv[1:] if arguments is None else arguments
+
+    def run(job: PretrainJob) -> int:
+        logging.getLogger("engine.diffusion.pretraining").setLevel(logging.INFO)
+        if job.threads:
+            torch.set_num_threads(job.threads)
+        torch.set_flush_denormal(True)
         config = PretrainConfig(
             input=job.input,
             resolution=job.resolution,
@@ -87,12 +95,13 @@ def main() -> int:
             diffusion=job.diffusion,
             diffusion_loop=job.diffusion_loop,
         )
-        pretrain(config, job.output, device=torch.device(job.device), command=shlex.join(["python", *sys.argv]))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"the model is in {job.output.resolve()}; use it with --model {job.output}")
-    return 0
+        command = shlex.join(["python", "jobs/pretrain.py", *given])
+        pretrain(config, job.output, device=torch.device(job.device), command=command)
+        print(f"the model is in {job.output.resolve()}")
+        print(describe_next("pretrain", model=str(job.output.resolve())))
+        return 0
+
+    return run_command(PretrainJob, run, job="pretrain", description=DESCRIPTION, arguments=arguments, prefixes=True)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine import storage
 from engine.run.command import run_command
+from engine.run.what_next import describe_next
 
 if TYPE_CHECKING:
     from engine.report.report import Painter
@@ -68,6 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
             if count:
                 print(f"no picture  {count}: {reason.replace('_', ' ')}")
         print(f"to open     {storage.redact(report.url)}")
+        print(describe_next("report", run=storage.absolute(job.run)))
         return 0
 
     return run_command(ReportJob, run, job="report", description=DESCRIPTION, arguments=arguments)

@@ -22,6 +22,7 @@ from engine.run.origin import find_origin
 from engine.run.source import SynthesizerSource
 from engine.run.summary import Outcome
 from engine.run.synthesis import SynthesisPlan, plan_synthesis
+from engine.run.what_next import describe_next
 from engine.synthesis.spec import SynthesisSpec
 
 logger = logging.getLogger(__name__)
@@ -78,6 +79,8 @@ def main(arguments: list[str] | None = None, *, source: SynthesizerSource | None
         outcome = _synthesize(plan, options.execution.workers)
         print(f"samples      {storage.redact(storage.join(plan.run.url, 'images'))}/*.tar")
         print(outcome.describe(contact_sheet=_draw(plan, outcome)))
+        if outcome.labelled and not outcome.failed_leases:
+            print(_next(plan))
         return int(outcome.failed(options.execution.max_failures))
 
     return run_command(Synthesize, run, job="synthesize", description=DESCRIPTION, arguments=arguments)
@@ -97,6 +100,13 @@ def _synthesize(plan: SynthesisPlan, workers: int | None) -> Outcome:
     from engine.pipeline.synthesize import run_synthesis
 
     return run_synthesis(plan, workers=workers, tell=functools.partial(print, flush=True))
+
+
+def _next(plan: SynthesisPlan) -> str:
+    output = plan.run.url
+    if output == storage.join(plan.origin.url, "synthetic"):
+        return describe_next("synthesize", run=plan.origin.url)
+    return describe_next("synthesize --output", output=output, images=storage.join(output, "images"))
 
 
 def _draw(plan: SynthesisPlan, outcome: Outcome) -> str | None:

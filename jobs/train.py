@@ -14,10 +14,10 @@ import tyro
 # Where the project is not installed (a job's working directory), it is found beside this file.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine import storage
 from engine.run.command import run_command
 from engine.run.options import Int, Segmentation, segmenter_spec
 from engine.run.segmenter import SegmenterTask, plan_training
+from engine.run.what_next import describe_next
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         receipt = run_training(task, workers=options.workers, tell=functools.partial(print, flush=True))
         print(f"loss        {receipt.first_loss:.4f} -> {receipt.last_loss:.4f} in {receipt.steps} steps")
-        print(f"to use      python jobs/predict.py --model {storage.redact(task.url)} --input PHOTOS --output MASKS")
+        print(describe_next("train", model=task.url, concept=task.concept))
         return 0
 
     return run_command(Train, run, job="train", description=DESCRIPTION, arguments=arguments)

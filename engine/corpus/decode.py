@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+from engine import storage
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 _ORIENTATION = 0x0112
@@ -18,6 +21,10 @@ _TO_UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+Picture = str | os.PathLike[str] | Image.Image | np.ndarray
+"""An image as people have it: a path or URL, a PIL image, or an upright (H, W, 3) uint8 RGB array."""
 
 
 class DecodeError(ValueError):
@@ -51,6 +58,23 @@ def decode_image(data: bytes, *, max_pixels: int = 100_000_000) -> np.ndarray:
 def image_to_array(image: Image.Image) -> np.ndarray:
     """An open image as `decode_image` gives it: (H, W, 3) uint8 RGB, upright."""
     return np.array(_make_upright(_to_rgb(image, False), image))
+
+
+def to_array(image: Picture) -> np.ndarray:
+    """An image of any kind as `decode_image` gives it.
+
+    Raises:
+        DecodeError: the file is no readable image.
+        ValueError: an array of another shape or type.
+        OSError: the file cannot be read.
+    """
+    if isinstance(image, Image.Image):
+        return image_to_array(image)
+    if isinstance(image, np.ndarray):
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+            raise ValueError(f"an array of shape {image.shape} and type {image.dtype} is no (H, W, 3) uint8 image")
+        return image
+    return decode_image(storage.read_bytes(storage.absolute(os.fspath(image))))
 
 
 def decode_mask(data: bytes, *, max_pixels: int = 100_000_000) -> np.ndarray:

@@ -17,6 +17,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 from engine import storage
 from engine.evaluation.rows import EvaluationError
+from engine.extras import require
 
 BATCH = 32
 WAY_OUT = "give --features an ONNX file from float32 images [B, 3, H, W] in 0..1 to features [B, d], or miniature"
@@ -30,16 +31,12 @@ class FeatureNetwork:
         name: what errors call it.
 
     Raises:
-        EvaluationError: ONNX Runtime is not installed, or the file is no such network.
+        MissingExtra: ONNX Runtime is not installed.
+        EvaluationError: the file is no such network.
     """
 
     def __init__(self, data: bytes, *, name: str, device: str = "cpu") -> None:
-        try:
-            import onnxruntime  # type: ignore[import-untyped]
-        except ImportError as error:
-            raise EvaluationError(
-                "feature networks need ONNX Runtime, which is not installed: pip install 'maskmine[onnx]'"
-            ) from error
+        onnxruntime = require("onnxruntime", extra="onnx", purpose="a feature network")
         wanted = ["CUDAExecutionProvider"] if device.startswith("cuda") else []
         providers = [p for p in (*wanted, "CPUExecutionProvider") if p in onnxruntime.get_available_providers()]
         options = onnxruntime.SessionOptions()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from engine.export.folder import Folder
 from engine.export.item import Item, facts_of
 from engine.export.outline import mask_to_polygons, simplify
 from engine.export.spool import Spool
+from engine.extras import require
 
 
 class CocoWriter:
@@ -18,7 +18,7 @@ class CocoWriter:
 
     def __init__(self, folder: Folder, concept: str, *, polygons: bool = False) -> None:
         self.folder, self.concept, self.polygons = folder, concept, polygons
-        self.codec = _require_pycocotools()
+        self.codec = require("pycocotools.mask", extra="export", purpose="--format coco")
         self.images, self.annotations = Spool(), Spool()
         self.count = 0
 
@@ -65,13 +65,3 @@ class CocoWriter:
         height, width = shape
         rles = self.codec.frPyObjects([polygon.ravel().tolist() for polygon in polygons], height, width)
         return self.codec.decode(self.codec.merge(rles)).astype(bool)
-
-
-def _require_pycocotools() -> ModuleType:
-    try:
-        from pycocotools import mask
-    except ImportError as error:
-        raise ValueError(
-            "--format coco needs pycocotools, which is not installed: pip install 'maskmine[export]'"
-        ) from error
-    return mask

@@ -36,9 +36,9 @@ def draw_layers(image: np.ndarray, row: dict[str, Any], side: int, background: n
     heat = Image.fromarray(colour_heatmap(png_to_array(row["heatmap"]))).resize(size, Image.Resampling.BICUBIC)
     layers = [
         picture,
-        outline_mask(picture, _shrink(png_to_array(row["mask"]), size)),
+        outline_mask(picture, shrink_mask(png_to_array(row["mask"]), size)),
         Image.blend(picture.convert("L").convert("RGB"), heat, HEAT),
-        outline_mask(picture, _shrink(upsample_mask(png_to_array(row["preliminary_mask"]), width, height), size)),
+        outline_mask(picture, shrink_mask(upsample_mask(png_to_array(row["preliminary_mask"]), width, height), size)),
     ]
     if background is not None:
         layers.append(Image.fromarray(background).resize(size, Image.Resampling.LANCZOS))
@@ -58,7 +58,8 @@ def layer_size(width: int, height: int, side: int) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def _shrink(mask: np.ndarray, size: tuple[int, int]) -> Image.Image:
+def shrink_mask(mask: np.ndarray, size: tuple[int, int]) -> Image.Image:
+    """A mask (H, W) as 0 and 255 at the size (width, height) of a picture."""
     # Boxes, not single pixels: what is thin must not vanish.
     return Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BOX).point(_HALF)
 

@@ -25,6 +25,28 @@ class _Discreet(logging.Formatter):
         return storage.redact(super().format(record))
 
 
+def parse_options(
+    options: type[Options],
+    *,
+    job: str,
+    description: str,
+    arguments: list[str] | None = None,
+    prefixes: bool = False,
+) -> Options:
+    """What the arguments say, as `run_command` takes them.
+
+    Raises:
+        SystemExit: wrong usage, which has been explained on stderr, or --help.
+    """
+    return tyro.cli(
+        options,
+        args=arguments,
+        prog=f"python jobs/{job}.py",
+        description=description,
+        config=(tyro.conf.FlagCreatePairsOff, *(() if prefixes else (tyro.conf.OmitArgPrefixes,))),
+    )
+
+
 def run_command(
     options: type[Options],
     body: Callable[[Options], int],
@@ -52,15 +74,7 @@ def run_command(
     handler.setFormatter(_Discreet("%(levelname)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
-        return body(
-            tyro.cli(
-                options,
-                args=arguments,
-                prog=f"python jobs/{job}.py",
-                description=description,
-                config=(tyro.conf.FlagCreatePairsOff, *(() if prefixes else (tyro.conf.OmitArgPrefixes,))),
-            )
-        )
+        return body(parse_options(options, job=job, description=description, arguments=arguments, prefixes=prefixes))
     except ValueError as error:
         print(f"error: {storage.redact(str(error))}", file=sys.stderr)
         return 2

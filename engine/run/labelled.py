@@ -62,18 +62,26 @@ class LabelledImage:
     row: dict[str, Any]
 
 
-def open_labelled(run: str) -> LabelledRun:
+def open_labelled(run: str, stage: str | None = None) -> LabelledRun:
     """The labels of a run directory, of predictions, or of a synthetic set.
+
+    Args:
+        stage: of the labels, instead of the last one that there are labels of.
 
     Raises:
         RunError: no run, or one without labels.
+        ValueError: no such stage.
     """
+    stages = ("refined", "preliminary")
+    if stage is not None and stage not in stages:
+        raise ValueError(f"stage is {stage!r}; give {' or '.join(stages)}")
     url = storage.absolute(run)
     manifest = read_manifest(url)
-    for stage in ("refined", "preliminary"):
-        if receipts := read_receipts(url, stage):
-            return LabelledRun(url=url, manifest=manifest, stage=stage, receipts=receipts)
-    raise RunError(f"{storage.redact(url)} holds no finished labels; {FIRST}")
+    for name in [stage] if stage else stages:
+        if receipts := read_receipts(url, name):
+            return LabelledRun(url=url, manifest=manifest, stage=name, receipts=receipts)
+    kind = f"{stage} labels that are finished" if stage else "finished labels"
+    raise RunError(f"{storage.redact(url)} holds no {kind}; {FIRST}")
 
 
 def find_images(run: LabelledRun, input_url: str | None) -> list[Lease]:

@@ -36,6 +36,10 @@ class Outcome:
         return sum(receipt.failed for receipt in self.receipts.values())
 
     @property
+    def labelled(self) -> int:
+        return sum(receipt.labelled for receipt in self.receipts.values())
+
+    @property
     def new(self) -> int:
         """Images seen in this start; what was labelled before in a lease that is tried again is not."""
         before = sum(receipt.seen for receipt in self.plan.receipts.values())

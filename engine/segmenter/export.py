@@ -10,16 +10,17 @@ import copy
 import io
 import logging
 import warnings
-from types import ModuleType
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from engine.extras import require
 from engine.segmenter.segmenter import Segmenter
 from engine.segmenter.spec import MULTIPLE, SMALLEST
 
 OPSET = 18
+PURPOSE = "exporting"
 SIZES = ((1, 64, 64), (2, 32, 96), (1, 80, 48))
 """Batch, height and width of what both are compared on."""
 
@@ -41,10 +42,9 @@ def segmenter_to_onnx(segmenter: Segmenter) -> bytes:
     """The file's content.
 
     Raises:
-        ExportError: the packages that this takes are not installed.
+        MissingExtra: the packages that this takes are not installed.
     """
-    onnx = _require("onnx")
-    _require("onnxscript")
+    onnx, _ = (require(name, extra="onnx", purpose=PURPOSE) for name in ("onnx", "onnxscript"))
     network = _Probability(segmenter.network)
     batch, height, width = (torch.export.Dim(name, min=1) for name in ("batch", "height_16", "width_16"))
     shapes = {"image": {0: batch, 2: MULTIPLE * height, 3: MULTIPLE * width}}
@@ -74,7 +74,7 @@ def segmenter_to_onnx(segmenter: Segmenter) -> bytes:
 
 def compare_onnx(data: bytes, segmenter: Segmenter) -> float:
     """Largest absolute difference of probabilities between the file, as onnxruntime runs it, and PyTorch."""
-    runtime = _require("onnxruntime")
+    runtime = require("onnxruntime", extra="onnx", purpose=PURPOSE)
     session = runtime.InferenceSession(data, providers=["CPUExecutionProvider"])
     network = _Probability(segmenter.network)
     worst = 0.0
@@ -87,12 +87,3 @@ def compare_onnx(data: bytes, segmenter: Segmenter) -> float:
             raise ExportError(f"the exported network gives {theirs.shape} for {image.shape}, not {ours.shape}")
         worst = max(worst, float(np.abs(theirs - ours).max()))
     return worst
-
-
-def _require(name: str) -> ModuleType:
-    from importlib import import_module
-
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise ExportError(f"exporting needs {name}, which is not installed: pip install 'maskmine[onnx]'") from error

@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 from monai.inferers import SlidingWindowInferer
-from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from engine import storage
-from engine.corpus.decode import decode_image, image_to_array
+from engine.corpus.decode import Picture, to_array
 from engine.segmenter.files import CONFIG, WEIGHTS, SegmenterConfig, SegmenterError, read_files
 from engine.segmenter.resize import resize_image, resize_map, target_size
 from engine.segmenter.spec import MULTIPLE, SMALLEST
@@ -32,8 +31,6 @@ OVERLAP = 0.5
 """Share of a window that its neighbour covers as well."""
 BATCH_PIXELS = 1 << 20
 """Of images that go through the U-Net at once."""
-
-Picture = str | os.PathLike[str] | Image.Image | np.ndarray
 
 
 class Segmenter:
@@ -151,14 +148,3 @@ def pad_to_multiple(x: Tensor) -> Tensor:
     """[B, C, h, w] with the last row and column repeated until the U-Net can take it."""
     bottom, right = (max(SMALLEST, -(-side // MULTIPLE) * MULTIPLE) - side for side in x.shape[-2:])
     return pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
-
-
-def to_array(image: Picture) -> np.ndarray:
-    """An image of any kind as upright (H, W, 3) uint8 RGB."""
-    if isinstance(image, Image.Image):
-        return image_to_array(image)
-    if isinstance(image, np.ndarray):
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-            raise ValueError(f"an array of shape {image.shape} and type {image.dtype} is no (H, W, 3) uint8 image")
-        return image
-    return decode_image(storage.read_bytes(storage.absolute(os.fspath(image))))
