@@ -30,7 +30,7 @@ TEXTS = ("README.md", "deploy/README.md")
 README = (ROOT / "README.md").read_text()
 CLUSTER = ("label", "finetune", "distill", "synthesize", "train", "predict")
 """Jobs that need Ray: here they check all that they are given, and stop (`tests/pipeline` runs them)."""
-ALONE = ("evaluate", "export", "report")
+ALONE = ("evaluate", "export", "plan", "report")
 
 
 def check(commands: list[tuple[str, list[str]]]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect
 
 from engine.corpus import Lease, list_shards
 from engine.export.export import ExportOptions, export_labels
@@ -39,7 +40,7 @@ def test_the_worst_labels_come_first_a_page_at_a_time(open_page: Open, shown: li
 def test_pictures_are_loaded_when_they_come_into_view_and_have_words(open_page: Open) -> None:
     page = open_page()
     first = page.locator("#grid img").first
-    page.wait_for_function("document.querySelector('#grid img').naturalWidth > 0")
+    expect(first).to_have_js_property("complete", True)
     assert first.get_attribute("alt") == "Mask of 000" and first.get_attribute("loading") == "lazy"
     # A picture of 40 x 48 pixels in four layers, with gaps between them.
     assert first.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [4 * 40 + 3 * 16, 48]
@@ -75,11 +76,11 @@ def test_filters_leave_what_they_name(
     page = open_page()
     act(page)
     expected = [case.key for number, case in enumerate(shown) if keep(case, number)]
-    page.wait_for_function(f"document.getElementById('shown').textContent === '{len(expected)} of 90'")
+    expect(page.locator("#shown")).to_have_text(f"{len(expected)} of 90")
     assert keys(page) == expected[:48]
     assert page.is_visible("#empty") == (not expected)
     page.click("#clear")
-    page.wait_for_function("document.getElementById('shown').textContent === '90 of 90'")
+    expect(page.locator("#shown")).to_have_text("90 of 90")
 
 
 def test_the_keyboard_alone_is_enough(open_page: Open, shown: list[Case]) -> None:
@@ -108,7 +109,7 @@ def test_the_keyboard_alone_is_enough(open_page: Open, shown: list[Case]) -> Non
     assert page.inner_text("#progress-detail") == "1 accepted, 1 rejected, 0 unsure"
     page.keyboard.press("/")
     page.keyboard.type("041")
-    page.wait_for_function("document.getElementById('shown').textContent === '1 of 90'")
+    expect(page.locator("#shown")).to_have_text("1 of 90")
     assert keys(page) == ["041"]
 
 
@@ -168,12 +169,12 @@ def test_a_saved_review_goes_on_elsewhere(open_page: Open, tmp_path: Path) -> No
     other = open_page()
     assert other.inner_text("#progress-text") == "0 of 90 reviewed"
     other.set_input_files("#review-file", path)
-    other.wait_for_function("document.getElementById('notice').textContent.includes('6 decisions read')")
+    expect(other.locator("#notice")).to_contain_text("6 decisions read")
     assert other.inner_text("#progress-detail") == "5 accepted, 1 rejected, 0 unsure"
     assert save(other, tmp_path / "again.csv").read_bytes() == path.read_bytes()
     (tmp_path / "wrong.csv").write_text("shard,key\na,b\n")
     other.set_input_files("#review-file", tmp_path / "wrong.csv")
-    other.wait_for_function("document.getElementById('notice').textContent.includes('must be shard,key,decision')")
+    expect(other.locator("#notice")).to_contain_text("must be shard,key,decision")
 
 
 def test_markup_in_a_key_stays_text(open_page: Open) -> None:
