@@ -54,7 +54,7 @@ def ask(filesystem: fsspec.AbstractFileSystem, operation: str, *arguments: Any, 
         except Exception as error:
             if wait is None or _lasts(error):
                 raise _as_os_error(error) from error
-            wait *= random.uniform(0.5, 1)  # nosec B311: no secret hangs on it
+            wait *= random.uniform(0.5, 1)  # nosec B311
             name = f"{type(error).__name__}: {error}"
             logger.warning("%s of %s: %s; trying again in %.0f s", operation, _first(arguments), name, wait)
             time.sleep(wait)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from xml.sax.saxutils import quoteattr  # nosec B406: it writes, nothing is parsed
+from xml.sax.saxutils import quoteattr  # nosec B406
 
 import numpy as np
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from urllib.parse import quote
-from xml.sax.saxutils import quoteattr  # nosec B406: it writes, nothing is parsed
+from xml.sax.saxutils import quoteattr  # nosec B406
 
 import numpy as np
 
