@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import engine
 from engine.benchmark.rows import GOALS
 from jobs.bench import main
 
@@ -18,6 +19,8 @@ def test_every_ratio_of_the_miniature_is_in_the_table_and_the_json_where_ray_can
 ) -> None:
     for name in [name for name in sys.modules if name == "engine.pipeline" or name.startswith("engine.pipeline.")]:
         monkeypatch.delitem(sys.modules, name)
+    # The package is imported anew: afterwards its parent must have the old one again, as `sys.modules` has.
+    monkeypatch.delattr(engine, "pipeline", raising=False)
     monkeypatch.setitem(sys.modules, "ray", None)
     assert main([*TINY, "--json", str(tmp_path / "bench.json")]) == 0
     found = json.loads((tmp_path / "bench.json").read_text())
