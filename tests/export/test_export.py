@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -145,7 +146,8 @@ def test_what_is_there_is_never_written_over(run: Path, tmp_path: Path, capsys: 
 def test_without_pycocotools_coco_says_how_to_get_it(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "pycocotools", None)
+    for name in ("pycocotools", "pycocotools.mask"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ValueError, match=r"pip install 'maskmine\[export\]'"):
         export_labels(str(run), str(tmp_path / "out"), ExportOptions(format="coco"))
     assert CocoWriter.__name__ and list(tmp_path.iterdir()) == []

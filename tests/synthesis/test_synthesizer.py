@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from engine.diffusion.geometry import Placement, image_to_canvas
+from engine.diffusion.geometry import Placement, image_to_canvas, valid_cells
 from engine.diffusion.model import LatentDiffusion
 from engine.diffusion.noise import draw_noise
 from engine.diffusion.sampling import predict_noise, sample
-from engine.labelling.inpainting import remove_object
+from engine.labelling.inpainting import grow, remove_object
 from engine.labelling.labeller import Labeller
 from engine.labelling.spec import LabelSpec, RefinementSpec
 from engine.synthesis.spec import SynthesisSpec
@@ -111,6 +111,7 @@ def test_the_kept_background_is_the_first_inpainting_at_the_images_own_size(mode
     place = Placement.fit(width, height, cells=16, factor=8)
     region = torch.zeros(1, 16, 16, dtype=torch.bool)
     region[0, : place.rows, : place.columns] = torch.from_numpy(label.preliminary_mask)
+    region = grow(region, SPEC.refinement.dilate) & valid_cells([place])
     z0 = model.encode(image_to_canvas(image, place)[None])
     painted = remove_object(model, z0, region, ["c"], SPEC)[0, 0, :, : place.rows * 8, : place.columns * 8]
     wanted = torch.nn.functional.interpolate(painted[None], (height, width), mode="bilinear", antialias=True)[0]
