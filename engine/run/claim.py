@@ -30,6 +30,8 @@ RENEWED_EVERY = 10.0
 STALE_AFTER = 60.0
 """A claim that has not changed for so many seconds is nobody's any more."""
 LOOK_EVERY = 1.0
+LOST = signal.SIGUSR2
+"""What interrupts the main thread when the claim is lost. Not SIGINT, which a process in the background may ignore."""
 
 
 class ClaimError(ValueError):
@@ -91,14 +93,15 @@ def claim(run_url: str, session: str) -> Iterator[None]:
         yield
         return
     renewal = _Renewal(url, own)
-    renewal.start()
-    try:
-        yield
-    except KeyboardInterrupt:
-        if renewal.lost is None:
-            raise
-    finally:
-        renewal.end()
+    with _interruptible():
+        renewal.start()
+        try:
+            yield
+        except KeyboardInterrupt:
+            if renewal.lost is None:
+                raise
+        finally:
+            renewal.end()
     if renewal.lost is not None:
         raise ClaimError(f"another driver ({renewal.lost}) has taken {_folder(url)}, because this one was out of reach")
 
@@ -127,6 +130,19 @@ def _acquire(url: str, own: Holder) -> bool:
         time.sleep(LOOK_EVERY)
 
 
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Makes LOST a KeyboardInterrupt of the main thread, if that is where we are."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(LOST, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(LOST, before)
+
+
 class _Renewal(threading.Thread):
     """Renews a claim until the end. `lost` is who has taken it; the main thread is interrupted then."""
 
@@ -143,8 +159,9 @@ class _Renewal(threading.Thread):
                 holder = _from_json(_look(self._url))
                 if holder is not None and holder.token != self._own.token:
                     self.lost = holder
-                    # As Ctrl-C does: it also ends a wait.
-                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                    # A signal also ends a wait. Without our handler it would end the process.
+                    if signal.getsignal(LOST) is signal.default_int_handler:
+                        signal.pthread_kill(threading.main_thread().ident or 0, LOST)
                     return
                 self._own = replace(self._own, beat=self._own.beat + 1)
                 storage.atomic_put(_to_json(self._own), self._url)

@@ -82,10 +82,14 @@ def test_the_claim_of_a_driver_that_was_killed_here_is_taken_at_once(
         assert held(str(tmp_path))["session"] == "two"  # type: ignore[index]
 
 
-def test_a_process_id_that_is_used_again_is_not_taken_for_the_old_process(run: str) -> None:
+@pytest.mark.timeout(20)
+def test_a_process_id_that_is_used_again_is_not_taken_for_the_old_process(
+    run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "STALE_AFTER", 1e9)  # else time alone would end the old claim
     put(run, replace(Holder.here("one"), started="before"))
     with claim(run, "two"):
-        pass
+        assert held(run)["session"] == "two"  # type: ignore[index]
 
 
 def test_the_claim_of_a_driver_that_was_killed_elsewhere_is_taken_after_a_while(
@@ -116,12 +120,20 @@ def test_a_driver_elsewhere_that_lives_is_not_disturbed(run: str, elsewhere: Cal
         thread.join()
 
 
+@pytest.fixture
+def sigint_ignored() -> Iterator[None]:
+    """As in a process that a shell script put into the background."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_a_driver_that_was_out_of_reach_stops_when_another_has_taken_over(
-    run: str, elsewhere: Callable[[str], Holder]
+    run: str, elsewhere: Callable[[str], Holder], sigint_ignored: None
 ) -> None:
     with pytest.raises(ClaimError, match="has taken"), claim(run, "one"):
         put(run, elsewhere("two"))
-        threading.Event().wait(30)
+        assert threading.Event().wait(30), "the wait must be interrupted, though SIGINT is ignored"
     assert held(run)["session"] == "two", "its claim is left alone"  # type: ignore[index]
 
 
