@@ -109,7 +109,7 @@ def read_status(url: str, *, now: datetime | None = None) -> RunStatus:
         stages += [read_stage(synthetic, "refined", SYNTHETIC, now)]
     trainings = [_read_training(url, CONCEPT, manifest.fingerprint.get("distillation.steps"))]
     if storage.exists(storage.join(url, SEGMENTER, "run.json")):
-        steps = read_manifest(storage.join(url, SEGMENTER)).fingerprint.get("steps")
+        steps = read_manifest(storage.join(url, SEGMENTER)).fingerprint.get("segmenter.steps")
         trainings.append(_read_training(url, SEGMENTER, steps))
     return RunStatus(
         url=storage.redact(url),

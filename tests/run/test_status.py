@@ -13,13 +13,16 @@ import pytest
 
 from engine import storage
 from engine.corpus.lease import Lease
+from engine.run.directory import make_manifest, start_run
 from engine.run.fake import FakeLabeller
 from engine.run.heartbeat import Heartbeat, snapshot_url
 from engine.run.plan import LabelPlan
+from engine.run.segmenter import CHECKPOINTS
 from engine.run.shard import label_lease
 from engine.run.status import SILENT_AFTER, measure_rate, read_status
 from engine.run.status_text import describe_status
 from engine.run.training import make_receipt as make_training
+from engine.segmenter.spec import SegmenterSpec
 from jobs.label import main
 from schemas.receipt import Receipt
 from schemas.snapshot import Snapshot
@@ -164,6 +167,18 @@ def test_a_training_is_begun_as_soon_as_it_has_written_something_and_done_with_i
     (concept / "receipt.json").write_text(receipt.to_json())
     text = describe_status(read_status(plan.run.url))
     assert "fine-tuning  done · 2 steps · loss 0.5000 -> 0.2500 · 9 images" in text
+
+
+def test_how_long_a_segmenter_is_to_be_trained_is_told_while_it_is_begun(tmp_path: Path) -> None:
+    plan = start_origin(tmp_path)
+    folder = Path(plan.run.url) / "segmenter"
+    fields = {**SegmenterSpec(steps=77).fingerprint_fields(), "concept": "car"}
+    start_run(str(folder), make_manifest(fields, None))
+    (folder / "metrics.jsonl").write_text('{"step": 1}\n' * 5)
+    (folder / CHECKPOINTS).mkdir()
+    (folder / CHECKPOINTS / "state.safetensors").write_bytes(b"")
+    (begun,) = read_status(plan.run.url).trainings
+    assert (begun.name, begun.state, begun.step, begun.steps) == ("segmenter", "begun", 5, 77)
 
 
 def test_steps_of_the_labeller_stand_in_the_receipt(tmp_path: Path) -> None:
