@@ -45,7 +45,7 @@ class Folder:
             with self.open(name) as file:
                 file.write(data)
         else:
-            self._filesystem.pipe_file(f"{self._place}/{name}", data)
+            storage.atomic_put(data, storage.join(self.url, name))
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[IO[bytes]]:
