@@ -102,6 +102,15 @@ def test_kubernetes_knows_every_field_of_every_object_and_pod(name: str, resourc
         validate({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}, KUBERNETES, True)
 
 
+def test_what_kubernetes_does_not_know_is_found() -> None:
+    kubernetes = pytest.importorskip("kubernetes_validate")
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": {"containers": [{"name": "a"}]}}
+    kubernetes.validate(pod, KUBERNETES, strict=True)
+    pod["spec"]["tolerationz"] = []
+    with pytest.raises(kubernetes.ValidationError):
+        kubernetes.validate(pod, KUBERNETES, strict=True)
+
+
 @pytest.mark.parametrize(("name", "resource"), OURS, ids=[name for name, _ in OURS])
 def test_clusters_ask_for_a_token_and_hold_no_secret(name: str, resource: dict[str, Any]) -> None:
     assert cluster_of(resource)["authOptions"] == {"mode": "token", "secretName": "maskmine-ray-token"}

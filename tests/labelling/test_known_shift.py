@@ -11,7 +11,7 @@ from engine.diffusion.geometry import Placement, image_to_canvas, resize_mask
 from engine.labelling import labeller as labelling
 from engine.labelling.attend import Attention
 from engine.labelling.labeller import Labeller
-from engine.labelling.spec import LabelSpec
+from engine.labelling.spec import LabelSpec, RefinementSpec
 from tests.diffusion.models import make_model
 
 SIZES = [(101, 67), (67, 101), (331, 203), (128, 128), (59, 83), (517, 149)]
@@ -70,22 +70,22 @@ def test_a_shift_by_one_cell_would_be_seen(width, height, cells, axis):
 class Known:
     """In place of what the model sees and paints: attention to the rectangle, and images without it."""
 
-    def __init__(self, monkeypatch, *, shift: int = 0) -> None:
+    def __init__(self, monkeypatch, *, shift: int = 0, unexplained: int = 0) -> None:
         pairs = [
             [image_to_canvas(picture(*size, with_rectangle=yes), place_of(*size)) for yes in (True, False)]
             for size in SIZES
         ]
         self.full, self.empty = (torch.stack(kind) for kind in zip(*pairs, strict=True))
-        self.shift = shift
+        self.shift, self.unexplained = shift, unexplained
         monkeypatch.setattr(labelling, "attend", self.attend)
         monkeypatch.setattr(labelling, "remove_object", self.remove_object)
 
     def attend(self, model, z0, keys, prompt, spec, *, valid, batch_size):
         cells = F.avg_pool2d((self.full - self.empty)[:, :1].abs(), FACTOR)
         cells = cells + 0.01 * torch.rand(cells.shape, generator=torch.Generator().manual_seed(0))
-        return Attention(
-            maps=cells.roll(self.shift, 3), presence=torch.ones(len(z0)), advantage=torch.zeros(cells[:, 0].shape)
-        )
+        advantage = torch.zeros(cells[:, 0].shape)
+        advantage[..., : self.unexplained] = -20
+        return Attention(maps=cells.roll(self.shift, 3), presence=torch.ones(len(z0)), advantage=advantage)
 
     def remove_object(self, model, z0, region, keys, spec, *, batch_size):
         index = [int(key) for key in keys]
@@ -94,13 +94,14 @@ class Known:
         return torch.where(pixels, self.empty[index], self.full[index])[:, None] + noise[index][:, None]
 
 
-def label(stage: str) -> list:
+def label(stage: str, **refinement) -> list:
     spec = LabelSpec(
         concept="car",
         prompt="a photo of a car",
         stage=stage,
         timesteps=1,
         attention_steps=1,
+        refinement=RefinementSpec(**refinement),
     )
     keys = [str(k) for k in range(len(SIZES))]
     return Labeller(make_model("sd1"), spec)([picture(*size) for size in SIZES], keys)
@@ -110,6 +111,18 @@ def test_refined_masks_of_a_mixed_batch_lie_on_their_objects(monkeypatch):
     Known(monkeypatch)
     for (width, height), got in zip(SIZES, label("refined"), strict=True):
         assert furthest_edge(got.mask, width, height) <= 1.5
+
+
+def test_what_the_prompt_explains_worse_than_others_is_left_out_of_the_refined_mask(monkeypatch):
+    Known(monkeypatch)
+    whole = label("refined", smoothing=0)[0].mask
+    columns = np.flatnonzero(whole.any(0))
+    middle = int(columns.mean() * place_of(*SIZES[0]).columns / SIZES[0][0])
+    Known(monkeypatch, unexplained=middle)
+    part = label("refined", smoothing=0)[0].mask
+    # Without smoothing, which carries some of it back into what has the same colour.
+    quarter = slice(int(columns.min()), int(columns.min() + np.ptp(columns) / 4))
+    assert whole[:, quarter].any() and not part[:, quarter].any() and part.any(), (whole.sum(), part.sum())
 
 
 def test_preliminary_masks_of_a_mixed_batch_lie_on_their_objects(monkeypatch):
