@@ -121,14 +121,19 @@ class Watch(threading.Thread):
                 self.partial.append(f"{path}: {error}")
 
 
+def put_corpus(store: s3fs.S3FileSystem, folder: Path, tars: dict[str, bytes]) -> None:
+    """The same shards in a folder and in the bucket."""
+    folder.mkdir()
+    for name, data in tars.items():
+        (folder / name).write_bytes(data)
+        store.pipe_file(f"bucket/corpus/{name}", data)
+
+
 @pytest.mark.slow
 def test_a_run_through_a_hostile_network_yields_what_an_undisturbed_local_one_does(
     store: s3fs.S3FileSystem, proxy: FaultyProxy, tars: dict[str, bytes], tmp_path: Path
 ) -> None:
-    (tmp_path / "corpus").mkdir()
-    for name, data in tars.items():
-        (tmp_path / "corpus" / name).write_bytes(data)
-        store.pipe_file(f"bucket/corpus/{name}", data)
+    put_corpus(store, tmp_path / "corpus", tars)
     label(str(tmp_path / "corpus"), str(tmp_path / "run"))
     proxy.rate = 0.3
     watch = Watch(store, "bucket/run")
@@ -152,10 +157,7 @@ def test_a_run_through_a_hostile_network_yields_what_an_undisturbed_local_one_do
 def test_a_job_on_ray_survives_the_network_and_the_death_of_its_driver(
     store: s3fs.S3FileSystem, proxy: FaultyProxy, tars: dict[str, bytes], tmp_path: Path
 ) -> None:
-    (tmp_path / "corpus").mkdir()
-    for name, data in tars.items():
-        (tmp_path / "corpus" / name).write_bytes(data)
-        store.pipe_file(f"bucket/corpus/{name}", data)
+    put_corpus(store, tmp_path / "corpus", tars)
     label(str(tmp_path / "corpus"), str(tmp_path / "run"))
     proxy.rate = 0.1
     command = [sys.executable, str(DRIVE), "--concept", "car", "--stage", "preliminary", "--batch-size", "2"]

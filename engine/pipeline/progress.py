@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from engine.corpus.lease import Lease
 from engine.run.harvest import LeaseProgress
-from engine.run.plan import format_duration
+from engine.run.quantities import format_duration
 from schemas.receipt import Receipt
 
 

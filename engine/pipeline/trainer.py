@@ -16,7 +16,8 @@ from ray.train.torch import TorchTrainer
 
 from engine import storage
 from engine.pipeline.cluster import SPARE_CPUS
-from engine.pipeline.progress import StatusLine, format_duration
+from engine.pipeline.progress import StatusLine
+from engine.run.quantities import format_duration
 
 logger = logging.getLogger(__name__)
 

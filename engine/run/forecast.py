@@ -17,8 +17,9 @@ from engine.corpus.decode import DecodeError, decode_image
 from engine.corpus.reader import open_lease
 from engine.corpus.sample import Sample
 from engine.labelling.label import Label
-from engine.run.plan import LabelPlan, format_bytes
+from engine.run.plan import LabelPlan
 from engine.run.prefetch import Picture
+from engine.run.quantities import format_bytes
 from engine.run.rows import labels_to_parquet, make_row
 
 FILE = "plan.json"

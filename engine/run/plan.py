@@ -25,6 +25,7 @@ from engine.run.directory import (
     subtract_receipts,
 )
 from engine.run.harvest import LeaseTask
+from engine.run.quantities import format_bytes
 from engine.run.shard import LabelTask
 from engine.run.source import LabellerSource, Precision, RunSpec
 from schemas.label import LABEL_SCHEMA_VERSION
@@ -290,21 +291,3 @@ def count_quarantined(receipts: Iterable[Receipt]) -> Counter[str]:
     for receipt in receipts:
         total.update(receipt.quarantined)
     return total
-
-
-def format_bytes(size: float) -> str:
-    """A size for a person: ``12.3 MB``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"
-
-
-def format_duration(seconds: float) -> str:
-    """``9s``, ``1m25s``, ``2h05m``, ``3d04h``."""
-    whole = max(0, round(seconds))
-    for big, small, unit, rest in ((86400, 3600, "d", "h"), (3600, 60, "h", "m"), (60, 1, "m", "s")):
-        if whole >= big:
-            return f"{whole // big}{unit}{whole % big // small:02d}{rest}"
-    return f"{whole}s"

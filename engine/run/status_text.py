@@ -7,7 +7,7 @@ import json
 from datetime import datetime, timezone
 from typing import Any
 
-from engine.run.plan import format_bytes, format_duration
+from engine.run.quantities import format_bytes, format_duration
 from engine.run.status import RunStatus, StageStatus, TrainingStatus
 
 NAMES = {"preliminary": "sample", "refined": "labels", "synthetic": "synthetic", "concept": "fine-tuning"}

@@ -7,7 +7,8 @@ import pytest
 
 from engine.corpus.catalogue import Shard
 from engine.corpus.lease import Lease
-from engine.pipeline.progress import Board, ProgressLine, Tally, count, format_duration, format_line
+from engine.pipeline.progress import Board, ProgressLine, Tally, count, format_line
+from engine.run.quantities import format_duration
 from engine.run.shard import LeaseProgress
 from schemas.receipt import Receipt
 

@@ -1,0 +1,21 @@
+"""Sizes and durations as a person reads them."""
+
+from __future__ import annotations
+
+
+def format_bytes(size: float) -> str:
+    """A size for a person: ``12.3 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
+
+
+def format_duration(seconds: float) -> str:
+    """``9s``, ``1m25s``, ``2h05m``, ``3d04h``."""
+    whole = max(0, round(seconds))
+    for big, small, unit, rest in ((86400, 3600, "d", "h"), (3600, 60, "h", "m"), (60, 1, "m", "s")):
+        if whole >= big:
+            return f"{whole // big}{unit}{whole % big // small:02d}{rest}"
+    return f"{whole}s"
