@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import re
 import signal
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from traceback import clear_frames
 from types import FrameType
 from typing import NoReturn
 
@@ -169,12 +171,26 @@ def on_cluster() -> Iterator[None]:
         before = signal.signal(signal.SIGTERM, terminate)
     try:
         yield
+    except BaseException as error:
+        if ours:
+            _let_go(error)
+        raise
     finally:
         # From here on nothing but the end of the connection: a second signal must not leave workers behind.
         if before is not None:
             signal.signal(signal.SIGTERM, before)
         if ours:
             ray.shutdown()
+
+
+def _let_go(error: BaseException) -> None:
+    """Drops what the frames of an error hold, while there is a connection that it can be ended through.
+
+    Ray Data ends what it has under way when its iterators are dropped. An interrupt may leave one in a frame of Ray's
+    own, which the error's traceback keeps; dropped after the connection, it fails with a traceback of its own.
+    """
+    clear_frames(error.__traceback__)
+    gc.collect()
 
 
 @contextmanager

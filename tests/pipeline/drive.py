@@ -9,6 +9,8 @@ file that is new is enough for it where NAME ends with `!`. `start` kills worker
 labellers fail whatever they are given. `where:FOLDER` is none: it notes there the nodes on which images are labelled.
 Several faults are separated by spaces.
 
+With `TERMINATE` in the environment, SIGTERM reaches the driver amid Ray Data's own work, before anything is labelled.
+
 The first argument `train` trains a segmenter instead: python tests/pipeline/drive.py train RUN OUTPUT
 
 MODEL in the environment is the folder of a diffusion model, which is then fine-tuned and labels in truth. With
@@ -212,7 +214,19 @@ def source_of_environment() -> LabellerSource:
     return FaultySource(delay=float(os.environ.get("DELAY", "0")), **faults)
 
 
+def terminate_amid_ray_data() -> None:
+    """Has the driver terminated in a frame of Ray Data, which holds an iterator that nobody closes."""
+    import ray.data.iterator
+
+    def terminated(*given: object, **named: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    ray.data.iterator.DataIterator._create_batch_iterator = terminated
+
+
 if __name__ == "__main__":
+    if "TERMINATE" in os.environ:
+        terminate_amid_ray_data()
     if sys.argv[1:2] == ["train"]:
         train(*sys.argv[2:4], fault=os.environ["FAULT"], once=os.environ["FAULT_ONCE"])
         sys.exit()

@@ -141,12 +141,12 @@ def test_all_good_samples_of_a_hostile_corpus_are_labelled_and_each_bad_one_is_q
     assert job(run, tmp_path / "corpus", "--max-failures", "1") == 0
 
 
-def start_driver(run: Path, corpus: Path, address: str) -> subprocess.Popen[str]:
+def start_driver(run: Path, corpus: Path, address: str, **environment: str) -> subprocess.Popen[str]:
     arguments = ["--concept", "car", "--input", str(corpus), "--run", str(run), "--batch-size", "2"]
     arguments += ["--stage", "preliminary"]
     return subprocess.Popen(
         [sys.executable, str(DRIVE), *arguments],
-        env={**os.environ, "RAY_ADDRESS": address, "DELAY": "0.3"},
+        env={**os.environ, "RAY_ADDRESS": address, "DELAY": "0.3", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -177,6 +177,17 @@ def test_a_killed_driver_resumes_to_the_same_files(
     assert job(run, corpus) == 0
     assert parquets(run) == parquets(undisturbed)
     assert leftovers(run) == []
+
+
+@pytest.mark.slow
+def test_a_driver_that_is_terminated_amid_ray_data_ends_in_one_sentence(
+    ray_address: str, corpus: Path, tmp_path: Path
+) -> None:
+    driver = start_driver(tmp_path / "run", corpus, ray_address, TERMINATE="1")
+    output, _ = driver.communicate(timeout=120)
+    assert driver.returncode == 143
+    assert "run the same command to resume" in output
+    assert "Traceback" not in output
 
 
 def test_a_worker_that_finds_the_disk_full_does_not_go_on_to_other_leases(corpus: Path) -> None:
