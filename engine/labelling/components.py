@@ -53,18 +53,23 @@ def _fit(n_BJ: Tensor, u_J: Tensor, components: int) -> Tensor:
 
 
 def _maximise(n_BJ: Tensor, u_J: Tensor, group_BJ: Tensor, components: int) -> Tensor:
-    """ICL [B] after EM from one start."""
+    """ICL [B] after EM from one start.
+
+    Both steps are products with the powers of u: the M step's moments Σ n r (1, u, u²), and the E step's log-densities,
+    which are polynomials of degree two.
+    """
     total_B = n_BJ.sum(1).clamp(min=1)
+    powers_3J = torch.stack([torch.ones_like(u_J), u_J, u_J.square()])
     r_BKJ = torch.nn.functional.one_hot(group_BJ, components).movedim(2, 1).double()
     log_BKJ = r_BKJ
     for _ in range(STEPS if components > 1 else 1):
-        mass_BK = (n_BJ[:, None] * r_BKJ).sum(2) + 1e-9
-        mean_BK = (n_BJ[:, None] * r_BKJ * u_J).sum(2) / mass_BK
-        variance_BK = (n_BJ[:, None] * r_BKJ * (u_J - mean_BK[..., None]).square()).sum(2) / mass_BK
-        variance_BK = variance_BK.clamp(min=max(VARIANCE_FLOOR, 1 / BINS**2))
-        weight_BK = mass_BK / total_B[:, None]
-        log_BKJ = (weight_BK / (2 * math.pi * variance_BK).sqrt()).log()[..., None]
-        log_BKJ = log_BKJ - 0.5 * (u_J - mean_BK[..., None]).square() / variance_BK[..., None]
+        mass_BK, first_BK, second_BK = ((n_BJ[:, None] * r_BKJ) @ powers_3J.T).unbind(2)
+        mass_BK = mass_BK + 1e-9
+        mean_BK = first_BK / mass_BK
+        variance_BK = (second_BK / mass_BK - mean_BK.square()).clamp(min=max(VARIANCE_FLOOR, 1 / BINS**2))
+        log_scale_BK = (mass_BK / total_B[:, None]).log() - 0.5 * (2 * math.pi * variance_BK).log()
+        constant_BK = log_scale_BK - 0.5 * mean_BK.square() / variance_BK
+        log_BKJ = torch.stack([constant_BK, mean_BK / variance_BK, -0.5 / variance_BK], dim=2) @ powers_3J
         r_BKJ = log_BKJ.softmax(1)
     likelihood_B = (n_BJ * log_BKJ.logsumexp(1)).sum(1)
     entropy_B = -(n_BJ * torch.special.xlogy(r_BKJ, r_BKJ).sum(1)).sum(1)
