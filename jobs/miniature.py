@@ -29,6 +29,9 @@ class MiniatureJob:
     """Scene i depends on the seed and i alone. The bundled model was trained on seed 1; use another to evaluate."""
     concept: Annotated[str | None, tyro.conf.arg(metavar="{bird,car,dog,human}")] = None
     """Only scenes of this concept; without it, all concepts and object-free scenes."""
+    objects: Annotated[int | None, tyro.conf.arg(metavar="{1,2}")] = None
+    """Things in every scene: 2 shows two of different concepts, each with a mask of its own (KEY.NAME.mask.png).
+    Default: as it comes, one in most of the scenes."""
     shard_size: int = 100
     """Scenes per tar."""
     width: int = 128
@@ -39,8 +42,9 @@ class MiniatureJob:
 
 DESCRIPTION = """Draws procedural scenes with birds, cars, dogs and humans, and writes them as WebDataset tars.
 
-Example:
+Examples:
   python jobs/miniature.py --output scenes --count 400 --seed 3 --concept bird
+  python jobs/miniature.py --output two --count 100 --seed 7 --objects 2
 
 Exit code: 0 done, 1 stopped, 2 wrong usage."""
 
@@ -58,6 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
                 width=job.width,
                 height=job.height,
                 shard_size=job.shard_size,
+                objects=job.objects,
             )
         )
         print(f"wrote {job.count} scenes in {len(shards)} shards to {job.output.resolve()}")

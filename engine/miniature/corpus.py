@@ -43,13 +43,15 @@ def write_corpus(
     width: int = 128,
     height: int = 128,
     shard_size: int = 100,
+    objects: int | None = None,
 ) -> Iterator[Path]:
     """Write `count` scenes of `seed` as `folder/000000.tar` …, `shard_size` each, yielding each finished shard's path.
 
     Identical arguments give identical bytes. A shard appears under its name only when it is complete.
 
     Raises:
-        ValueError: a count or shard size below 1, an unknown concept, or a folder that already holds other tars.
+        ValueError: a count or shard size below 1, an unknown concept or number of objects, or a folder that already
+            holds other tars.
     """
     if count < 1 or shard_size < 1:
         raise ValueError(f"count is {count} and shard size {shard_size}; both must be at least 1")
@@ -63,7 +65,7 @@ def write_corpus(
         partial = folder / f".{path.name}.partial"
         with tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as tar:
             for index in range(shard * shard_size, min(count, (shard + 1) * shard_size)):
-                scene = draw_scene(seed, index, width=width, height=height, concept=concept)
+                scene = draw_scene(seed, index, width=width, height=height, concept=concept, objects=objects)
                 for extension, data in scene_to_members(scene).items():
                     member = tarfile.TarInfo(f"{index:08d}.{extension}")
                     member.size = len(data)

@@ -18,6 +18,8 @@ from engine.miniature.things import CONCEPTS, Thing, describe
 
 SUPERSAMPLING = 3
 MINIMUM_AREA, MAXIMUM_AREA = 0.03, 0.60
+MINIMUM_VISIBLE = 0.6
+"""Share of each of two objects that nothing in front of it hides, where two are asked for."""
 CLUTTER = ("stone", "bush", "post", "crate", "ball")
 
 
@@ -38,33 +40,53 @@ class Scene:
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
-def draw_scene(seed: int, index: int, *, width: int = 128, height: int = 128, concept: str | None = None) -> Scene:
+def draw_scene(
+    seed: int,
+    index: int,
+    *,
+    width: int = 128,
+    height: int = 128,
+    concept: str | None = None,
+    objects: int | None = None,
+) -> Scene:
     """Scene `index` of `seed`: of the given concept, or of any (or none) when `concept` is None.
 
+    Args:
+        objects: 1 or 2 things in every scene, two of different concepts and none of them mostly hidden; None leaves
+            their number to chance.
+
     Raises:
-        ValueError: a concept that the miniature world does not have, or an image under 32 pixels.
+        ValueError: a concept that the miniature world does not have, another number of objects, or an image under 32
+            pixels.
     """
     if concept is not None and concept not in CONCEPTS:
         raise ValueError(f"the miniature world has no {concept!r}; it has {', '.join(CONCEPTS)}")
     if min(width, height) < 32:
         raise ValueError(f"a scene of {width}x{height} pixels is too small; both sides must be at least 32")
+    if objects not in (None, 1, 2):
+        raise ValueError(f"{objects} objects were asked for; a scene has 1 or 2 of them")
     rng = np.random.default_rng(
         [seed, index, width, height, 0 if concept is None else 1 + list(CONCEPTS).index(concept)]
     )
-    things = _choose_things(rng, concept)
+    things = _choose_things(rng, concept, objects)
     place = list(PLACES)[rng.integers(len(PLACES))]
     image = draw_background(rng, place, height, width)
     clutter = _draw_clutter(rng, image)
     coverage: dict[str, np.ndarray] = {}
     spots = _choose_spots(rng, len(things))
+    whole: dict[str, float] = {}
     for thing, spot in zip(things, spots, strict=True):
         _draw_thing(rng, image, thing, coverage, spot, share=1.0 if len(things) == 1 else 0.45)
+        whole[thing.concept] = (coverage[thing.concept] >= 0.5).mean()
     if things and rng.random() < 0.2:
         clutter.append(_occlude(rng, image, coverage))
     image = light(rng, image)
     masks = {name: alpha >= 0.5 for name, alpha in coverage.items()}
-    if any(masks[thing.concept].mean() < MINIMUM_AREA * 0.7 for thing in things):  # cropped or hidden: draw another
-        return draw_scene(seed, index + 1_000_000_007, width=width, height=height, concept=concept)
+    small = any(masks[thing.concept].mean() < MINIMUM_AREA * 0.7 for thing in things)
+    hidden = objects == 2 and any(masks[name].mean() < MINIMUM_VISIBLE * share for name, share in whole.items())
+    if small or hidden:  # draw another
+        index += 1_000_000_007
+        return draw_scene(seed, index, width=width, height=height, concept=concept, objects=objects)
     return Scene(
         image=(image * 255 + 0.5).astype(np.uint8),
         caption=_write_caption(rng, things, place, clutter),
@@ -79,16 +101,16 @@ def draw_scene(seed: int, index: int, *, width: int = 128, height: int = 128, co
     )
 
 
-def _choose_things(rng: np.random.Generator, concept: str | None) -> list[Thing]:
-    """One thing mostly, two in a tenth of the scenes, and none in a fifth unless a concept is asked for."""
+def _choose_things(rng: np.random.Generator, concept: str | None, objects: int | None) -> list[Thing]:
+    """One thing mostly, two in a tenth of the scenes, and none in a fifth unless a concept or number is asked for."""
     names = list(CONCEPTS)
     draw = rng.random()
     if concept is None:
-        if draw < 0.2:
+        if draw < 0.2 and objects is None:
             return []
         concept = names[rng.integers(len(names))]
     things = [CONCEPTS[concept](rng)]
-    if draw > 0.9:
+    if draw > 0.9 if objects is None else objects == 2:
         other = [name for name in names if name != concept][rng.integers(len(names) - 1)]
         things = [things[0], CONCEPTS[other](rng)]
     return things
