@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine import storage
 from engine.evaluation.evaluate import evaluate_run
-from engine.evaluation.report import format_report
+from engine.evaluation.report import compare_concepts, format_mean, format_report
 from engine.evaluation.rows import find_labels
 from engine.run.command import run_command
 from engine.run.directory import find_corpus_url, find_input, read_manifest
@@ -132,11 +132,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _compare(job: Evaluate) -> int:
     run = storage.absolute(job.run)
-    concept = job.concept or find_labels(run)[0].concept
-    result = evaluate_run(run, _corpus(job, concept), concept)
+    names = [job.concept] if job.concept else list(find_labels(run)[0].concepts)
+    several = len(names) > 1
+    results = [evaluate_run(run, _corpus(job, name), name, negatives=several) for name in names]
+    whole = compare_concepts(results) if several else results[0]
     if job.json:
-        _write(result, job.json)
-    print(format_report(result))
+        _write(whole, job.json)
+    print("\n\n".join([*map(format_report, results), *([format_mean(whole)] if several else [])]))
     print(describe_next("evaluate", run=run))
     return 0
 

@@ -19,6 +19,7 @@ from engine.run.command import run_command
 from engine.run.forecast import read_rate
 from engine.run.labelling import Label, make_plan
 from engine.run.plan import LabelPlan
+from engine.run.several import SeveralPlan
 from engine.run.source import LabellerSource
 from engine.run.summary import Outcome
 from engine.run.what_next import describe_next
@@ -45,6 +46,7 @@ Examples:
   python jobs/label.py --concept car
   python jobs/label.py --concept car --profile fast
   python jobs/label.py --concept bird --input 'tars/{000000..000003}.tar' --run runs/bird
+  python jobs/label.py --concept car --concept dog --input scenes --run runs/street
   python jobs/label.py --concept car --retry-quarantined
   python jobs/label.py --concept "fire truck" --model OWNER/MODEL --revision COMMIT --input s3://bucket/images
   ray job submit --working-dir . -- python jobs/label.py --concept car
@@ -87,16 +89,19 @@ def _show(options: Status) -> int:
     return 0
 
 
-def _label(plan: LabelPlan, workers: int | None) -> Outcome:
-    if not plan.remaining:
+def _label(plan: LabelPlan | SeveralPlan, workers: int | None) -> Outcome:
+    if plan.done:
         return Outcome(plan=plan, receipts=plan.receipts, failed_leases={})
     # Imported here because Ray takes seconds, and many calls end before they need it.
-    from engine.pipeline.driver import run_plan
+    from engine.pipeline.driver import run_plan, run_several
 
-    return run_plan(plan, workers=workers, tell=functools.partial(print, flush=True))
+    tell = functools.partial(print, flush=True)
+    if isinstance(plan, SeveralPlan):
+        return run_several(plan, workers=workers, tell=tell)
+    return run_plan(plan, workers=workers, tell=tell)
 
 
-def _draw(plan: LabelPlan, outcome: Outcome) -> str | None:
+def _draw(plan: LabelPlan | SeveralPlan, outcome: Outcome) -> str | None:
     """The contact sheet of a run that has something to show; a run is no failure for want of a picture."""
     from engine.evaluation.contact_sheet import write_contact_sheet
 

@@ -30,6 +30,7 @@ class Receipt:
         finished: when, ISO 8601 with time zone; "" in receipts of versions that did not say.
         session: the start of the driver that it was written for.
         kept: how many of the rows were there before, from an earlier session.
+        sources: of joined labels: the session that each concept's labels of the lease are from, by concept.
     """
 
     lease: dict[str, Any]
@@ -46,6 +47,7 @@ class Receipt:
     finished: str = ""
     session: str = ""
     kept: int = 0
+    sources: dict[str, str] = field(default_factory=dict)
     schema_version: int = RECEIPT_SCHEMA_VERSION
 
     def __post_init__(self) -> None:

@@ -55,11 +55,17 @@ def write_contact_sheet(run: str, corpus: str, path: str, count: int = 24) -> st
     if count < 1:
         raise EvaluationError(f"a contact sheet of {count} images was asked for; at least 1 is needed")
     files, folder = find_labels(run)
-    cells = [(row["key"], _draw_cell(image, row)) for image, row in read_spread(files, corpus, count)]
+    several = len(files.concepts) > 1
+    cells = []
+    for concept in files.concepts:
+        drawn = read_spread(files.of(concept), corpus, max(1, count // len(files.concepts)))
+        cells += [
+            (f"{row['key']} {concept}" if several else row["key"], _draw_cell(image, row)) for image, row in drawn
+        ]
     if not cells:
         raise EvaluationError("none of the labelled images is in the corpus; give the corpus that was labelled")
     kind = "masks" if folder == "labels" else "preliminary masks"
-    title = f"{', '.join(sorted(files.concepts))}: {kind} of {len(cells)} of {files.count} images"
+    title = f"{', '.join(files.concepts)}: {kind} of {len(cells)} of {files.count} images"
     buffer = io.BytesIO()
     compose(title, cells).save(buffer, format="PNG")
     storage.atomic_put(buffer.getvalue(), storage.absolute(path))

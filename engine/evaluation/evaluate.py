@@ -22,13 +22,15 @@ from engine.run.rows import png_to_array
 logger = logging.getLogger(__name__)
 
 
-def evaluate_run(run: str, corpus: str, concept: str | None = None) -> dict[str, Any]:
+def evaluate_run(run: str, corpus: str, concept: str | None = None, *, negatives: bool = False) -> dict[str, Any]:
     """Compare heatmaps, preliminary and final masks with the corpus's masks, joined by shard and key.
 
     Args:
         run: URL of a run directory; its final labels are compared if there are any, else its preliminary ones.
         corpus: URL of the corpus that was labelled, with ground truth.
-        concept: name of the ground truth; None means the concept of the run.
+        concept: name of the ground truth; None means the concept of the run. In a run of several it also chooses the
+            labels.
+        negatives: images that show something else, or nothing, by their JSON are compared as well, with an empty mask.
 
     Returns:
         JSON values: ``concept``, ``images`` (with a mask to compare), ``auroc_mean``, ``auroc_pooled``,
@@ -47,8 +49,9 @@ def evaluate_run(run: str, corpus: str, concept: str | None = None) -> dict[str,
     """
     files, folder = find_labels(run)
     concept = concept or files.concept
+    files = files.of(concept)
 
-    measures = _Measures(final=folder == "labels")
+    measures = _Measures(final=folder == "labels", negatives=negatives)
     for shard in list_shards(corpus):
         if shard.name not in files.keys:  # a run may have labelled a small part of a large corpus: names are enough
             measures.pass_over(shard, concept)
@@ -64,8 +67,8 @@ def evaluate_run(run: str, corpus: str, concept: str | None = None) -> dict[str,
 class _Measures:
     """Everything that is accumulated over the images; `counts` says how many went where."""
 
-    def __init__(self, *, final: bool) -> None:
-        self.final = final
+    def __init__(self, *, final: bool, negatives: bool) -> None:
+        self.final, self.negatives = final, negatives
         self.counts: Counter[str] = Counter()
         self.heatmaps, self.preliminary, self.refined = Auroc(), Overlap(), Overlap()
         self.preliminary_boxes, self.refined_boxes = BoxIou(), BoxIou()
@@ -83,6 +86,8 @@ class _Measures:
         try:
             truth = find_mask(sample, concept)
             box = find_box(sample, concept) if truth is None else None
+            if self.negatives and row is not None and truth is None and box is None and sample.lacks(concept):
+                truth = np.zeros((row["height"], row["width"]), bool)
             if truth is not None and row is not None and truth.shape != (row["height"], row["width"]):
                 size = f"{truth.shape[1]}x{truth.shape[0]} pixels, the image {row['width']}x{row['height']}"
                 raise ValueError(f"it has {size}")

@@ -19,6 +19,24 @@ def format_report(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def compare_concepts(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """The results of several concepts by name, and the mean of their IoU; None where one has none."""
+
+    def mean(masks: str) -> float | None:
+        values = [(result[masks] or {}).get("iou") for result in results]
+        known = [value for value in values if value is not None]
+        return sum(known) / len(values) if len(known) == len(values) else None
+
+    means = {name: mean(name) for name in ("preliminary", "refined")}
+    return {"concepts": {result["concept"]: result for result in results}, "mean_iou": means}
+
+
+def format_mean(whole: dict[str, Any]) -> str:
+    """The means of `compare_concepts`, for a terminal."""
+    values = ", ".join(f"{name} {_percent(value).strip()}" for name, value in whole["mean_iou"].items())
+    return f"mean IoU of {len(whole['concepts'])} concepts, images without one of them included: {values}"
+
+
 def _format_masks(result: dict[str, Any]) -> list[str]:
     lines = [
         "",

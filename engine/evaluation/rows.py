@@ -18,40 +18,60 @@ class EvaluationError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class LabelFiles:
-    """The label files of one folder of a run directory.
+    """The label files of one folder of a run directory, or what they hold of one concept.
 
     Attributes:
         files: URLs of the Parquet files that hold rows of a shard, by shard.
-        keys: the rows' keys in their order in the files, by shard.
-        concepts: the concepts found in the rows.
+        rows: key and concept of each row in their order in the files, by shard.
+        concepts: the concepts found in the rows, in the order in which they first appear.
     """
 
     files: dict[str, list[str]]
-    keys: dict[str, list[str]]
-    concepts: set[str]
+    rows: dict[str, list[tuple[str, str]]]
+    concepts: tuple[str, ...]
+
+    @property
+    def keys(self) -> dict[str, list[str]]:
+        """The rows' keys, by shard."""
+        return {shard: [key for key, _ in rows] for shard, rows in self.rows.items()}
 
     @property
     def count(self) -> int:
         """Number of rows."""
-        return sum(map(len, self.keys.values()))
+        return sum(map(len, self.rows.values()))
 
     @property
     def concept(self) -> str:
         """The concept of all rows; EvaluationError if there are several."""
         if len(self.concepts) > 1:
-            names = ", ".join(sorted(self.concepts))
+            names = ", ".join(self.concepts)
             raise EvaluationError(f"the run holds labels of several concepts ({names}); name one with --concept")
-        return next(iter(self.concepts))
+        return self.concepts[0]
+
+    def of(self, concept: str) -> LabelFiles:
+        """The rows of one concept; those of all where it is the name of another's ground truth."""
+        if len(self.concepts) == 1:
+            return self
+        if concept not in self.concepts:
+            names = ", ".join(self.concepts)
+            raise EvaluationError(f"the run holds no labels of {concept!r}; it holds those of {names}")
+        rows = {shard: [row for row in found if row[1] == concept] for shard, found in self.rows.items()}
+        return LabelFiles(files=self.files, rows={s: found for s, found in rows.items() if found}, concepts=(concept,))
 
     def read(
         self, shard: str, columns: Collection[str], keys: Collection[str] | None = None
     ) -> dict[str, dict[str, Any]]:
-        """The rows of a shard by key (only of ``keys``, if given), with the columns asked for."""
+        """The rows of a shard by key (only of ``keys``, if given), with the columns asked for.
+
+        Raises:
+            EvaluationError: rows of several concepts, or a damaged file.
+        """
+        concept = self.concept
         rows: dict[str, dict[str, Any]] = {}
         for url in self.files.get(shard, []):
-            for batch in _batches(url, ["shard", "key", *columns]):
+            for batch in _batches(url, ["shard", "key", "concept", *columns]):
                 for row in batch.to_pylist():
-                    if row["shard"] == shard and (keys is None or row["key"] in keys):
+                    if (row["shard"], row["concept"]) == (shard, concept) and (keys is None or row["key"] in keys):
                         rows[row["key"]] = row
         return rows
 
@@ -60,11 +80,11 @@ def find_label_files(run: str, folder: str) -> LabelFiles | None:
     """The label files in ``run/folder``, None if there are none.
 
     Raises:
-        EvaluationError: two rows of one image, or a file that is not a label file.
+        EvaluationError: two rows of one image and concept, or a file that is not a label file.
     """
     files: dict[str, list[str]] = defaultdict(list)
-    keys: dict[str, list[str]] = defaultdict(list)
-    concepts: set[str] = set()
+    rows: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    concepts: dict[str, None] = {}
     place = storage.join(run, folder)
     names = [name for name in storage.list_names(place) if name.endswith(".parquet") and name[0] not in "._"]
     for name in names:
@@ -73,13 +93,13 @@ def find_label_files(run: str, folder: str) -> LabelFiles | None:
             for row in batch.to_pylist():
                 if url not in files[row["shard"]]:
                     files[row["shard"]].append(url)
-                keys[row["shard"]].append(row["key"])
-                concepts.add(row["concept"])
-    for shard, found in keys.items():
+                rows[row["shard"]].append((row["key"], row["concept"]))
+                concepts[row["concept"]] = None
+    for shard, found in rows.items():
         if len(set(found)) < len(found):
-            twice = next(key for key in found if found.count(key) > 1)
+            twice = next(key for key, concept in found if found.count((key, concept)) > 1)
             raise EvaluationError(f"{storage.redact(place)} holds two rows of {shard} {twice}; label into an empty run")
-    return LabelFiles(files=dict(files), keys=dict(keys), concepts=concepts) if names else None
+    return LabelFiles(files=dict(files), rows=dict(rows), concepts=tuple(concepts)) if names else None
 
 
 def find_labels(run: str) -> tuple[LabelFiles, str]:

@@ -28,6 +28,7 @@ from engine.run.claim import claim
 from engine.run.directory import start_run
 from engine.run.heartbeat import Heartbeat, timestamp
 from engine.run.plan import LabelPlan, LeasePlan
+from engine.run.several import SeveralPlan
 from engine.run.summary import Outcome
 from schemas.receipt import Receipt
 from schemas.snapshot import Snapshot
@@ -57,6 +58,24 @@ def run_plan(plan: LabelPlan, *, workers: int | None = None, tell: Callable[[str
     with at_work(plan):
         make_concept_of(plan, workers=workers, tell=tell)
         tell(f"labels: {len(plan.remaining)} of {len(plan.leases)} leases to do")
+        return drive(plan, workers=workers)
+
+
+def run_several(plan: SeveralPlan, *, workers: int | None = None, tell: Callable[[str], None] = print) -> Outcome:
+    """The labels of each concept in turn, then their joining.
+
+    Raises:
+        as `run_plan`; LabellingError also where a concept's labels of a lease could not be made.
+    """
+    with at_work(plan):
+        for part in plan.concepts:
+            tell(f"concept: {part.run.concept!r}")
+            outcome = run_plan(part, workers=workers, tell=tell)
+            if outcome.failed_leases:
+                lease, error = next(iter(outcome.failed_leases.items()))
+                raise LabellingError(f"{part.run.concept!r}, {lease}: {error}")
+        plan = plan.after_concepts()
+        tell(f"joining: {len(plan.remaining)} of {len(plan.leases)} leases to do")
         return drive(plan, workers=workers)
 
 

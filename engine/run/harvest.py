@@ -69,13 +69,14 @@ class Harvest:
         defects: of the quarantine file, likewise.
         archive: the images, where the work has made them; None where they were there.
         kept: how many of the rows are those of an earlier session.
-        seconds, bytes, ignored: for the receipt.
+        sources, seconds, bytes, ignored: for the receipt.
     """
 
     rows: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
     defects: list[tuple[int, Defect]] = field(default_factory=list)
     archive: bytes | None = None
     kept: int = 0
+    sources: dict[str, str] = field(default_factory=dict)
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     bytes: dict[str, int] = field(default_factory=dict)
     ignored: dict[str, int] = field(default_factory=dict)
@@ -153,6 +154,7 @@ def _write(harvest: Harvest, lease: Lease, run: LabelRun, attempt: Attempt, star
         finished=timestamp(),
         session=run.session,
         kept=harvest.kept,
+        sources=harvest.sources,
     )
     storage.atomic_put(receipt.to_json().encode(), run.receipt_url(lease.id), token=attempt.token)
     return receipt

@@ -22,7 +22,19 @@ from engine.run.options import (
     source_of,
 )
 from engine.run.plan import LabelPlan, default_run_url, plan_labelling
+from engine.run.several import SeveralPlan, plan_several, read_concepts
 from engine.run.source import LabellerSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class Concepts(What):
+    """What to look for."""
+
+    concept: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="WORD")] = ()  # type: ignore[assignment]
+    """The word or phrase whose pixels are wanted: car, "fire truck". Given more than once, there is a row for each
+    concept and image, and no pixel is in two masks of an image."""
+    concept_file: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """More concepts: a word or phrase in every line, # begins a remark."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +60,7 @@ class Labelling(Execution):
 class Label:
     """All settings of the job."""
 
-    what: What
+    what: Concepts
     stage: Stage
     where: Where
     model: Model
@@ -58,23 +70,37 @@ class Label:
     execution: Labelling
 
 
-def make_plan(options: Label, source: LabellerSource | None = None) -> LabelPlan:
+def make_plan(options: Label, source: LabellerSource | None = None) -> LabelPlan | SeveralPlan:
     """The checked plan of the job; ValueError for what cannot be done.
 
     Args:
         source: of labellers, instead of one of the model that the options name.
     """
-    what, where = options.what, options.where
-    return plan_labelling(
-        spec=label_spec(what, options.method, options.refinement, options.stage.stage),
-        source=source or source_of(options.model),
-        input_url=find_input(where.input, what.concept),
-        run_url=where.run or default_run_url(what.concept),
-        distillation=distillation_spec(options.distillation),
-        adapter=options.stage.adapter,
-        limit=where.limit,
-        batch_size=options.execution.batch_size,
-        precision=options.model.model_precision,
-        retry=options.execution.retry_quarantined,
-        config=dataclasses.asdict(options),
-    )
+    concepts = read_concepts(options.what.concept, options.what.concept_file)
+    prompts = {"prompt": options.what.prompt, "background_prompt": options.what.background_prompt}
+    config = dataclasses.asdict(options)
+
+    def plan_one(concept: str, run_url: str) -> LabelPlan:
+        what = What(concept=concept, **prompts)
+        return plan_labelling(
+            spec=label_spec(what, options.method, options.refinement, options.stage.stage),
+            source=source or source_of(options.model),
+            input_url=find_input(options.where.input, concept),
+            run_url=run_url,
+            distillation=distillation_spec(options.distillation),
+            adapter=options.stage.adapter,
+            limit=options.where.limit,
+            batch_size=options.execution.batch_size,
+            precision=options.model.model_precision,
+            retry=options.execution.retry_quarantined,
+            config={**config, "what": dataclasses.asdict(what)},
+        )
+
+    run_url = options.where.run or default_run_url("-".join(concepts))
+    if len(concepts) == 1:
+        return plan_one(concepts[0], run_url)
+    if options.where.input == "miniature":
+        raise ValueError("--input miniature is one corpus for each concept; name the images to find several in")
+    if options.stage.adapter is not None:
+        raise ValueError("--adapter is for one concept; label each concept with its own")
+    return plan_several(concepts, plan_one, run_url, config)

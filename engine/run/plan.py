@@ -97,6 +97,11 @@ class LabelPlan:
         return len({lease.shard.name for lease in self.leases})
 
     @property
+    def done(self) -> bool:
+        """Whether nothing is left to do."""
+        return not self.remaining
+
+    @property
     def task(self) -> LabelTask:
         weights = self.weights if self.run.stage == "refined" else None
         return LabelTask(source=self.source, spec=self.spec, run=self.run, weights=weights)
@@ -281,8 +286,12 @@ def _plan_concept(plan: LabelPlan, spec: LabelSpec, distillation: DistillationSp
 def default_run_url(concept: str) -> str:
     """``$MASKMINE_HOME/runs/<concept>``, absolute; MASKMINE_HOME is ``~/.maskmine`` unless set."""
     home = os.environ.get("MASKMINE_HOME") or "~/.maskmine"
-    slug = re.sub(r"[^\w]+", "-", concept.strip().lower()).strip("-") or "concept"
-    return storage.join(storage.absolute(home), "runs", slug)
+    return storage.join(storage.absolute(home), "runs", to_folder(concept))
+
+
+def to_folder(concept: str) -> str:
+    """The concept as the name of a folder."""
+    return re.sub(r"[^\w]+", "-", concept.strip().lower()).strip("-") or "concept"
 
 
 def count_quarantined(receipts: Iterable[Receipt]) -> Counter[str]:
