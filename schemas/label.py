@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-LABEL_SCHEMA_VERSION = 2
+LABEL_SCHEMA_VERSION = 3
 """Raised whenever a column is added, removed or changes its meaning. Part of a run's fingerprint."""
 
 PNG = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
@@ -23,6 +23,7 @@ LABEL_SCHEMA = pa.schema(
         pa.field("mask", PNG, nullable=False),  # 1 bit, height × width
         pa.field("preliminary_mask", PNG, nullable=False),  # 1 bit, latent size
         pa.field("heatmap", PNG, nullable=False),  # 8 bit grey, latent size, min–max scaled per image
+        pa.field("advantage", PNG),  # 8 bit grey, latent size, 128 + 512 A clipped; null where A was not asked for
         pa.field("bbox", pa.list_(pa.int32(), 4), nullable=False),  # x, y, w, h in pixels; zeros if the mask is empty
         pa.field("area", pa.float32(), nullable=False),  # fraction of the image, 0–1
         pa.field("separation", pa.float32()),  # of the heatmap's mixture, 0–1

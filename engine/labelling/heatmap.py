@@ -26,6 +26,11 @@ def scale_to_bytes(heatmap: Tensor, valid: Tensor) -> Tensor:
     return (scale_to_unit(heatmap, valid) * 255).round().to(torch.uint8)
 
 
+def advantage_to_bytes(advantage: Tensor) -> Tensor:
+    """A in 256 steps of 1/512, 128 standing for 0 and the ends for what is beyond: uint8 [B, h, w]."""
+    return (128 + 512 * advantage).round().clamp(0, 255).to(torch.uint8)
+
+
 def weigh(heatmap: Tensor, advantage: Tensor, valid: Tensor, power: float) -> Tensor:
     """M̂, scaled to 0..1, times exp(A) to a power: float [B, h, w]. See `engine.labelling.attend` for A."""
     return scale_to_unit(heatmap, valid) * (power * advantage).exp()

@@ -26,6 +26,8 @@ class Label:
         refined_separation: of the difference's mixture, 0-1; NaN when not refined.
         presence: score of the concept's being there at all; NaN when not asked for.
         quality: 0-1.
+        advantage: (h, w) uint8, latent size: how much better the prompt explains a place than others do, 128 + 512 A,
+            clipped (see `engine.labelling.attend`); None when not asked for.
         flags: short stable words.
         signals: what the quality was computed from; None when not refined.
         background: (H, W, 3) uint8, the image with background painted over the object; None unless asked for, and
@@ -41,6 +43,7 @@ class Label:
     refined_separation: float
     presence: float
     quality: float
+    advantage: np.ndarray | None = None
     flags: list[str] = field(default_factory=list)
     signals: Signals | None = None
     background: np.ndarray | None = None

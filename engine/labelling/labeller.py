@@ -23,7 +23,7 @@ from engine.distillation.weights import ConceptModel
 from engine.labelling.attend import attend
 from engine.labelling.batch import fit_batch
 from engine.labelling.difference import difference
-from engine.labelling.heatmap import scale_to_bytes, weigh
+from engine.labelling.heatmap import advantage_to_bytes, scale_to_bytes, weigh
 from engine.labelling.inpainting import DECODED_AT_ONCE, grow, remove_object
 from engine.labelling.label import USELESS, Label
 from engine.labelling.preliminary import heatmap_to_preliminary, mask_flags
@@ -96,12 +96,18 @@ class Labeller:
         heatmap = attention.maps[:, 0].float()
         preliminary = heatmap_to_preliminary(heatmap, valid, rule=self.spec.mixture_rule)
         bytes_Bhw = scale_to_bytes(heatmap, valid).cpu().numpy()
+        advantage = advantage_to_bytes(attention.advantage).cpu().numpy() if self.spec.presence_steps else None
         masks, mixture, presence = preliminary.mask.cpu().numpy(), preliminary.mixture, attention.presence.tolist()
         separation, one_mode = mixture.separation.tolist(), mixture.one_mode.tolist()
         labels = [
             self._preliminary(place, bytes_Bhw[i], masks[i], separation[i], one_mode[i], presence[i])
             for i, place in enumerate(places)
         ]
+        if advantage is not None:
+            labels = [
+                replace(label, advantage=advantage[i, : place.rows, : place.columns])
+                for i, (label, place) in enumerate(zip(labels, places, strict=True))
+            ]
         watch.lap("mixture")
         if (stage or self.spec.stage) == "refined":
             # Where there is nothing to paint over, or nothing to paint from, M_pre stays.

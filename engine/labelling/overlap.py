@@ -6,27 +6,40 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
+
+REACH = 1 / 8
+"""Standard deviation of the Gaussian by which neighbours have a say, of the image's longer side: what explains one part
+of an object explains the rest of it, too."""
 
 
-def resolve_overlap(masks: Sequence[np.ndarray], heatmaps: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Masks that do not overlap: a pixel that several claim goes to the concept whose heatmap is highest there.
+def resolve_overlap(masks: Sequence[np.ndarray], scores: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Masks that do not overlap: a pixel that several claim goes to the one with the highest score around it.
 
-    Heatmaps are compared as they are, each min-max scaled within its image: where is this concept, of all places in
-    this image? At a tie the first of them keeps the pixel.
+    The mean of each score is taken over the pixels nearby that any mask claims, so that the background has no say. At
+    a tie the first keeps the pixel.
 
     Args:
         masks: (H, W) bool each, of one image.
-        heatmaps: (h, w) uint8 each, of the same concepts in the same order; enlarged bilinearly.
+        scores: (h, w) each, in the order of the masks: min-max scaled heatmaps, or the advantages of the prompts, which
+            are comparable because all have seen the same noise. Enlarged bilinearly.
     """
     claims = np.stack(masks)
     if not (claims.sum(0) > 1).any():
         return list(masks)
     height, width = claims.shape[1:]
-    heat = np.stack(
-        [
-            np.asarray(Image.fromarray(heatmap.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR))
-            for heatmap in heatmaps
-        ]
-    )
-    winner = np.where(claims, heat, -1.0).argmax(0)
+    anyone = claims.any(0).astype(np.float32)
+    share = np.maximum(_blur(anyone), 1e-6)
+    means = np.stack([_blur(np.multiply(_enlarge(score, width, height), anyone)) / share for score in scores])
+    winner = np.where(claims, means, -np.inf).argmax(0)
     return [mask & (winner == place) for place, mask in enumerate(masks)]
+
+
+def _enlarge(score: np.ndarray, width: int, height: int) -> np.ndarray:
+    picture = Image.fromarray(score.astype(np.float32))
+    return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _blur(values: np.ndarray) -> np.ndarray:
+    blurred: np.ndarray = ndimage.gaussian_filter(values, REACH * max(values.shape), mode="nearest")
+    return blurred

@@ -76,8 +76,9 @@ def join_lease(
 def make_disjoint(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows of one image with masks that do not overlap, and with what follows from a mask that has changed."""
     masks = [png_to_array(row["mask"]) for row in rows]
-    heatmaps = [png_to_array(row["heatmap"]) for row in rows]
-    found = zip(rows, masks, resolve_overlap(masks, heatmaps), strict=True)
+    # Whose prompt explains a place better is the better question; where nobody asked it, whose heat is higher.
+    name = "heatmap" if any(row["advantage"] is None for row in rows) else "advantage"
+    found = zip(rows, masks, resolve_overlap(masks, [png_to_array(row[name]) for row in rows]), strict=True)
     return [row if np.array_equal(old, new) else _with_mask(row, new) for row, old, new in found]
 
 

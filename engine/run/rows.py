@@ -56,6 +56,9 @@ def make_row(picture: Picture, label: Label, concept: str) -> dict[str, Any]:
             "path": f"{picture.key}.preliminary.png",
         },
         "heatmap": {"bytes": heatmap_to_png(label.heatmap), "path": f"{picture.key}.heatmap.png"},
+        "advantage": None
+        if label.advantage is None
+        else {"bytes": heatmap_to_png(label.advantage), "path": f"{picture.key}.advantage.png"},
         "bbox": list(label.bbox),
         "area": float(label.area),
         "separation": _or_null(label.separation),
