@@ -28,6 +28,8 @@ class Labels:
     """The run directory, a folder or URL, with labels in it: of jobs/label.py, of jobs/predict.py, or RUN/synthetic."""
     input: Annotated[str | None, tyro.conf.arg(metavar="CORPUS")] = None
     """The images that the labels are of. Default: where they were when they were labelled."""
+    concept: Annotated[str | None, tyro.conf.arg(metavar="WORD")] = None
+    """Of a run of several concepts, the one whose labels to export."""
     min_quality: float = 0.0
     """Leave out labels of smaller quality."""
     drop_flags: tuple[str, ...] = tuple(sorted(USELESS))
@@ -94,7 +96,7 @@ def _export_labels(options: Export) -> int:
         drop_flags=labels.drop_flags,
         review=read_review(labels.review)[0],
     )
-    exported = export_labels(labels.run, options.output, settings, input_url=labels.input)
+    exported = export_labels(labels.run, options.output, settings, input_url=labels.input, concept=labels.concept)
     print(f"exported    {exported.count} images with masks, {exported.empty} of them without the object")
     for reason, count in sorted(exported.left_out.items()):
         if count:

@@ -30,6 +30,8 @@ class ReportJob:
     """The images that the labels are of. Default: where they were when they were labelled."""
     output: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder or URL for the page and its pictures. Default: RUN/report."""
+    concept: Annotated[str | None, tyro.conf.arg(metavar="WORD")] = None
+    """Of a run of several concepts, the one whose labels to show. Default page: RUN/report-WORD."""
     rows: int = 10_000
     """Labels in the gallery, at most: those of least quality. Numbers and histograms are of all."""
     side: int = 256
@@ -61,8 +63,9 @@ def main(arguments: list[str] | None = None) -> int:
         from engine.report.report import ReportOptions, write_report
 
         options = ReportOptions(rows=job.rows, side=job.side, backgrounds=job.backgrounds)
+        painter = _painter(job) if job.backgrounds else None
         report = write_report(
-            job.run, options, input_url=job.input, output=job.output, painter=_painter(job) if job.backgrounds else None
+            job.run, options, input_url=job.input, output=job.output, concept=job.concept, painter=painter
         )
         print(f"labels      {report.labels}, the worst {report.shown} of them in the gallery")
         for reason, count in sorted(report.missing.items()):

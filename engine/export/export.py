@@ -56,10 +56,18 @@ class Exported:
     left_out: Counter[str]
 
 
-def export_labels(run_url: str, output: str, options: ExportOptions, *, input_url: str | None = None) -> Exported:
+def export_labels(
+    run_url: str,
+    output: str,
+    options: ExportOptions,
+    *,
+    input_url: str | None = None,
+    concept: str | None = None,
+) -> Exported:
     """Writes images and masks into a new folder: all of them, or no folder.
 
     Args:
+        concept: of several, whose labels are to be exported.
         output: folder or URL.
         input_url: the run's corpus, if it is no longer where it was when it was labelled.
 
@@ -67,7 +75,7 @@ def export_labels(run_url: str, output: str, options: ExportOptions, *, input_ur
         ValueError: no labels or images, nothing left to export, an output that exists; the message says what to do.
         OSError: run, corpus or output cannot be reached.
     """
-    run = open_labelled(run_url)
+    run = open_labelled(run_url).of(concept)
     leases = find_images(run, input_url)
     tally: Counter[str] = Counter()
     count = empty = 0

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-REACH = 1 / 8
+REACH = 1 / 5
 """Standard deviation of the Gaussian by which neighbours have a say, of the image's longer side: what explains one part
 of an object explains the rest of it, too."""
 
@@ -28,9 +28,9 @@ def resolve_overlap(masks: Sequence[np.ndarray], scores: Sequence[np.ndarray]) -
     if not (claims.sum(0) > 1).any():
         return list(masks)
     height, width = claims.shape[1:]
-    anyone = claims.any(0).astype(np.float32)
+    anyone = np.asarray(claims.any(0), np.float32)
     share = np.maximum(_blur(anyone), 1e-6)
-    means = np.stack([_blur(np.multiply(_enlarge(score, width, height), anyone)) / share for score in scores])
+    means = np.stack([_blur(_enlarge(score, width, height) * anyone) / share for score in scores])
     winner = np.where(claims, means, -np.inf).argmax(0)
     return [mask & (winner == place) for place, mask in enumerate(masks)]
 

@@ -24,7 +24,7 @@ from engine.report.survey import COLUMNS as SURVEYED
 from engine.report.survey import Survey, survey_rows
 from engine.run.directory import RunError
 from engine.run.labelled import LabelledImage, LabelledRun, find_images, open_labelled, read_labelled
-from engine.run.plan import count_quarantined
+from engine.run.plan import count_quarantined, to_folder
 
 PICTURES_VERSION = 1
 """Raised whenever the same label is drawn in another way: pictures that are there are not drawn again."""
@@ -77,13 +77,15 @@ def write_report(
     *,
     input_url: str | None = None,
     output: str | None = None,
+    concept: str | None = None,
     painter: Painter | None = None,
 ) -> Report:
     """Writes OUTPUT/index.html with all it needs beside it. Done again, only what is new is drawn.
 
     Args:
         input_url: the run's corpus, if it is no longer where it was when it was labelled.
-        output: folder or URL; None is RUN/report.
+        output: folder or URL; None is RUN/report, or RUN/report-CONCEPT in a run of several.
+        concept: of several, whose labels are to be shown.
         painter: paints the backgrounds; needed if any are asked for.
 
     Raises:
@@ -91,8 +93,9 @@ def write_report(
         OSError: run, corpus or output cannot be reached.
     """
     assert painter is not None or not options.backgrounds
-    run = open_labelled(run_url)
-    folder = storage.absolute(output) if output else storage.join(run.url, "report")
+    run = open_labelled(run_url).of(concept)
+    own = f"report-{to_folder(run.only)}" if run.only else "report"
+    folder = storage.absolute(output) if output else storage.join(run.url, own)
     survey = survey_rows(run.rows(SURVEYED), options.rows)
     if not survey.worst:
         raise RunError(f"{storage.redact(run.url)} holds no label: every image is in quarantine")

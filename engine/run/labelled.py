@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from engine import storage
@@ -25,6 +25,7 @@ class LabelledRun:
     Attributes:
         url: of the run directory, absolute.
         stage: of the labels.
+        only: of several concepts, the one whose labels are wanted.
         receipts: of all leases that are done, by lease id.
     """
 
@@ -32,10 +33,11 @@ class LabelledRun:
     manifest: RunManifest
     stage: str
     receipts: dict[str, Receipt]
+    only: str | None = None
 
     @property
     def concept(self) -> str:
-        return str(self.manifest.fingerprint.get("concept", ""))
+        return self.only or str(self.manifest.fingerprint.get("concept", ""))
 
     @property
     def labels_url(self) -> str:
@@ -43,13 +45,29 @@ class LabelledRun:
 
     @property
     def count(self) -> int:
-        """Number of labels."""
+        """Number of labels, of all concepts."""
         return sum(receipt.labelled for receipt in self.receipts.values())
 
     def rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         """All label rows, without their images; nothing but label files is read."""
         for _, receipt in sorted(self.receipts.items()):
-            yield from read_rows(self.labels_url, Lease.from_json(receipt.lease), columns, Counter()).values()
+            yield from self.read(Lease.from_json(receipt.lease), columns, Counter()).values()
+
+    def read(self, lease: Lease, columns: Sequence[str], tally: Counter[str]) -> dict[str, dict[str, Any]]:
+        """The rows of a lease by key, as `read_rows`."""
+        return read_rows(self.labels_url, lease, columns, tally, concept=self.only)
+
+    def of(self, concept: str | None) -> LabelledRun:
+        """The labels of one concept; those of all where the run has but one.
+
+        Raises:
+            RunError: a concept that the run does not have, or none where it has several.
+        """
+        several = self.manifest.fingerprint.get("concepts")
+        if concept not in (several or [None, self.concept]):
+            there = ", ".join(several or [self.concept])
+            raise RunError(f"{storage.redact(self.url)} holds labels of {there}; name one of them with --concept")
+        return replace(self, only=concept) if several else self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +133,7 @@ def read_labelled(
         OSError: corpus or labels cannot be reached.
     """
     for lease in leases:
-        found = read_rows(run.labels_url, lease, columns, tally)
+        found = run.read(lease, columns, tally)
         rows = {key: row for key, row in found.items() if wanted(row)}
         if not rows:
             continue
@@ -133,5 +151,5 @@ def read_labelled(
     here = {lease.id for lease in leases}
     for lease_id, receipt in run.receipts.items():
         if lease_id not in here:
-            rows = read_rows(run.labels_url, Lease.from_json(receipt.lease), columns, tally)
+            rows = run.read(Lease.from_json(receipt.lease), columns, tally)
             tally.update("label_without_image" for row in rows.values() if wanted(row))

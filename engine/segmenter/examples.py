@@ -109,11 +109,14 @@ def read_examples(
             tally["label_without_image" if used != most else "not_needed"] += len(rows)
 
 
-def read_rows(labels_url: str, lease: Lease, columns: Sequence[str], tally: Counter[str]) -> dict[str, dict[str, Any]]:
+def read_rows(
+    labels_url: str, lease: Lease, columns: Sequence[str], tally: Counter[str], *, concept: str | None = None
+) -> dict[str, dict[str, Any]]:
     """The label rows of a lease by key; rows of other shards, which do not belong there, are labels without image.
 
     Args:
         columns: besides shard and key.
+        concept: of several, whose rows are wanted.
 
     Raises:
         ValueError: a label file that is none, or is not there.
@@ -127,7 +130,8 @@ def read_rows(labels_url: str, lease: Lease, columns: Sequence[str], tally: Coun
             "label its lease again"
         ) from error
     try:
-        rows = pq.read_table(io.BytesIO(data), columns=["shard", "key", *columns]).to_pylist()
+        filters = None if concept is None else [("concept", "==", concept)]
+        rows = pq.read_table(io.BytesIO(data), columns=["shard", "key", *columns], filters=filters).to_pylist()
     except ValueError as error:  # pyarrow.ArrowInvalid is a ValueError
         raise ValueError(f"{storage.redact(url)} is not a label file: {error}; label its lease again") from error
     own = {row["key"]: row for row in rows if row["shard"] == lease.shard.name}

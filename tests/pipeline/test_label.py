@@ -198,3 +198,16 @@ def test_a_worker_that_finds_the_disk_full_does_not_go_on_to_other_leases(corpus
     worker._complete = complete  # type: ignore[assignment]
     row = worker({"lease": [json.dumps(plan_leases(list_shards(str(corpus)))[0].to_json())]})
     assert (row["fatal"], row["error"]) == ([True], ["cannot write x: No space left on device"])
+
+
+@pytest.mark.slow
+def test_several_concepts_are_labelled_and_joined_and_done_but_once(job: Job, corpus: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = ["--concept", "dog", "--stage", "refined", "--method", "none"]
+    assert job(run, corpus, *options) == 0
+    tables = [pq.read_table(path, columns=["key", "concept"]) for path in (run / "labels").glob("*.parquet")]
+    rows = [(row["key"], row["concept"]) for table in tables for row in table.to_pylist()]
+    assert len(set(rows)) == len(rows) == 2 * SHARDS * PER_SHARD
+    before = parquets(run)
+    assert job(run, corpus, *options) == 0
+    assert parquets(run) == before

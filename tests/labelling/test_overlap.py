@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import numpy as np
+
+from engine.labelling.overlap import resolve_overlap
+
+
+def halves() -> tuple[np.ndarray, np.ndarray]:
+    left = np.zeros((40, 60), bool)
+    left[10:30, :30] = True
+    return left, left[:, ::-1].copy()
+
+
+def test_a_pixel_that_two_masks_claim_goes_to_the_higher_score_around_it() -> None:
+    left, right = halves()
+    both = left | right
+    to_the_left = np.tile(np.linspace(200, 50, 15), (10, 1)).astype(np.uint8)
+    first, second = resolve_overlap([both, both], [to_the_left, to_the_left[:, ::-1]])
+    assert np.array_equal(first, left)
+    assert np.array_equal(second, right)
+
+
+def test_what_only_one_mask_claims_is_its_own_whatever_the_scores_say() -> None:
+    left, right = halves()
+    high, low = np.full((10, 15), 255, np.uint8), np.zeros((10, 15), np.uint8)
+    first, second = resolve_overlap([left, right], [low, high])
+    assert np.array_equal(first, left)
+    assert np.array_equal(second, right)
+
+
+def test_one_noisy_cell_does_not_tear_a_hole() -> None:
+    left, _ = halves()
+    higher = np.full((10, 15), 100, np.uint8)
+    lower = higher - 20
+    lower[5, 3] = 140
+    first, second = resolve_overlap([left, left], [higher, lower])
+    assert np.array_equal(first, left)
+    assert not second.any()
+
+
+def test_scores_of_the_background_have_no_say() -> None:
+    left, _ = halves()
+    first_score, second_score = np.full((10, 15), 100, np.uint8), np.full((10, 15), 90, np.uint8)
+    second_score[:, 8:] = 255  # where nobody claims anything
+    first, second = resolve_overlap([left, left], [first_score, second_score])
+    assert first.sum() == left.sum()
+    assert not second.any()
+
+
+def test_at_a_tie_the_first_concept_keeps_the_pixel() -> None:
+    left, _ = halves()
+    score = np.full((10, 15), 7, np.uint8)
+    first, second = resolve_overlap([left, left], [score, score])
+    assert np.array_equal(first, left)
+    assert not second.any()

@@ -1,0 +1,149 @@
+"""Several concepts in one run, without Ray: their plan, their joined labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from engine import storage
+from engine.run.command import parse_options
+from engine.run.directory import start_run
+from engine.run.fake import FakeLabeller, FakeSource
+from engine.run.harvest import LabellerBroken
+from engine.run.join import join_lease, make_disjoint
+from engine.run.labelling import Label, make_plan
+from engine.run.rows import mask_to_png, png_to_array
+from engine.run.several import SeveralPlan, read_concepts
+from engine.run.shard import label_lease
+from schemas.receipt import Receipt
+from tests.corpus.hostile import draw_noise, encode, make_tar
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    members = [(f"{n:06d}.png", b"broken" if n == 2 else encode(draw_noise(n))) for n in range(6)]
+    (folder / "000000.tar").write_bytes(make_tar(members))
+    return folder
+
+
+def plan_run(corpus: Path, run: Path, *more: str, concepts: tuple[str, ...] = ("car", "dog")) -> SeveralPlan:
+    named = [word for concept in concepts for word in ("--concept", concept)]
+    given = [*named, "--input", str(corpus), "--run", str(run), "--method", "none", *more]
+    plan = make_plan(parse_options(Label, job="label", description="", arguments=given), FakeSource())
+    assert isinstance(plan, SeveralPlan)
+    return plan
+
+
+def label(plan: SeveralPlan, concept: str) -> None:
+    """What workers do for one concept."""
+    (part,) = (part for part in plan.concepts if part.run.concept == concept)
+    start_run(part.run.url, part.manifest)
+    for lease in part.remaining:
+        label_lease(lease, FakeLabeller("fake", part.spec), part.run)
+
+
+def join(plan: SeveralPlan) -> list[Receipt]:
+    start_run(plan.run.url, plan.manifest)
+    plan = plan.after_concepts()
+    return [join_lease(lease, plan.task.runs, plan.run) for lease in plan.remaining]
+
+
+def rows_of(run: Path) -> list[dict]:
+    return [row for path in sorted((run / "labels").glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+
+
+def test_every_image_has_a_row_for_each_concept_and_no_pixel_is_in_two_masks(corpus: Path, tmp_path: Path) -> None:
+    plan = plan_run(corpus, tmp_path / "run")
+    for concept in ("car", "dog"):
+        label(plan, concept)
+    (receipt,) = join(plan)
+    rows = rows_of(tmp_path / "run")
+    good = [f"{n:06d}" for n in range(6) if n != 2]
+    assert [(row["key"], row["concept"]) for row in rows] == [(key, c) for key in good for c in ("car", "dog")]
+    for car, dog in zip(rows[::2], rows[1::2], strict=True):
+        first, second = png_to_array(car["mask"]), png_to_array(dog["mask"])
+        assert not (first & second).any()
+        assert car["area"] == pytest.approx(first.mean())
+    # The image that nobody could decode is in both concepts' quarantines, and counts once.
+    assert (receipt.labelled, receipt.quarantined) == (10, {"corrupt_image": 1})
+
+
+def test_a_run_that_is_joined_has_nothing_left_to_do(corpus: Path, tmp_path: Path) -> None:
+    plan = plan_run(corpus, tmp_path / "run")
+    assert not plan.done
+    for concept in ("car", "dog"):
+        label(plan, concept)
+    join(plan)
+    again = plan_run(corpus, tmp_path / "run")
+    assert again.done
+    assert again.after_concepts().remaining == []
+
+
+def test_labels_that_were_made_anew_are_joined_anew(corpus: Path, tmp_path: Path) -> None:
+    plan = plan_run(corpus, tmp_path / "run")
+    for concept in ("car", "dog"):
+        label(plan, concept)
+    join(plan)
+    retried = plan_run(corpus, tmp_path / "run", "--retry-quarantined")
+    label(retried, "dog")
+    assert len(retried.after_concepts().remaining) == 1
+
+
+def test_damaged_labels_of_a_concept_are_named_with_the_way_out(corpus: Path, tmp_path: Path) -> None:
+    plan = plan_run(corpus, tmp_path / "run")
+    for concept in ("car", "dog"):
+        label(plan, concept)
+    storage.atomic_put(b"nonsense", plan.concepts[1].run.labels_url(plan.leases[0].id))
+    with pytest.raises(LabellerBroken, match=r"the labels of 'dog' in .* are damaged.* delete"):
+        join(plan)
+
+
+def test_a_mask_that_lost_all_of_its_pixels_is_empty_and_worth_nothing() -> None:
+    mask = np.zeros((16, 16), bool)
+    mask[4:12, 4:12] = True
+    row = {
+        "mask": {"bytes": mask_to_png(mask), "path": "x"},
+        "heatmap": {"bytes": mask_to_png(mask), "path": "x"},
+        "advantage": None,
+        "bbox": [4, 4, 8, 8],
+        "area": 0.25,
+        "quality": 0.9,
+        "flags": ["low_contrast"],
+    }
+    first, second = make_disjoint([row, dict(row)])
+    assert first == row
+    assert (second["flags"], second["quality"], second["area"]) == (["low_contrast", "empty"], 0.0, 0.0)
+    assert second["bbox"] == [0, 0, 0, 0]
+
+
+def test_concepts_come_from_options_and_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "concepts.txt"
+    file.write_text("dog\n# birds come later\nfire truck  # both words\n\n")
+    assert read_concepts(("car",), str(file)) == ("car", "dog", "fire truck")
+
+
+@pytest.mark.parametrize(
+    ("concepts", "said"), [((), "no concept is named"), (("car", "Car "), "'Car ' is there already")]
+)
+def test_concepts_that_make_no_sense_are_refused(concepts: tuple[str, ...], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        read_concepts(concepts, None)
+
+
+def test_other_concepts_need_another_run(corpus: Path, tmp_path: Path) -> None:
+    plan = plan_run(corpus, tmp_path / "run")
+    start_run(plan.run.url, plan.manifest)
+    with pytest.raises(ValueError, match=r"started with other settings .*concepts"):
+        plan_run(corpus, tmp_path / "run", concepts=("car", "bird"))
+
+
+def test_what_belongs_to_one_concept_is_refused_for_several(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--adapter is for one concept"):
+        plan_run(corpus, tmp_path / "run", "--adapter", "somewhere")
+    with pytest.raises(ValueError, match="--input miniature is one corpus for each concept"):
+        plan_run(Path("miniature"), tmp_path / "run")
