@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from engine import storage
 from engine.run.command import run_command
 from engine.run.directory import find_input
+from engine.run.names import default_run_url
 from engine.run.options import (
     Distillation,
     Execution,
@@ -36,7 +37,7 @@ from engine.run.options import (
     source_of,
 )
 from engine.run.origin import find_origin
-from engine.run.plan import LabelPlan, default_run_url, plan_labelling
+from engine.run.plan import LabelPlan, plan_labelling
 from engine.run.predict import plan_prediction
 from engine.run.segmenter import SegmenterTask, plan_training
 from engine.run.summary import Outcome

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from engine import storage
 from engine.run.command import run_command
 from engine.run.directory import find_input
+from engine.run.names import default_run_url
 from engine.run.options import (
     Distillation,
     Execution,
@@ -26,7 +27,7 @@ from engine.run.options import (
     label_spec,
     source_of,
 )
-from engine.run.plan import default_run_url, plan_labelling
+from engine.run.plan import plan_labelling
 from engine.run.source import LabellerSource
 from engine.run.what_next import describe_go_on
 

@@ -27,7 +27,8 @@ class Learn:
     run: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
     """The run directory, a folder or URL, with labels in it. Not needed for --labels truth."""
     concept: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """Without --run: whose masks (KEY.NAME.mask.png, or KEY.mask.png) to learn from."""
+    """Without --run: whose masks (KEY.NAME.mask.png, or KEY.mask.png) to learn from. Of a run of several: which
+    one to learn; kept in RUN/segmenter-NAME."""
     input: Annotated[str | None, tyro.conf.arg(metavar="CORPUS")] = None
     """The images that the labels are of. Default: where they were when they were labelled."""
     output: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None

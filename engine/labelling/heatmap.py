@@ -5,6 +5,7 @@ Shapes: B images, h × w latent cells; an image occupies the upper left of its c
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -29,6 +30,11 @@ def scale_to_bytes(heatmap: Tensor, valid: Tensor) -> Tensor:
 def advantage_to_bytes(advantage: Tensor) -> Tensor:
     """A in 256 steps of 1/512, 128 standing for 0 and the ends for what is beyond: uint8 [B, h, w]."""
     return (128 + 512 * advantage).round().clamp(0, 255).to(torch.uint8)
+
+
+def bytes_to_advantage(values: np.ndarray) -> np.ndarray:
+    """What `advantage_to_bytes` was given, up to its steps: float32 of the same shape."""
+    return (values.astype(np.float32) - 128) / 512
 
 
 def weigh(heatmap: Tensor, advantage: Tensor, valid: Tensor, power: float) -> Tensor:

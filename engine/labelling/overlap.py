@@ -13,7 +13,9 @@ REACH = 1 / 5
 of an object explains the rest of it, too."""
 
 
-def resolve_overlap(masks: Sequence[np.ndarray], scores: Sequence[np.ndarray]) -> list[np.ndarray]:
+def resolve_overlap(
+    masks: Sequence[np.ndarray], scores: Sequence[np.ndarray], priors: Sequence[float] | None = None
+) -> list[np.ndarray]:
     """Masks that do not overlap: a pixel that several claim goes to the one with the highest score around it.
 
     The mean of each score is taken over the pixels nearby that any mask claims, so that the background has no say. At
@@ -23,6 +25,7 @@ def resolve_overlap(masks: Sequence[np.ndarray], scores: Sequence[np.ndarray]) -
         masks: (H, W) bool each, of one image.
         scores: (h, w) each, in the order of the masks: min-max scaled heatmaps, or the advantages of the prompts, which
             are comparable because all have seen the same noise. Enlarged bilinearly.
+        priors: added to each score, in its unit: how likely the concept is to be in the image at all.
     """
     claims = np.stack(masks)
     if not (claims.sum(0) > 1).any():
@@ -31,6 +34,8 @@ def resolve_overlap(masks: Sequence[np.ndarray], scores: Sequence[np.ndarray]) -
     anyone = np.asarray(claims.any(0), np.float32)
     share = np.maximum(_blur(anyone), 1e-6)
     means = np.stack([_blur(_enlarge(score, width, height) * anyone) / share for score in scores])
+    if priors is not None:
+        means += np.asarray(priors, np.float32)[:, None, None]
     winner = np.where(claims, means, -np.inf).argmax(0)
     return [mask & (winner == place) for place, mask in enumerate(masks)]
 

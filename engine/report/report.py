@@ -24,7 +24,8 @@ from engine.report.survey import COLUMNS as SURVEYED
 from engine.report.survey import Survey, survey_rows
 from engine.run.directory import RunError
 from engine.run.labelled import LabelledImage, LabelledRun, find_images, open_labelled, read_labelled
-from engine.run.plan import count_quarantined, to_folder
+from engine.run.names import to_folder
+from engine.run.plan import count_quarantined
 
 PICTURES_VERSION = 1
 """Raised whenever the same label is drawn in another way: pictures that are there are not drawn again."""

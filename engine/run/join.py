@@ -18,6 +18,7 @@ from engine import storage
 from engine.corpus.lease import Lease
 from engine.corpus.sample import Defect
 from engine.diffusion.geometry import bounding_box
+from engine.labelling.heatmap import bytes_to_advantage
 from engine.labelling.overlap import resolve_overlap
 from engine.run.attempts import Attempt
 from engine.run.directory import LabelRun
@@ -76,9 +77,13 @@ def join_lease(
 def make_disjoint(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows of one image with masks that do not overlap, and with what follows from a mask that has changed."""
     masks = [png_to_array(row["mask"]) for row in rows]
-    # Whose prompt explains a place better is the better question; where nobody asked it, whose heat is higher.
-    name = "heatmap" if any(row["advantage"] is None for row in rows) else "advantage"
-    found = zip(rows, masks, resolve_overlap(masks, [png_to_array(row[name]) for row in rows]), strict=True)
+    if any(row["advantage"] is None or row["presence"] is None for row in rows):
+        shared = resolve_overlap(masks, [png_to_array(row["heatmap"]) for row in rows])
+    else:
+        # Both are logarithms of how much better the prompt explains what is seen: around a place, and in the image.
+        scores = [bytes_to_advantage(png_to_array(row["advantage"])) for row in rows]
+        shared = resolve_overlap(masks, scores, [row["presence"] for row in rows])
+    found = zip(rows, masks, shared, strict=True)
     return [row if np.array_equal(old, new) else _with_mask(row, new) for row, old, new in found]
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from engine.run.directory import find_input
+from engine.run.names import default_run_url
 from engine.run.options import (
     Distillation,
     Execution,
@@ -21,7 +22,7 @@ from engine.run.options import (
     label_spec,
     source_of,
 )
-from engine.run.plan import LabelPlan, default_run_url, plan_labelling
+from engine.run.plan import LabelPlan, plan_labelling
 from engine.run.several import SeveralPlan, plan_several, read_concepts
 from engine.run.source import LabellerSource
 
@@ -96,7 +97,7 @@ def make_plan(options: Label, source: LabellerSource | None = None) -> LabelPlan
             config={**config, "what": dataclasses.asdict(what)},
         )
 
-    run_url = options.where.run or default_run_url("-".join(concepts))
+    run_url = options.where.run or default_run_url(*concepts)
     if len(concepts) == 1:
         return plan_one(concepts[0], run_url)
     if options.where.input == "miniature":

@@ -10,6 +10,7 @@ from engine import storage
 from engine.labelling.spec import LabelSpec
 from engine.run.concept import check_adapter, find_concept, weights_url
 from engine.run.directory import FIRST, RunError, find_corpus_url, read_manifest
+from engine.run.names import concept_run_url
 from engine.run.source import ModelSource, SynthesizerSource
 from schemas.run import RunManifest
 
@@ -88,6 +89,8 @@ def find_origin(
     url = storage.absolute(url)
     shown = storage.redact(url)
     manifest = read_manifest(url)
+    if several := manifest.fingerprint.get("concepts"):
+        raise RunError(f"{shown} is a run of several concepts; name that of one: {concept_run_url(shown, several[0])}")
     try:
         spec = LabelSpec.from_fingerprint(manifest.fingerprint)
     except ValueError as error:

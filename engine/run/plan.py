@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -281,17 +280,6 @@ def _plan_concept(plan: LabelPlan, spec: LabelSpec, distillation: DistillationSp
     sample = _without_done(replace(plan, spec=coarse, run=run, leases=leases, remaining=leases, receipts={}))
     task = ConceptTask(run=run, spec=spec, distillation=distillation, source=plan.source, leases=leases)
     return replace(plan, weights=weights, concept=task, sample=sample)
-
-
-def default_run_url(concept: str) -> str:
-    """``$MASKMINE_HOME/runs/<concept>``, absolute; MASKMINE_HOME is ``~/.maskmine`` unless set."""
-    home = os.environ.get("MASKMINE_HOME") or "~/.maskmine"
-    return storage.join(storage.absolute(home), "runs", to_folder(concept))
-
-
-def to_folder(concept: str) -> str:
-    """The concept as the name of a folder."""
-    return re.sub(r"[^\w]+", "-", concept.strip().lower()).strip("-") or "concept"
 
 
 def count_quarantined(receipts: Iterable[Receipt]) -> Counter[str]:

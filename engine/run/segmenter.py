@@ -21,6 +21,7 @@ from engine import storage
 from engine.corpus.lease import Lease
 from engine.run.directory import RunError, check_manifest, make_manifest, read_manifest
 from engine.run.example_source import ExampleSource, find_corpus, find_masked, find_synthetic
+from engine.run.names import to_folder
 from engine.run.training import IMAGES_PER_LEASE, find_training, make_receipt, spread
 from engine.segmenter.review import read_review
 from engine.segmenter.spec import SegmenterSpec
@@ -108,7 +109,7 @@ def plan_training(
     Args:
         run_url: None to learn from the masks of a corpus that no run has labelled: then concept, input and output are
             needed.
-        concept: of these masks; a run has its own.
+        concept: of these masks; a run has its own, or several to choose from.
         input_url: the run's corpus, if it is no longer where it was when it was labelled.
         output_url: instead of RUN/segmenter.
         review_url: CSV of a person's decisions (see `engine.segmenter.review`).
@@ -124,10 +125,10 @@ def plan_training(
     else:
         run_url = storage.absolute(run_url)
         labelled = read_manifest(run_url)
-        own = str(labelled.fingerprint.get("concept", ""))
-        if concept not in (None, own):
-            raise RunError(f"--concept {concept} is not the run's, which is {own}; leave it out")
-        concept, url = own, storage.absolute(output_url) if output_url else storage.join(run_url, FOLDER)
+        several = labelled.fingerprint.get("concepts")
+        concept = _choose_concept(labelled, concept)
+        folder = f"{FOLDER}-{to_folder(concept)}" if several else FOLDER
+        url = storage.absolute(output_url) if output_url else storage.join(run_url, folder)
         sources, fields = [find_corpus(run_url, labelled, spec.labels, input_url)], {"concept": concept}
         if spec.labels != "truth":
             fields["labels"] = labelled.hash
@@ -148,6 +149,17 @@ def plan_training(
         manifest=manifest,
         resumed=check_manifest(url, manifest, option="--output"),
     )
+
+
+def _choose_concept(labelled: RunManifest, concept: str | None) -> str:
+    """The concept to learn: the run's, or one of several."""
+    several = labelled.fingerprint.get("concepts")
+    own = str(labelled.fingerprint.get("concept", ""))
+    if several and concept not in several:
+        raise RunError(f"the run is of several concepts, {own}; name one of them with --concept")
+    if not several and concept not in (None, own):
+        raise RunError(f"--concept {concept} is not the run's, which is {own}; leave it out")
+    return concept or own
 
 
 def _without_run(

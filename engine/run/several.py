@@ -10,12 +10,12 @@ from engine import storage
 from engine.corpus.lease import Lease
 from engine.run.directory import LabelRun, RunError, check_manifest, make_manifest, read_receipts
 from engine.run.join import JoinTask
-from engine.run.plan import LabelPlan, split_done, to_folder
+from engine.run.names import concept_run_url, to_folder
+from engine.run.plan import LabelPlan, split_done
 from schemas.label import LABEL_SCHEMA_VERSION
 from schemas.receipt import Receipt
 from schemas.run import RunManifest
 
-FOLDER = "concepts"
 JOIN_VERSION = 1
 """Raised whenever the joined labels change for unchanged labels of the concepts."""
 
@@ -94,7 +94,7 @@ def plan_several(
         ValueError: something is wrong with what the user asked for; one sentence says what, and what to do.
     """
     run_url = storage.absolute(run_url)
-    plans = tuple(plan_one(concept, storage.join(run_url, FOLDER, name)) for concept, name in _name(concepts).items())
+    plans = tuple(plan_one(concept, concept_run_url(run_url, concept)) for concept in concepts)
     first = plans[0]
     manifest = make_manifest(
         {
@@ -137,16 +137,9 @@ def read_concepts(concepts: Sequence[str], file: str | None) -> tuple[str, ...]:
         named += [line for line in (line.partition("#")[0].strip() for line in text.splitlines()) if line]
     if not named:
         raise ValueError("no concept is named; give --concept WORD, once or more often, or --concept-file FILE")
-    _name(named)
-    return tuple(named)
-
-
-def _name(concepts: Sequence[str]) -> dict[str, str]:
-    """The folder of each concept's run."""
-    names: dict[str, str] = {}
-    for concept in concepts:
-        name = to_folder(concept)
-        if name in names.values():
+    folders: set[str] = set()
+    for concept in named:
+        if to_folder(concept) in folders:
             raise RunError(f"--concept {concept!r} is there already, or another one like it; name each once")
-        names[concept] = name
-    return names
+        folders.add(to_folder(concept))
+    return tuple(named)

@@ -70,7 +70,7 @@ def read_examples(
     Args:
         labels_url: folder of a run's label files, one per lease; not read where labels are the truth.
         tally: every image and every label is counted in it once, by what became of it.
-        concept: whose masks the truth is taken from; an image whose JSON names another, or null, shows none.
+        concept: whose labels and true masks are taken; an image whose JSON names another, or null, truly shows none.
         labels: instead of the spec's.
         most: examples wanted from each lease.
 
@@ -81,7 +81,9 @@ def read_examples(
     labels = labels or spec.labels
     for lease in leases:
         columns = ["width", "height", "quality", "flags", COLUMNS.get(labels, "mask")]
-        rows = {} if labels == "truth" or labels_url is None else read_rows(labels_url, lease, columns, tally)
+        rows = {}
+        if labels != "truth" and labels_url is not None:
+            rows = read_rows(labels_url, lease, columns, tally, concept=concept)
         used = 0
         with open_lease(lease, masks=labels == "truth") as reader:
             if not rows and labels != "truth" and reader.planned:

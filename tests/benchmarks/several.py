@@ -14,11 +14,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from engine import storage
 from engine.evaluation.evaluate import evaluate_run
 from engine.miniature.corpus import write_corpus
 from engine.miniature.things import CONCEPTS
-from engine.run.several import FOLDER
+from engine.run.names import concept_run_url
 from jobs import label
 from tests.benchmarks.labelling import show
 
@@ -33,7 +32,7 @@ def measure(objects: int, count: int, seed: int, folder: Path) -> dict[str, Any]
     if label.main([*named, *options]):
         raise RuntimeError(f"labelling {corpus} failed")
     seconds = time.monotonic() - began
-    where = {"own": lambda concept: storage.join(str(run), FOLDER, concept), "joined": lambda concept: str(run)}
+    where = {"own": lambda concept: concept_run_url(str(run), concept), "joined": lambda concept: str(run)}
     found: dict[str, Any] = {"scenes": count, "seconds": round(seconds, 1)}
     for kind, url in where.items():
         iou = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -178,3 +179,22 @@ def png(array: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def test_a_run_of_several_concepts_is_compared_concept_by_concept(
+    world: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    car = np.zeros((16, 16), bool)
+    car[4:12, 4:12] = True
+    image = {"png": png(np.zeros((16, 16, 3), np.uint8))}
+    world.write_shard("street.tar", {"a": {**image, "car.mask.png": png(car), "json": b'{"concept": "car"}'}})
+    # The dog that the labels claim is not there: its IoU is 0, though the image has no mask of a dog.
+    rows = [world.row("street.tar", "a", car), world.row("street.tar", "a", ~car, concept="dog")]
+    world.write_rows("labels/street.parquet", rows)
+    path = tmp_path / "out.json"
+    assert main(["--run", str(world.run), "--input", str(world.corpus), "--json", str(path)]) == 0
+    whole = json.loads(path.read_text())
+    assert whole["concepts"]["car"]["refined"]["iou"] == 1.0
+    assert whole["concepts"]["dog"]["refined"]["iou"] == 0.0
+    assert whole["mean_iou"]["refined"] == 0.5
+    assert "mean IoU of 2 concepts" in capsys.readouterr().out

@@ -52,6 +52,6 @@ def test_a_required_option_that_is_misspelt_is_named_beside_the_one_that_is_miss
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit) as end:
-        parse("label", ["--concpet", "car"])
+        parse("finetune", ["--concpet", "car"])
     assert end.value.code == 2
     assert re.search(r"--concept STR(.|\n)*Unrecognized(.|\n)*--concpet", capsys.readouterr().err)

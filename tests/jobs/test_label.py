@@ -9,7 +9,8 @@ from engine.distillation.spec import DistillationSpec
 from engine.labelling.spec import LabelSpec
 from engine.run.directory import start_run
 from engine.run.fake import FakeLabeller, FakeSource
-from engine.run.plan import default_run_url, plan_labelling
+from engine.run.names import default_run_url
+from engine.run.plan import plan_labelling
 from engine.run.shard import label_lease
 from jobs.label import main
 from tests.corpus.hostile import make_corpus_tar

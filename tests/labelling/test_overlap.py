@@ -53,3 +53,11 @@ def test_at_a_tie_the_first_concept_keeps_the_pixel() -> None:
     first, second = resolve_overlap([left, left], [score, score])
     assert np.array_equal(first, left)
     assert not second.any()
+
+
+def test_a_concept_that_is_more_likely_there_wins_where_scores_are_alike() -> None:
+    left, _ = halves()
+    score = np.zeros((10, 15), np.float32)
+    first, second = resolve_overlap([left, left], [score, score + 0.01], [0.1, 0.0])
+    assert np.array_equal(first, left)
+    assert not second.any()

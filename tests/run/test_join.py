@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +10,20 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine import storage
+from engine.diffusion.geometry import resize_mask
 from engine.run.command import parse_options
 from engine.run.directory import start_run
 from engine.run.fake import FakeLabeller, FakeSource
 from engine.run.harvest import LabellerBroken
 from engine.run.join import join_lease, make_disjoint
+from engine.run.labelled import open_labelled
 from engine.run.labelling import Label, make_plan
+from engine.run.origin import find_origin
 from engine.run.rows import mask_to_png, png_to_array
+from engine.run.segmenter import plan_training, read_task
 from engine.run.several import SeveralPlan, read_concepts
 from engine.run.shard import label_lease
+from engine.segmenter.spec import SegmenterSpec
 from schemas.receipt import Receipt
 from tests.corpus.hostile import draw_noise, encode, make_tar
 
@@ -147,3 +153,42 @@ def test_what_belongs_to_one_concept_is_refused_for_several(corpus: Path, tmp_pa
         plan_run(corpus, tmp_path / "run", "--adapter", "somewhere")
     with pytest.raises(ValueError, match="--input miniature is one corpus for each concept"):
         plan_run(Path("miniature"), tmp_path / "run")
+
+
+def test_what_builds_on_labels_of_several_concepts_asks_which_one(corpus: Path, tmp_path: Path) -> None:
+    plan = plan_run(corpus, tmp_path / "run")
+    for concept in ("car", "dog"):
+        label(plan, concept)
+    join(plan)
+    run = str(tmp_path / "run")
+    with pytest.raises(ValueError, match="several concepts, car, dog; name one of them with --concept"):
+        plan_training(run_url=run, spec=SegmenterSpec())
+    with pytest.raises(ValueError, match="holds labels of car, dog; name one of them with --concept"):
+        open_labelled(run).of(None)
+    with pytest.raises(ValueError, match=r"name that of one: .*/run/concepts/car"):
+        find_origin(run)
+
+
+def test_one_of_several_concepts_is_learned_from_its_own_labels(corpus: Path, tmp_path: Path) -> None:
+    plan = plan_run(corpus, tmp_path / "run")
+    for concept in ("car", "dog"):
+        label(plan, concept)
+    join(plan)
+    spec = SegmenterSpec(crop=32, short_side=32, drop_flags=())
+    task = plan_training(run_url=str(tmp_path / "run"), spec=spec, concept="dog")
+    assert task.url.endswith("/run/segmenter-dog")
+    rows = {row["key"]: png_to_array(row["mask"]) for row in rows_of(tmp_path / "run") if row["concept"] == "dog"}
+    examples = {example.key: example.mask for example in read_task(task, Counter())}
+    assert examples.keys() == rows.keys()
+    for key, mask in examples.items():
+        height, width = mask.shape
+        assert np.array_equal(mask, resize_mask(rows[key], width, height))
+
+
+def test_labels_of_one_of_several_concepts_are_read_alone(corpus: Path, tmp_path: Path) -> None:
+    plan = plan_run(corpus, tmp_path / "run")
+    for concept in ("car", "dog"):
+        label(plan, concept)
+    join(plan)
+    labels = open_labelled(str(tmp_path / "run")).of("dog")
+    assert [row["concept"] for row in labels.rows(["concept"])] == ["dog"] * 5

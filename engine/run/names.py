@@ -1,0 +1,26 @@
+"""Where runs lie, and the folders of their concepts."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from engine import storage
+
+CONCEPTS = "concepts"
+
+
+def default_run_url(*concepts: str) -> str:
+    """``$MASKMINE_HOME/runs/<concept>``, absolute; MASKMINE_HOME is ``~/.maskmine`` unless set."""
+    home = os.environ.get("MASKMINE_HOME") or "~/.maskmine"
+    return storage.join(storage.absolute(home), "runs", to_folder("-".join(concepts)))
+
+
+def concept_run_url(run_url: str, concept: str) -> str:
+    """Where a run of several concepts keeps that of one."""
+    return storage.join(run_url, CONCEPTS, to_folder(concept))
+
+
+def to_folder(concept: str) -> str:
+    """The concept as the name of a folder."""
+    return re.sub(r"[^\w]+", "-", concept.strip().lower()).strip("-") or "concept"
