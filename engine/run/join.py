@@ -17,9 +17,6 @@ import pyarrow.parquet as pq
 from engine import storage
 from engine.corpus.lease import Lease
 from engine.corpus.sample import Defect
-from engine.diffusion.geometry import bounding_box
-from engine.labelling.heatmap import bytes_to_advantage
-from engine.labelling.overlap import resolve_overlap
 from engine.run.attempts import Attempt
 from engine.run.directory import LabelRun
 from engine.run.harvest import Complete, Harvest, LabellerBroken, Report, complete_lease
@@ -76,6 +73,10 @@ def join_lease(
 
 def make_disjoint(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows of one image with masks that do not overlap, and with what follows from a mask that has changed."""
+    # Imported here because torch takes seconds, and a plan needs none of it.
+    from engine.labelling.heatmap import bytes_to_advantage
+    from engine.labelling.overlap import resolve_overlap
+
     masks = [png_to_array(row["mask"]) for row in rows]
     if any(row["advantage"] is None or row["presence"] is None for row in rows):
         shared = resolve_overlap(masks, [png_to_array(row["heatmap"]) for row in rows])
@@ -88,6 +89,8 @@ def make_disjoint(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _with_mask(row: dict[str, Any], mask: np.ndarray) -> dict[str, Any]:
+    from engine.diffusion.geometry import bounding_box
+
     flags = [flag for flag in row["flags"] if flag not in OF_A_MASK]
     if not mask.any():
         flags.append("empty")

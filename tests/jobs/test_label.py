@@ -141,7 +141,7 @@ def test_wrong_usage_ends_in_one_sentence_and_code_2(
 
 @pytest.mark.parametrize(
     "options",
-    [["--workers", "0"], ["--batch-size", "0"], ["--max-failures", "1.5"], ["--stage", "x"], ["--nonsense"], []],
+    [["--workers", "0"], ["--batch-size", "0"], ["--max-failures", "1.5"], ["--stage", "x"], ["--nonsense"]],
 )
 def test_what_cannot_be_parsed_ends_with_code_2(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
@@ -199,6 +199,11 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"--{option} " in text
     for option in ("attention-steps", "draws", "mixture-rule", "workers", "batch-size", "max-failures", "dry-run"):
         assert f"--{option}" in text
+
+
+def test_no_concept_is_wrong_usage_that_says_how_to_name_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_job() == 2
+    assert "no concept is named; give --concept WORD" in capsys.readouterr().err
 
 
 def test_the_job_parses_and_plans_without_importing_ray(corpus: Path, tmp_path: Path) -> None:
