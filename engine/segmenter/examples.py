@@ -109,17 +109,8 @@ def read_examples(
                     continue
                 try:
                     decision = (review or {}).get((sample.shard, sample.key), "")
-                    for name in concepts:
-                        if (
-                            len(concepts) > 1
-                            and decision != "reject"
-                            and name in own
-                            and "absent" in own[name]["flags"]
-                        ):
-                            continue
-                        row, flags = own.get(name), spec.drop_flags
-                        if reason := why_left_out(row, decision, min_quality=spec.min_quality, drop_flags=flags):
-                            raise _Unusable(reason)
+                    if reasons := _why_left_out([own.get(name) for name in concepts], decision, spec):
+                        raise _Unusable(reasons[0])
                     example = _make(sample, own, spec, labels, concepts)
                 except _Unusable as unusable:
                     tally[str(unusable)] += 1
@@ -173,6 +164,15 @@ def why_left_out(
     if flags := sorted(set(drop_flags) & set(row["flags"])):
         return f"flag:{flags[0]}"
     return "low_quality" if (row["quality"] or 0.0) < min_quality else None
+
+
+def _why_left_out(rows: Sequence[Row | None], decision: str, spec: SegmenterSpec) -> list[str]:
+    """The same of the labels that an image has of its concepts, of each that is to be left out."""
+    if decision != "reject" and len(rows) > 1:
+        # That one of several is absent is what makes the image background to it; its quality is 0.
+        rows = [row for row in rows if row is None or "absent" not in row["flags"]]
+    found = [why_left_out(r, decision, min_quality=spec.min_quality, drop_flags=spec.drop_flags) for r in rows]
+    return [reason for reason in found if reason]
 
 
 def _make(
