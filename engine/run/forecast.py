@@ -142,7 +142,7 @@ def probe(
         raise ValueError(f"none of the first images of {storage.redact(plan.input_url)} can be read")
     batches = [pictures[i : i + plan.run.batch_size] for i in range(0, len(pictures), plan.run.batch_size)]
 
-    def label(**stage: Any) -> tuple[float, list[Label]]:
+    def label(**stage: Any) -> tuple[float, list[Any]]:
         began = now()
         labels = [x for b in batches for x in labeller([p.image for p in b], [p.key for p in b], **stage)]
         return (now() - began) / len(pictures), labels
