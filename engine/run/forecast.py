@@ -16,7 +16,6 @@ from engine import storage
 from engine.corpus.decode import DecodeError, decode_image
 from engine.corpus.reader import open_lease
 from engine.corpus.sample import Sample
-from engine.labelling.label import Label
 from engine.run.plan import LabelPlan
 from engine.run.prefetch import Picture
 from engine.run.quantities import format_bytes

@@ -26,7 +26,7 @@ from engine.corpus.lease import Lease
 from engine.corpus.reader import open_lease
 from engine.corpus.sample import Defect, Sample
 from engine.diffusion.geometry import resize_mask, upsample_mask
-from engine.run.rows import png_to_array
+from engine.run.rows import masks_to_classes, png_to_array
 from engine.segmenter.resize import resize_image, target_size
 from engine.segmenter.spec import Labels, SegmenterSpec
 
@@ -195,14 +195,6 @@ def _make(
     ]
     mask = masks[0] if len(masks) == 1 else masks_to_classes(masks)
     return Example(shard=sample.shard, key=sample.key, image=resize_image(image, height, width), mask=mask)
-
-
-def masks_to_classes(masks: Sequence[np.ndarray]) -> np.ndarray:
-    """Masks (h, w) bool of several concepts -> (h, w) uint8: 0 background, 1 the first; an earlier one hides others."""
-    classes = np.zeros(masks[0].shape, np.uint8)
-    for number, mask in reversed(list(enumerate(masks, 1))):
-        classes[mask] = number
-    return classes
 
 
 def _lacks_label(sample: Sample, row: Row | None, labels: Labels, concept: str, *, alone: bool) -> bool:
