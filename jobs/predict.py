@@ -33,7 +33,8 @@ class Predict:
     output: Annotated[str, tyro.conf.arg(metavar="DIR")]
     """A folder or URL for the masks, laid out as a run directory. The same command with the same folder resumes."""
     png: bool = False
-    """Also write every mask as OUTPUT/masks/SHARD/KEY.png."""
+    """Also write every mask as OUTPUT/masks/SHARD/KEY.png; of several concepts with 8 bits: 0 background, 1 the first
+    concept, 2 the second."""
     window: int = 0
     """Look at the images through overlapping windows of this side, as large as the crops of the training, say; 0 looks
     at each at once."""
@@ -46,8 +47,8 @@ class Predict:
 
 DESCRIPTION = """Segments a corpus of images with a trained segmenter.
 
-OUTPUT/labels/*.parquet holds a row for each image as jobs/label.py writes them, with the probability in place of the
-heatmap; what cannot be read is in OUTPUT/quarantine. jobs/evaluate.py takes OUTPUT for a run.
+OUTPUT/labels/*.parquet holds a row for each image and concept as jobs/label.py writes them, with the probability in
+place of the heatmap; what cannot be read is in OUTPUT/quarantine. jobs/evaluate.py takes OUTPUT for a run.
 
 Examples:
   python jobs/predict.py --model runs/car/segmenter --input photos --output masks --png

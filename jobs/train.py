@@ -26,9 +26,9 @@ class Learn:
 
     run: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
     """The run directory, a folder or URL, with labels in it. Not needed for --labels truth."""
-    concept: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """Without --run: whose masks (KEY.NAME.mask.png, or KEY.mask.png) to learn from. Of a run of several: which
-    one to learn; kept in RUN/segmenter-NAME."""
+    concept: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME")] = ()
+    """Without --run: whose masks (KEY.NAME.mask.png, or KEY.mask.png) to learn from; given more than once, each is a
+    class. With a run of several concepts: only some of them, into RUN/segmenter-NAME. Default: all of the run."""
     input: Annotated[str | None, tyro.conf.arg(metavar="CORPUS")] = None
     """The images that the labels are of. Default: where they were when they were labelled."""
     output: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
@@ -63,6 +63,7 @@ Examples:
   python jobs/train.py --run runs/car
   python jobs/train.py --run runs/car --synthetic
   python jobs/train.py --labels truth --concept horse --input masked-photos --output supervised
+  python jobs/train.py --run runs/street
   python jobs/train.py --run runs/car --labels preliminary --output runs/car/segmenter-coarse --steps 2000
 
 Interrupt at any time: the same command resumes. Exit code: 0 done, 1 stopped, 2 wrong usage."""

@@ -29,6 +29,7 @@ class Label:
         advantage: (h, w) uint8, latent size: how much better the prompt explains a place than others do, 128 + 512 A,
             clipped (see `engine.labelling.attend`); None when not asked for.
         flags: short stable words.
+        concept: whose masks they are, where a labeller finds several; "" where it has only one.
         signals: what the quality was computed from; None when not refined.
         background: (H, W, 3) uint8, the image with background painted over the object; None unless asked for, and
             where nothing was painted.
@@ -45,5 +46,6 @@ class Label:
     quality: float
     advantage: np.ndarray | None = None
     flags: list[str] = field(default_factory=list)
+    concept: str = ""
     signals: Signals | None = None
     background: np.ndarray | None = None

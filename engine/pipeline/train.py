@@ -43,7 +43,7 @@ SCHEMA = pa.schema(
         pa.field("height", pa.int32()),
         pa.field("width", pa.int32()),
         pa.field("image", pa.binary()),  # height × width × 3 bytes
-        pa.field("mask", pa.binary()),  # height × width bits, packed
+        pa.field("mask", pa.binary()),  # height × width bits, packed; of several concepts bytes
         pa.field("tally", pa.string()),  # of the last row of a lease, which has nothing else; JSON
     ]
 )
@@ -135,15 +135,18 @@ def read_lease(batch: dict[str, Any], task: SegmenterTask) -> Iterator[pa.Table]
 
 def _to_row(example: Example) -> dict[str, Any]:
     height, width = example.mask.shape
-    image, mask = np.ascontiguousarray(example.image).tobytes(), np.packbits(example.mask).tobytes()
+    image = np.ascontiguousarray(example.image).tobytes()
+    mask = (np.packbits(example.mask) if example.mask.dtype == np.bool_ else example.mask).tobytes()
     return {"shard": example.shard, "key": example.key, "height": height, "width": width, "image": image, "mask": mask}
 
 
 def _to_example(block: pa.Table, row: int) -> Example:
     shard, key, height, width = (block[name][row].as_py() for name in ("shard", "key", "height", "width"))
     image, mask = (np.frombuffer(block[name][row].as_buffer(), np.uint8) for name in ("image", "mask"))
-    bits = np.unpackbits(mask, count=height * width).reshape(height, width)
-    return Example(shard=shard, key=key, image=image.reshape(height, width, 3), mask=bits.astype(bool))
+    if len(mask) < height * width:
+        mask = np.unpackbits(mask, count=height * width).astype(bool)
+    size = height, width
+    return Example(shard=shard, key=key, image=image.reshape(*size, 3), mask=mask.reshape(size))
 
 
 def _look(block: pa.Table) -> tuple[int, Counter[str]]:

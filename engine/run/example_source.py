@@ -38,7 +38,7 @@ class ExampleSource:
         labels_url: folder of label files, None where the corpus's own masks are the labels.
         leases: to be read; so many others have no labels yet.
         digest: of all images and labels there are, for the fingerprint.
-        count: of labels in all; 0 if it is not known.
+        count: of labels in all, of each concept; 0 if it is not known.
     """
 
     name: str
@@ -116,7 +116,7 @@ def find_corpus(run_url: str, labelled: RunManifest, labels: Labels, input_url: 
         labels_url=storage.join(run_url, STAGE_FOLDERS[stage]),
         leases=own,
         digest=_digest(own, receipts),
-        count=sum(receipts[lease.id].labelled for lease in own),
+        count=sum(receipts[lease.id].labelled for lease in own) // len(labelled.fingerprint.get("concepts", ["one"])),
         unlabelled=len(leases) - len(own),
     )
 

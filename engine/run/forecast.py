@@ -16,7 +16,6 @@ from engine import storage
 from engine.corpus.decode import DecodeError, decode_image
 from engine.corpus.reader import open_lease
 from engine.corpus.sample import Sample
-from engine.labelling.label import Label
 from engine.run.plan import LabelPlan
 from engine.run.prefetch import Picture
 from engine.run.quantities import format_bytes
@@ -142,7 +141,7 @@ def probe(
         raise ValueError(f"none of the first images of {storage.redact(plan.input_url)} can be read")
     batches = [pictures[i : i + plan.run.batch_size] for i in range(0, len(pictures), plan.run.batch_size)]
 
-    def label(**stage: Any) -> tuple[float, list[Label]]:
+    def label(**stage: Any) -> tuple[float, list[Any]]:
         began = now()
         labels = [x for b in batches for x in labeller([p.image for p in b], [p.key for p in b], **stage)]
         return (now() - began) / len(pictures), labels

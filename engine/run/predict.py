@@ -14,6 +14,7 @@ from engine.corpus.catalogue import LONGEST_NAME
 from engine.corpus.lease import Lease
 from engine.run.directory import LabelRun, find_input
 from engine.run.plan import LabelPlan, plan_run
+from engine.run.rows import heatmap_to_png, masks_to_classes, png_to_array
 from engine.run.shard import Labels
 from engine.segmenter.files import read_files
 from schemas.label import LABEL_SCHEMA_VERSION
@@ -24,6 +25,8 @@ class PredictionSpec:
     """What to predict and how; an `engine.run.source.RunSpec`.
 
     Attributes:
+        concept: its name; of several, all names.
+        concepts: of a segmenter of several; empty for one.
         short_side: that images are resized to, pixels.
         window: side of the windows that they are seen through; 0 sees them at once.
     """
@@ -31,6 +34,7 @@ class PredictionSpec:
     concept: str
     short_side: int
     window: int = 0
+    concepts: tuple[str, ...] = ()
 
     prompt = ""
     stage = "refined"
@@ -38,7 +42,9 @@ class PredictionSpec:
 
     def fingerprint_fields(self) -> dict[str, Any]:
         """Everything of this spec that a run's fingerprint covers, as JSON values."""
-        return asdict(self)
+        values = asdict(self)
+        several = list(values.pop("concepts"))
+        return {**values, "concepts": several} if several else values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +103,7 @@ def plan_prediction(
     source = SegmenterSource(model=storage.absolute(model))
     kept = read_files(source.model)[0]
     side = kept.short_side if short_side is None else short_side
-    spec = PredictionSpec(concept=kept.concept, short_side=side, window=window)
+    spec = PredictionSpec(concept=kept.concept, short_side=side, window=window, concepts=kept.concepts)
     return plan_run(
         spec=spec,
         source=source,
@@ -112,17 +118,30 @@ def plan_prediction(
 
 
 def write_masks(run: LabelRun, lease: Lease) -> int:
-    """Writes each mask of a finished lease as masks/SHARD/KEY.png, unless the last is there; returns their number."""
+    """Writes each image's mask of a finished lease as masks/SHARD/KEY.png, unless the last is there.
+
+    Of several concepts it is 8-bit: 0 is background, 1 the concept whose row comes first.
+
+    Returns:
+        how many there are.
+    """
     data = storage.read_bytes(run.labels_url(lease.id))
-    rows = pq.read_table(io.BytesIO(data), columns=["key", "mask"]).to_pylist()
+    masks: dict[str, list[dict[str, Any]]] = {}
+    for row in pq.read_table(io.BytesIO(data), columns=["key", "mask"]).to_pylist():
+        masks.setdefault(row["key"], []).append(row["mask"])
 
-    def url(row: dict[str, Any]) -> str:
-        return storage.join(run.url, "masks", lease.shard.stem, f"{shorten(row['key'])}.png")
+    def url(key: str) -> str:
+        return storage.join(run.url, "masks", lease.shard.stem, f"{shorten(key)}.png")
 
-    if rows and not storage.exists(url(rows[-1])):
-        for row in rows:
-            storage.atomic_put(row["mask"]["bytes"], url(row))
-    return len(rows)
+    if masks and not storage.exists(url(list(masks)[-1])):
+        for key, own in masks.items():
+            storage.atomic_put(own[0]["bytes"] if len(own) == 1 else _to_class_png(own), url(key))
+    return len(masks)
+
+
+def _to_class_png(masks: list[dict[str, Any]]) -> bytes:
+    """PNG structs of disjoint masks as one 8-bit PNG of classes."""
+    return heatmap_to_png(masks_to_classes([png_to_array(mask) for mask in masks]))
 
 
 def shorten(key: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,14 @@ def png_to_array(png: dict[str, Any]) -> np.ndarray:
     """The PNG struct of a label row as (h, w): bool if it is 1-bit, else uint8."""
     with Image.open(io.BytesIO(png["bytes"]), formats=("PNG",)) as image:
         return np.asarray(image if image.mode == "1" else image.convert("L"))
+
+
+def masks_to_classes(masks: Sequence[np.ndarray]) -> np.ndarray:
+    """Masks (h, w) bool of several concepts -> (h, w) uint8: 0 background, 1 the first; an earlier one hides others."""
+    classes = np.zeros(masks[0].shape, np.uint8)
+    for number, mask in reversed(list(enumerate(masks, 1))):
+        classes[mask] = number
+    return classes
 
 
 def make_row(picture: Picture, label: Label, concept: str) -> dict[str, Any]:

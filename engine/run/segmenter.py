@@ -21,7 +21,7 @@ from engine import storage
 from engine.corpus.lease import Lease
 from engine.run.directory import RunError, check_manifest, make_manifest, read_manifest
 from engine.run.example_source import ExampleSource, find_corpus, find_masked, find_synthetic
-from engine.run.names import to_folder
+from engine.run.names import concept_run_url, to_folder
 from engine.run.training import IMAGES_PER_LEASE, find_training, make_receipt, spread
 from engine.segmenter.review import read_review
 from engine.segmenter.spec import SegmenterSpec
@@ -43,6 +43,8 @@ class SegmenterTask:
 
     Attributes:
         url: where it is kept, absolute.
+        concept: its name; of several, all names.
+        concepts: of a training on several, in the order of their classes; empty for one.
         most: examples wanted from each lease.
         review: decisions of a person by (shard, key) of the corpus.
         resumed: whether such a training was begun before.
@@ -56,6 +58,7 @@ class SegmenterTask:
     most: int
     review: dict[tuple[str, str], str]
     manifest: RunManifest
+    concepts: tuple[str, ...] = ()
     resumed: bool = False
     checkpoint_every: int = 500
 
@@ -81,6 +84,9 @@ class SegmenterTask:
         """The plan for a person, one fact per line."""
         spec = self.spec
         facts = [("concept", repr(self.concept))]
+        if self.concepts:
+            classes = [f"{number} {name!r}" for number, name in enumerate(self.concepts, 1)]
+            facts = [("classes", ", ".join(["0 background", *classes]))]
         for source in self.sources:
             what = {"refined": "M", "preliminary": "M_pre", "truth": "the corpus's own masks"}[source.labels]
             missing = f"; {source.unlabelled} others have no labels yet" if source.unlabelled else ""
@@ -98,7 +104,7 @@ def plan_training(
     *,
     run_url: str | None,
     spec: SegmenterSpec,
-    concept: str | None = None,
+    concept: str | Sequence[str] | None = None,
     input_url: str | None = None,
     output_url: str | None = None,
     review_url: str | None = None,
@@ -109,7 +115,7 @@ def plan_training(
     Args:
         run_url: None to learn from the masks of a corpus that no run has labelled: then concept, input and output are
             needed.
-        concept: of these masks; a run has its own, or several to choose from.
+        concept: of these masks, or several; a run has its own, and of a run's several some can be chosen.
         input_url: the run's corpus, if it is no longer where it was when it was labelled.
         output_url: instead of RUN/segmenter.
         review_url: CSV of a person's decisions (see `engine.segmenter.review`).
@@ -119,17 +125,18 @@ def plan_training(
     """
     review, digest = read_review(review_url)
     spec = replace(spec, review=digest)
+    names = (concept,) if isinstance(concept, str) else tuple(concept or ())
+    if twice := [name for place, name in enumerate(names) if name in names[:place]]:
+        raise RunError(f"--concept {twice[0]} is given twice; a concept is one class")
     if run_url is None:
-        concept, url, sources = _without_run(spec, concept, input_url, output_url)
-        fields = {"concept": concept}
+        url, sources = _without_run(spec, names, input_url, output_url)
+        fields = _name(names)
     else:
         run_url = storage.absolute(run_url)
         labelled = read_manifest(run_url)
-        several = labelled.fingerprint.get("concepts")
-        concept = _choose_concept(labelled, concept)
-        folder = f"{FOLDER}-{to_folder(concept)}" if several else FOLDER
+        names, folder = _choose(names, labelled, spec, run_url)
         url = storage.absolute(output_url) if output_url else storage.join(run_url, folder)
-        sources, fields = [find_corpus(run_url, labelled, spec.labels, input_url)], {"concept": concept}
+        sources, fields = [find_corpus(run_url, labelled, spec.labels, input_url)], _name(names)
         if spec.labels != "truth":
             fields["labels"] = labelled.hash
         if spec.synthetic:
@@ -141,7 +148,8 @@ def plan_training(
     sources, most = _cut(sources, spec.steps * spec.batch_size)
     return SegmenterTask(
         url=url,
-        concept=concept,
+        concept=fields["concept"],
+        concepts=tuple(fields.get("concepts", ())),
         spec=spec,
         sources=sources,
         most=most,
@@ -151,26 +159,50 @@ def plan_training(
     )
 
 
-def _choose_concept(labelled: RunManifest, concept: str | None) -> str:
-    """The concept to learn: the run's, or one of several."""
-    several = labelled.fingerprint.get("concepts")
-    own = str(labelled.fingerprint.get("concept", ""))
-    if several and concept not in several:
-        raise RunError(f"the run is of several concepts, {own}; name one of them with --concept")
-    if not several and concept not in (None, own):
-        raise RunError(f"--concept {concept} is not the run's, which is {own}; leave it out")
-    return concept or own
-
-
 def _without_run(
-    spec: SegmenterSpec, concept: str | None, input_url: str | None, output_url: str | None
-) -> tuple[str, str, list[ExampleSource]]:
-    """Concept, output and source of a training on a corpus's own masks."""
+    spec: SegmenterSpec, names: Sequence[str], input_url: str | None, output_url: str | None
+) -> tuple[str, list[ExampleSource]]:
+    """Output and source of a training on a corpus's own masks."""
     if spec.labels != "truth" or spec.synthetic:
         raise RunError("labels and synthetic images are those of a run; give --run, or learn from --labels truth")
-    if concept is None or input_url is None or output_url is None:
+    if not names or input_url is None or output_url is None:
         raise RunError("without --run, --labels truth needs --concept, --input and --output")
-    return concept, storage.absolute(output_url), [find_masked(input_url, concept)]
+    return storage.absolute(output_url), [find_masked(input_url, ", ".join(names))]
+
+
+def _choose(
+    names: Sequence[str], labelled: RunManifest, spec: SegmenterSpec, run_url: str
+) -> tuple[tuple[str, ...], str]:
+    """The concepts of a run to be learned, and the folder for them: of several all, unless some are named.
+
+    Raises:
+        RunError: a concept that the run has not, or something that there is of one concept only.
+    """
+    own = str(labelled.fingerprint.get("concept", ""))
+    several = tuple(labelled.fingerprint.get("concepts", ()))
+    if strange := [name for name in names if name not in (several or (own,))]:
+        raise RunError(f"--concept {strange[0]} is not the run's, which is {own}; leave it out")
+    if not several:
+        return (own,), FOLDER
+    if spec.synthetic:
+        one = storage.redact(concept_run_url(run_url, several[0]))
+        raise RunError(
+            f"the run is of several concepts ({own}), synthetic images are of one; leave out --synthetic, or give the "
+            f"run of one: --run {one}"
+        )
+    chosen = tuple(name for name in several if name in names) or several
+    if spec.labels == "preliminary" and len(chosen) > 1:
+        raise RunError(
+            f"preliminary masks of several concepts ({', '.join(chosen)}) overlap; learn from --labels refined, or "
+            "name one with --concept"
+        )
+    folder = "-".join([FOLDER, *(to_folder(name) for name in chosen)]) if chosen != several else FOLDER
+    return chosen, folder
+
+
+def _name(names: Sequence[str]) -> dict[str, Any]:
+    """The concepts as the fingerprint has them: one as ever, of several also the list."""
+    return {"concept": ", ".join(names), **({"concepts": list(names)} if len(names) > 1 else {})}
 
 
 def _cut(sources: list[ExampleSource], examples: int) -> tuple[list[ExampleSource], int]:
@@ -201,7 +233,7 @@ def read_task(
             [lease],
             task.spec,
             own,
-            concept=task.concept,
+            concept=task.concepts or task.concept,
             labels=source.labels,
             review=task.review if source.name == "corpus" else None,
             most=task.most,
@@ -250,6 +282,7 @@ def make_segmenter(
     network, history = train_segmenter(
         examples,
         task.spec,
+        channels=len(task.concepts) + 1 if task.concepts else 1,
         checkpoint=task.file(CHECKPOINTS, "state.safetensors"),
         checkpoint_every=task.checkpoint_every,
         device=device,
@@ -266,7 +299,13 @@ def make_segmenter(
         "images": dict(sorted(tally.items())),
         "metrics": history.summary(task.spec, len(examples)),
     }
-    config = SegmenterConfig(concept=task.concept, width=task.spec.width, short_side=task.spec.short_side, notes=notes)
+    config = SegmenterConfig(
+        concept=task.concept,
+        width=task.spec.width,
+        short_side=task.spec.short_side,
+        concepts=task.concepts,
+        notes=notes,
+    )
     data = Segmenter(network, config, device=device).save_pretrained(task.url)
     seconds = {"train": time.perf_counter() - began}
     receipt = make_receipt(task.manifest.hash, tally, history.losses, name=WEIGHTS, data=data, seconds=seconds)

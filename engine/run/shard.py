@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -39,9 +39,12 @@ MAX_BATCH_PIXELS = 64_000_000
 
 
 class Labels(Protocol):
-    """What labels images: `engine.labelling.labeller.Labeller` or its fake twin."""
+    """What labels images: `engine.labelling.labeller.Labeller` or its fake twin.
 
-    def __call__(self, images: list[np.ndarray], keys: list[str], /) -> list[Label]: ...
+    One that finds several concepts gives a list of labels for each image, each with its concept.
+    """
+
+    def __call__(self, images: list[np.ndarray], keys: list[str], /) -> Sequence[Label | list[Label]]: ...
 
 
 def label_lease(lease: Lease, labeller: Labels, run: LabelRun, report: Report = lambda progress: None) -> Receipt:
@@ -168,7 +171,7 @@ class _Work:
         if batch:
             yield batch
 
-    def _label_batch(self, batch: list[Picture]) -> list[tuple[Picture, Label]]:
+    def _label_batch(self, batch: list[Picture]) -> list[tuple[Picture, Label | list[Label]]]:
         began = time.perf_counter()
         try:
             labels = self.labeller([picture.image for picture in batch], [picture.key for picture in batch])
@@ -180,7 +183,7 @@ class _Work:
             self.harvest.seconds["label"] += time.perf_counter() - began
             self.harvest.add_steps("label", self.labeller)
 
-    def _label_alone(self, picture: Picture) -> Label | None:
+    def _label_alone(self, picture: Picture) -> Label | list[Label] | None:
         try:
             (label,) = self.labeller([picture.image], [picture.key])
             return label
@@ -198,9 +201,13 @@ class _Work:
             self.harvest.defects.append((picture.index, defect))
             return None
 
-    def _encode(self, labels: list[tuple[Picture, Label]]) -> list[tuple[int, dict[str, Any]]]:
+    def _encode(self, labels: list[tuple[Picture, Label | list[Label]]]) -> list[tuple[int, dict[str, Any]]]:
         began = time.perf_counter()
-        rows = [(picture.index, make_row(picture, label, self.run.concept)) for picture, label in labels]
+        rows = [
+            (picture.index, make_row(picture, label, label.concept or self.run.concept))
+            for picture, found in labels
+            for label in (found if isinstance(found, list) else [found])
+        ]
         self.harvest.seconds["encode"] += time.perf_counter() - began
         return rows
 

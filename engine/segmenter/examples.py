@@ -3,6 +3,9 @@
 Counted are: used; image_without_label, label_without_image; bad_image, bad_mask (they do not decode, or the mask is
 not of its image's size), defect:REASON (of the shard); low_quality, flag:NAME; rejected (by a person); too_elongated
 (no square crop fits), not_needed (labels of a lease that has given enough).
+
+Of several concepts an image needs a label of each, and is left out for the first of them that is unusable; a label
+that says that its concept is absent is used: as background.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from engine.corpus.lease import Lease
 from engine.corpus.reader import open_lease
 from engine.corpus.sample import Defect, Sample
 from engine.diffusion.geometry import resize_mask, upsample_mask
-from engine.run.rows import png_to_array
+from engine.run.rows import masks_to_classes, png_to_array
 from engine.segmenter.resize import resize_image, target_size
 from engine.segmenter.spec import Labels, SegmenterSpec
 
@@ -41,13 +44,17 @@ class Example:
 
     Attributes:
         image: (h, w, 3) uint8.
-        mask: (h, w) bool.
+        mask: (h, w) bool; of several concepts their classes, uint8: 0 background, 1 the first of them.
     """
 
     shard: str
     key: str
     image: np.ndarray
     mask: np.ndarray
+
+
+Row = dict[str, Any]
+"""Of a label file."""
 
 
 class _Unusable(Exception):
@@ -60,7 +67,7 @@ def read_examples(
     spec: SegmenterSpec,
     tally: Counter[str],
     *,
-    concept: str,
+    concept: str | Sequence[str],
     labels: Labels | None = None,
     review: Review | None = None,
     most: int | None = None,
@@ -70,7 +77,8 @@ def read_examples(
     Args:
         labels_url: folder of a run's label files, one per lease; not read where labels are the truth.
         tally: every image and every label is counted in it once, by what became of it.
-        concept: whose labels and true masks are taken; an image whose JSON names another, or null, truly shows none.
+        concept: whose labels or true masks are taken, or several; an image whose JSON names another, or null, truly
+            shows none.
         labels: instead of the spec's.
         most: examples wanted from each lease.
 
@@ -79,11 +87,14 @@ def read_examples(
         OSError: corpus or labels cannot be reached.
     """
     labels = labels or spec.labels
+    concepts = (concept,) if isinstance(concept, str) else tuple(concept)
     for lease in leases:
         columns = ["width", "height", "quality", "flags", COLUMNS.get(labels, "mask")]
-        rows = {}
+        rows: dict[str, dict[str, Row]] = {}
         if labels != "truth" and labels_url is not None:
-            rows = read_rows(labels_url, lease, columns, tally, concept=concept)
+            for name in concepts:
+                for key, row in read_rows(labels_url, lease, columns, tally, concept=name).items():
+                    rows.setdefault(key, {})[name] = row
         used = 0
         with open_lease(lease, masks=labels == "truth") as reader:
             if not rows and labels != "truth" and reader.planned:
@@ -92,15 +103,15 @@ def read_examples(
             for sample in reader:
                 if used == most:
                     break
-                row = rows.pop(sample.key, None)
+                own = rows.pop(sample.key, {})
                 if isinstance(sample, Defect):
                     tally[f"defect:{sample.reason}"] += 1
                     continue
                 try:
                     decision = (review or {}).get((sample.shard, sample.key), "")
-                    if reason := why_left_out(row, decision, min_quality=spec.min_quality, drop_flags=spec.drop_flags):
-                        raise _Unusable(reason)
-                    example = _make(sample, row, spec, labels, concept)
+                    if reasons := _why_left_out([own.get(name) for name in concepts], decision, spec):
+                        raise _Unusable(reasons[0])
+                    example = _make(sample, own, spec, labels, concepts)
                 except _Unusable as unusable:
                     tally[str(unusable)] += 1
                 else:
@@ -155,11 +166,20 @@ def why_left_out(
     return "low_quality" if (row["quality"] or 0.0) < min_quality else None
 
 
-def _make(sample: Sample, row: dict[str, Any] | None, spec: SegmenterSpec, labels: Labels, concept: str) -> Example:
+def _why_left_out(rows: Sequence[Row | None], decision: str, spec: SegmenterSpec) -> list[str]:
+    """The same of the labels that an image has of its concepts, of each that is to be left out."""
+    if decision != "reject" and len(rows) > 1:
+        # That one of several is absent is what makes the image background to it; its quality is 0.
+        rows = [row for row in rows if row is None or "absent" not in row["flags"]]
+    found = [why_left_out(r, decision, min_quality=spec.min_quality, drop_flags=spec.drop_flags) for r in rows]
+    return [reason for reason in found if reason]
+
+
+def _make(
+    sample: Sample, rows: Mapping[str, Row], spec: SegmenterSpec, labels: Labels, concepts: Sequence[str]
+) -> Example:
     """The example; raises _Unusable."""
-    truth = sample.truth(concept) if labels == "truth" else None
-    without_object = labels == "truth" and sample.lacks(concept)
-    if row is None and truth is None and not without_object:
+    if any(_lacks_label(sample, rows.get(name), labels, name, alone=len(concepts) == 1) for name in concepts):
         raise _Unusable("image_without_label")
     try:
         image = decode_image(sample.image)
@@ -169,18 +189,34 @@ def _make(sample: Sample, row: dict[str, Any] | None, spec: SegmenterSpec, label
     height, width = target_size(image.shape[0], image.shape[1], spec.short_side)
     if min(height, width) < spec.crop:
         raise _Unusable("too_elongated")
-    try:
-        mask: np.ndarray
-        if without_object:
-            mask = np.zeros(image.shape[:2], bool)
-        else:
-            mask = decode_mask(truth) if truth is not None else png_to_array(row[COLUMNS[labels]])  # type: ignore[index]
-        size = mask.shape if labels != "preliminary" else (row["height"], row["width"])  # type: ignore[index]
-        if size != image.shape[:2] or mask.dtype != np.bool_:
-            raise ValueError(f"it is for {size[1]}x{size[0]} pixels, the image has {image.shape[1]}x{image.shape[0]}")
-    except Exception as error:  # PIL raises nearly anything on damaged data
-        logger.warning("the mask of %s %s is unusable: %s", sample.shard, sample.key, error)
-        raise _Unusable("bad_mask") from error
     resize = upsample_mask if labels == "preliminary" else resize_mask
-    small = resize(mask, width, height)
-    return Example(shard=sample.shard, key=sample.key, image=resize_image(image, height, width), mask=small)
+    masks = [
+        resize(_read_mask(sample, rows.get(name), labels, name, image.shape[:2]), width, height) for name in concepts
+    ]
+    mask = masks[0] if len(masks) == 1 else masks_to_classes(masks)
+    return Example(shard=sample.shard, key=sample.key, image=resize_image(image, height, width), mask=mask)
+
+
+def _lacks_label(sample: Sample, row: Row | None, labels: Labels, concept: str, *, alone: bool) -> bool:
+    """Whether nothing says where the concept is; of several, a mask that names none of them does not."""
+    if labels != "truth":
+        return row is None
+    if sample.lacks(concept):
+        return False
+    named = alone or concept in sample.masks or "concept" in sample.metadata
+    return not named or sample.truth(concept) is None
+
+
+def _read_mask(sample: Sample, row: Row | None, labels: Labels, concept: str, shape: tuple[int, int]) -> np.ndarray:
+    """The mask of a concept as the label, or the corpus, has it; raises _Unusable."""
+    if labels == "truth" and sample.lacks(concept):
+        return np.zeros(shape, bool)
+    try:
+        mask: np.ndarray = decode_mask(sample.truth(concept)) if row is None else png_to_array(row[COLUMNS[labels]])  # type: ignore[arg-type]
+        size = mask.shape if labels != "preliminary" or row is None else (row["height"], row["width"])
+        if size != shape or mask.dtype != np.bool_:
+            raise ValueError(f"it is for {size[1]}x{size[0]} pixels, the image has {shape[1]}x{shape[0]}")
+    except Exception as error:  # PIL raises nearly anything on damaged data
+        logger.warning("the mask of %s in %s %s is unusable: %s", concept, sample.shard, sample.key, error)
+        raise _Unusable("bad_mask") from error
+    return mask

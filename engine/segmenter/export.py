@@ -1,13 +1,15 @@
 """A segmenter as an ONNX file, for programs that have neither PyTorch nor this package.
 
-Input ``image`` is float32 [B, 3, H, W] RGB in 0..1, output ``probability`` float32 [B, 1, H, W]; B is free, H and W are
-multiples of 16 from 32 on. What images are to be resized to is in the file's metadata.
+Input ``image`` is float32 [B, 3, H, W] RGB in 0..1, output ``probability`` float32 [B, 1, H, W], or of several
+concepts [B, C, H, W], background first, summing to 1; B is free, H and W are multiples of 16 from 32 on. What images
+are to be resized to is in the file's metadata, and the names of several concepts, as a JSON list, in their order.
 """
 
 from __future__ import annotations
 
 import copy
 import io
+import json
 import logging
 import warnings
 
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from engine.extras import require
 from engine.segmenter.segmenter import Segmenter
 from engine.segmenter.spec import MULTIPLE, SMALLEST
+from engine.segmenter.unet import logits_to_probability
 
 OPSET = 18
 PURPOSE = "exporting"
@@ -35,7 +38,7 @@ class _Probability(nn.Module):
         self.network = copy.deepcopy(network).cpu().eval()
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.network(image * 2 - 1).sigmoid()
+        return logits_to_probability(self.network(image * 2 - 1))
 
 
 def segmenter_to_onnx(segmenter: Segmenter) -> bytes:
@@ -66,6 +69,8 @@ def segmenter_to_onnx(segmenter: Segmenter) -> bytes:
     for node in model.graph.node:  # stack traces, with paths of this machine
         node.ClearField("metadata_props")
     notes = {"concept": segmenter.config.concept, "short_side": str(segmenter.short_side), "multiple": str(MULTIPLE)}
+    if segmenter.config.concepts:
+        notes["concepts"] = json.dumps(segmenter.config.concepts, ensure_ascii=False)
     onnx.helper.set_model_props(model, notes)
     buffer = io.BytesIO()
     onnx.save_model(model, buffer)

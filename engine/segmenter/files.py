@@ -21,6 +21,8 @@ class SegmenterConfig:
     """What is kept beside the weights.
 
     Attributes:
+        concept: its name; of several, all names.
+        concepts: of a segmenter of several, in the order of their classes, from 1 on; empty for one.
         width: channels of the first level.
         short_side: that images are resized to, pixels.
         notes: about the training: settings, counts, metrics, fingerprint.
@@ -29,12 +31,21 @@ class SegmenterConfig:
     concept: str
     width: int
     short_side: int
+    concepts: tuple[str, ...] = ()
     notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def channels(self) -> int:
+        """Of the network: one, or one for the background and for each of several concepts."""
+        return len(self.concepts) + 1 if self.concepts else 1
 
     def to_json(self) -> str:
         """The text of `config.json`."""
         architecture = {"architecture": "monai.networks.nets.BasicUNet", "features": list(features(self.width))}
-        return json.dumps({**architecture, **asdict(self)}, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        values = asdict(self)
+        if not self.concepts:
+            del values["concepts"]
+        return json.dumps({**architecture, **values}, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes) -> SegmenterConfig:
@@ -45,6 +56,7 @@ class SegmenterConfig:
                 concept=str(values["concept"]),
                 width=int(values["width"]),
                 short_side=int(values["short_side"]),
+                concepts=tuple(map(str, values.get("concepts", ()))),
                 notes=dict(values["notes"]),
             )
         except (KeyError, TypeError, ValueError) as error:

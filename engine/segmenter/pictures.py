@@ -11,14 +11,17 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from engine.diffusion.grid import draw_grid
 from engine.segmenter.examples import Example
 from engine.segmenter.spec import SegmenterSpec
 from engine.segmenter.train import History
-from engine.segmenter.unet import images_to_tensor
+from engine.segmenter.unet import images_to_tensor, logits_to_probability
 
 COLUMNS = 8
+COLOURS = ((0, 0, 0), (230, 75, 60), (70, 140, 240), (80, 190, 90), (245, 190, 50), (160, 95, 205), (60, 200, 200))
+"""Of the background and of classes, which begin anew after the last."""
 
 
 @torch.no_grad()
@@ -28,8 +31,11 @@ def draw_predictions(network: nn.Module, examples: Sequence[Example], spec: Segm
     windows = [_middle(example, spec.crop) for example in chosen]
     images = images_to_tensor(np.stack([example.image[w] for example, w in zip(chosen, windows, strict=True)]))
     labels = np.stack([example.mask[w] for example, w in zip(chosen, windows, strict=True)])
-    probability = network(images.to(device))[:, 0].sigmoid().float().cpu()
-    return draw_grid([images, _grey(torch.from_numpy(labels)), _grey(probability)])
+    probability = logits_to_probability(network(images.to(device)).float()).cpu()
+    if (classes := probability.shape[1]) > 1:
+        truth = one_hot(torch.from_numpy(labels).long(), classes).movedim(-1, 1)
+        return draw_grid([images, _coloured(truth), _coloured(probability)])
+    return draw_grid([images, _grey(torch.from_numpy(labels)), _grey(probability[:, 0])])
 
 
 def draw_history(history: History) -> bytes:
@@ -56,3 +62,10 @@ def _middle(example: Example, side: int) -> tuple[slice, slice]:
 def _grey(values: Tensor) -> Tensor:
     """[n, h, w] in 0..1 -> [n, 3, h, w] in -1..1."""
     return (values.float() * 2 - 1)[:, None].expand(-1, 3, -1, -1)
+
+
+def _coloured(shares: Tensor) -> Tensor:
+    """[n, C, h, w] of background and classes, summing to 1 -> [n, 3, h, w] in -1..1, their colours mixed."""
+    numbers = [0, *(1 + index % (len(COLOURS) - 1) for index in range(shares.shape[1] - 1))]
+    colours = torch.tensor([COLOURS[number] for number in numbers]) / 127.5 - 1
+    return torch.einsum("nchw,cr->nrhw", shares.float(), colours)

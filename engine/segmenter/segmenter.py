@@ -1,7 +1,7 @@
 """A trained segmenter: images in, masks out.
 
 segmenter = Segmenter.from_pretrained("runs/car/segmenter")
-mask = segmenter("photo.jpg")  # (H, W) bool
+mask = segmenter("photo.jpg")  # (H, W) bool; of several concepts uint8: 0 background, 1 segmenter.concepts[0], ...
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from engine.corpus.decode import Picture, to_array
 from engine.segmenter.files import CONFIG, WEIGHTS, SegmenterConfig, SegmenterError, read_files
 from engine.segmenter.resize import resize_image, resize_map, target_size
 from engine.segmenter.spec import MULTIPLE, SMALLEST
-from engine.segmenter.unet import build_unet, images_to_tensor
+from engine.segmenter.unet import build_unet, images_to_tensor, logits_to_probability
 
 THRESHOLD = 0.5
 OVERLAP = 0.5
@@ -34,7 +34,7 @@ BATCH_PIXELS = 1 << 20
 
 
 class Segmenter:
-    """Masks of one concept.
+    """Masks of one concept, or of several that share no pixel.
 
     Args:
         network: as `engine.segmenter.unet` builds it.
@@ -77,12 +77,17 @@ class Segmenter:
         """
         folder = storage.absolute(os.fspath(url))
         config, data = read_files(folder)
-        network = build_unet(config.width)
+        network = build_unet(config.width, channels=config.channels)
         try:
             network.load_state_dict(load(data))
         except (RuntimeError, SafetensorError) as error:
             raise SegmenterError(f"{storage.redact(storage.join(folder, WEIGHTS))} is damaged: {error}") from error
         return cls(network, config, device=device, **options)
+
+    @property
+    def concepts(self) -> tuple[str, ...]:
+        """What it finds: of several concepts the one at place i is class i + 1."""
+        return self.config.concepts or (self.config.concept,)
 
     def save_pretrained(self, url: str | os.PathLike[str]) -> bytes:
         """Writes weights and configuration into a folder; returns the bytes of the weights."""
@@ -94,7 +99,7 @@ class Segmenter:
         return data
 
     def __call__(self, image: Picture) -> np.ndarray:
-        """The mask (H, W) bool, at the image's own size.
+        """The mask (H, W) bool at the image's own size; of several concepts the classes, uint8, 0 being background.
 
         Args:
             image: path, PIL image (turned upright by its EXIF), or upright (H, W, 3) uint8 RGB array.
@@ -104,16 +109,19 @@ class Segmenter:
             ValueError: an array of another shape or type.
         """
         (probability,) = self.predict_batch([to_array(image)])
-        return probability >= THRESHOLD
+        return probability_to_mask(probability)
 
     def predict_batch(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Maps of the probability of the concept, (H, W) float32, one per upright (H, W, 3) uint8 image of any size."""
+        """Maps of the probability of the concept, (H, W) float32, one per upright (H, W, 3) uint8 image of any size.
+
+        Of several concepts (C, H, W): background, then each concept.
+        """
         maps = self.predict_small(images)
-        return [resize_map(small, *image.shape[:2]) for small, image in zip(maps, images, strict=True)]
+        return [enlarge_probability(small, *image.shape[:2]) for small, image in zip(maps, images, strict=True)]
 
     @torch.no_grad()
     def predict_small(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """The same at the size the network sees: (h, w) float32, short side `short_side`."""
+        """The same at the size the network sees: (h, w) or (C, h, w) float32, short side `short_side`."""
         by_size: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
         for index, image in enumerate(images):
             height, width = image.shape[:2]
@@ -125,11 +133,12 @@ class Segmenter:
                 part = own[start : start + at_once]
                 small = np.stack([resize_image(images[index], height, width) for index in part])
                 probability = self._forward(images_to_tensor(small).to(self.device))
-                maps.update(zip(part, probability[:, 0].float().cpu().numpy(), strict=True))
+                own_maps = probability if self.config.concepts else probability[:, 0]
+                maps.update(zip(part, own_maps.float().cpu().numpy(), strict=True))
         return [maps[index] for index in range(len(images))]
 
     def _forward(self, x: Tensor) -> Tensor:
-        """[B, 3, h, w] of any size -> [B, 1, h, w] probabilities."""
+        """[B, 3, h, w] of any size -> [B, C, h, w] probabilities."""
         height, width = x.shape[-2:]
         x = pad_to_multiple(x).to(memory_format=torch.channels_last)
         if self.window:
@@ -141,7 +150,19 @@ class Segmenter:
             assert isinstance(logits, Tensor)
         else:
             logits = self.network(x)
-        return logits[..., :height, :width].sigmoid()
+        return logits_to_probability(logits[..., :height, :width])
+
+
+def enlarge_probability(probability: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(h, w) or (C, h, w) float32 at another size."""
+    if probability.ndim == 2:
+        return resize_map(probability, height, width)
+    return np.stack([resize_map(own, height, width) for own in probability])
+
+
+def probability_to_mask(probability: np.ndarray) -> np.ndarray:
+    """(H, W) -> bool, whether it is at least one half; (C, H, W) -> uint8, the most probable class."""
+    return probability >= THRESHOLD if probability.ndim == 2 else probability.argmax(0).astype(np.uint8)
 
 
 def pad_to_multiple(x: Tensor) -> Tensor:

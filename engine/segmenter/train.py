@@ -1,4 +1,4 @@
-"""The training loop of the segmenter: binary cross-entropy on random crops.
+"""The training loop of the segmenter: cross-entropy on random crops, binary for one concept.
 
 Runs in one process or, with Accelerate, in several: each computes its share of every batch, and the batches do not
 depend on their number. Order and crops derive from (seed, position) alone, where position p is that of the p-th crop
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from engine.diffusion.training import Checkpoint, Progress, warmup_cosine
 from engine.segmenter.examples import Example
@@ -33,7 +33,10 @@ RECENT = 50
 
 @dataclass(kw_only=True)
 class History:
-    """Loss, and IoU of the thresholded prediction with the labels, of every step's batch."""
+    """Loss, and IoU of the prediction with the labels, of every step's batch.
+
+    Of several concepts it is the mean over those that labels or prediction of the batch show; background is none.
+    """
 
     losses: list[float] = field(default_factory=list)
     ious: list[float] = field(default_factory=list)
@@ -73,7 +76,8 @@ def draw_batch(
     """The crops of a step, or of its part `own`: a function of (examples, spec, step) alone.
 
     Returns:
-        images [n, 3, crop, crop] in [-1, 1], masks [n, 1, crop, crop] of 0 and 1.
+        images [n, 3, crop, crop] in [-1, 1], masks [n, 1, crop, crop] of 0 and 1; of several concepts classes
+        [n, crop, crop] instead, int64.
     """
     count, first = len(examples), step * spec.batch_size
     images, masks = [], []
@@ -88,13 +92,15 @@ def draw_batch(
             image, mask = image[:, ::-1], mask[:, ::-1]
         images.append(image)
         masks.append(mask)
-    return images_to_tensor(np.stack(images)), torch.from_numpy(np.stack(masks)[:, None]).float()
+    truth = torch.from_numpy(np.stack(masks))
+    return images_to_tensor(np.stack(images)), truth[:, None].float() if truth.dtype == torch.bool else truth.long()
 
 
 def train_segmenter(
     examples: Sequence[Example],
     spec: SegmenterSpec,
     *,
+    channels: int = 1,
     checkpoint: str,
     checkpoint_every: int = 500,
     device: str = "cpu",
@@ -105,6 +111,7 @@ def train_segmenter(
 
     Args:
         examples: no smaller than a crop; the same ones, in the same order, whenever the training goes on.
+        channels: of the network (see `build_unet`).
         checkpoint: URL of the training state.
         on_checkpoint: called in the first process with the steps done, the history, and the network as it would be.
 
@@ -120,7 +127,7 @@ def train_segmenter(
     on_cpu = torch.device(device).type == "cpu"
     accelerator = Accelerator(cpu=on_cpu)
     own = _share(spec, accelerator.num_processes, accelerator.process_index)
-    network = build_unet(spec.width, seed=spec.seed).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = build_unet(spec.width, seed=spec.seed, channels=channels).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     weights = dict(network.named_parameters())
     optimizer: Any = torch.optim.Adam(weights.values(), lr=spec.learning_rate)
     found = Checkpoint.load(checkpoint, optimizer)
@@ -135,7 +142,7 @@ def train_segmenter(
         ious = {"iou": torch.tensor(history.ious, dtype=torch.float64)}
         state = {"weights": weights, "average": average, "history": ious}
         # Before the checkpoint: a training that is killed in between makes these steps, and tells of them, again.
-        on_checkpoint(done, history, _with_weights(spec, average, device))
+        on_checkpoint(done, history, _with_weights(spec, channels, average, device))
         Checkpoint(step=done, losses=history.losses, weights=state).save(checkpoint, optimizer)
 
     for step, images, masks in _batches(examples, spec, first=found.step, own=own, device=device):
@@ -143,7 +150,7 @@ def train_segmenter(
             group["lr"] = warmup_cosine(step, spec.steps, peak=spec.learning_rate, warmup=spec.warmup)
         with torch.autocast("cuda", torch.bfloat16, enabled=not on_cpu and spec.precision == "bfloat16"):
             logits = unet(images.to(memory_format=torch.channels_last))
-        loss = binary_cross_entropy_with_logits(logits.float(), masks)
+        loss = (binary_cross_entropy_with_logits if channels == 1 else cross_entropy)(logits.float(), masks)
         accelerator.backward(loss)
         optimizer.step()
         optimizer.zero_grad()
@@ -157,7 +164,7 @@ def train_segmenter(
         if saving and accelerator.is_main_process:
             save(done)
     accelerator.wait_for_everyone()
-    return _with_weights(spec, average, device), history
+    return _with_weights(spec, channels, average, device), history
 
 
 class _Ledger:
@@ -171,20 +178,24 @@ class _Ledger:
 
     def enter(self, loss: Tensor, logits: Tensor, masks: Tensor) -> None:
         """Notes the numbers of a step where they are, on the device."""
-        predicted, truth = logits > 0, masks > 0.5
-        hits, union = (predicted & truth).sum(), (predicted | truth).sum()
-        self._pending.append(torch.stack([loss, hits.float(), union.float()]))
+        pairs = [(logits > 0, masks > 0.5)]
+        if (channels := logits.shape[1]) > 1:
+            classes = logits.argmax(1)
+            pairs = [(classes == number, masks == number) for number in range(1, channels)]
+        counts = [count.float() for p, t in pairs for count in ((p & t).sum(), (p | t).sum())]
+        self._pending.append(torch.stack([loss, *counts]))
 
     def close(self) -> None:
         """Brings them into the history, as means over all processes; FloatingPointError if they are none."""
         history = self._history
         numbers = self._accelerator.reduce(torch.stack(self._pending), "mean").tolist()
         self._pending = []
-        for loss, hits, union in numbers:
+        for loss, *counts in numbers:
             if not math.isfinite(loss):
                 raise FloatingPointError(f"the loss is {loss} at step {len(history.losses)}; lower the learning rate")
             history.losses.append(loss)
-            history.ious.append(hits / union if union else math.nan)
+            own = [hits / union for hits, union in zip(counts[::2], counts[1::2], strict=True) if union]
+            history.ious.append(sum(own) / len(own) if own else math.nan)
         losses, ious = history.losses[-RECENT:], [iou for iou in history.ious[-RECENT:] if not math.isnan(iou)]
         self._on_progress(
             Progress(
@@ -228,8 +239,8 @@ def _copy_into(target: dict[str, Tensor], source: Any) -> None:
         target[name].copy_(value)
 
 
-def _with_weights(spec: SegmenterSpec, weights: dict[str, Tensor], device: str) -> nn.Module:
+def _with_weights(spec: SegmenterSpec, channels: int, weights: dict[str, Tensor], device: str) -> nn.Module:
     """A network of its own with these weights, to be evaluated."""
-    network = build_unet(spec.width).to(device)
+    network = build_unet(spec.width, channels=channels).to(device)
     _copy_into(dict(network.named_parameters()), weights)
     return network.eval().requires_grad_(False)

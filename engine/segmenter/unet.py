@@ -1,4 +1,4 @@
-"""The U-Net of the segmenter, and images as it takes them.
+"""The U-Net of the segmenter, images as it takes them, and what its logits mean.
 
 Shapes: B images of H × W pixels, both multiples of 16 and no less than 32 (see `engine.segmenter.spec`).
 """
@@ -13,13 +13,22 @@ from torch import Tensor, nn
 from engine.segmenter.spec import features
 
 
-def build_unet(width: int, *, seed: int = 0) -> nn.Module:
-    """[B, 3, H, W] in [-1, 1] -> [B, 1, H, W] logits; the first weights depend on the seed only."""
+def build_unet(width: int, *, seed: int = 0, channels: int = 1) -> nn.Module:
+    """[B, 3, H, W] in [-1, 1] -> [B, channels, H, W] logits; the first weights depend on the seed only.
+
+    Args:
+        channels: 1 of the one concept, or those of the background and of each of several concepts.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return BasicUNet(spatial_dims=2, in_channels=3, out_channels=1, features=features(width))
+        return BasicUNet(spatial_dims=2, in_channels=3, out_channels=channels, features=features(width))
 
 
 def images_to_tensor(images: np.ndarray) -> Tensor:
     """(B, H, W, 3) uint8 -> [B, 3, H, W] float32 in [-1, 1]."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def logits_to_probability(logits: Tensor) -> Tensor:
+    """[B, C, H, W]: one channel is the concept's alone; of several the first is the background's, and they sum to 1."""
+    return logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(1)

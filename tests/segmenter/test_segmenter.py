@@ -153,4 +153,4 @@ def test_the_expected_iou_is_that_of_pixels_drawn_by_their_probability() -> None
     mask = p >= 0.5
     drawn = np.random.default_rng(1).random((200, 60, 60)) < p
     simulated = np.mean([(t & mask).sum() / (t | mask).sum() for t in drawn])
-    assert expected_iou(p) == pytest.approx(simulated, rel=0.01)
+    assert expected_iou(p, mask) == pytest.approx(simulated, rel=0.01)
