@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         receipt = run_training(task, workers=options.workers, tell=functools.partial(print, flush=True))
         print(f"loss        {receipt.first_loss:.4f} -> {receipt.last_loss:.4f} in {receipt.steps} steps")
-        print(describe_next("train", model=task.url, concept=task.concept))
+        print(describe_next("train", model=task.url, concept="-".join(task.concepts) or task.concept))
         return 0
 
     return run_command(Train, run, job="train", description=DESCRIPTION, arguments=arguments)

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from engine import storage
 from engine.corpus.catalogue import CorpusError, list_shards
@@ -20,7 +21,8 @@ from engine.run.directory import (
     read_manifest,
     read_receipts,
 )
-from engine.segmenter.spec import Labels
+from engine.run.names import SEGMENTER, concept_run_url, to_folder
+from engine.segmenter.spec import Labels, SegmenterSpec
 from schemas.receipt import Receipt
 from schemas.run import RunManifest
 
@@ -163,3 +165,38 @@ def _digest(leases: Sequence[Lease], receipts: Mapping[str, Receipt]) -> str:
     facts = [[lease.id, lease.shard.size, count] for lease, count in zip(leases, counts, strict=True)]
     labelled = f"{sum(receipts[lease.id].labelled for lease in leases)} labels in " if receipts else ""
     return f"{labelled}{len(leases)} leases ({hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]})"
+
+
+def choose_concepts(
+    names: Sequence[str], labelled: RunManifest, spec: SegmenterSpec, run_url: str
+) -> tuple[tuple[str, ...], str]:
+    """The concepts of a run to be learned, and the folder for them: of several all, unless some are named.
+
+    Raises:
+        RunError: a concept that the run has not, or something that there is of one concept only.
+    """
+    own = str(labelled.fingerprint.get("concept", ""))
+    several = tuple(labelled.fingerprint.get("concepts", ()))
+    if strange := [name for name in names if name not in (several or (own,))]:
+        raise RunError(f"--concept {strange[0]} is not the run's, which is {own}; leave it out")
+    if not several:
+        return (own,), SEGMENTER
+    if spec.synthetic:
+        one = storage.redact(concept_run_url(run_url, several[0]))
+        raise RunError(
+            f"the run is of several concepts ({own}), synthetic images are of one; leave out --synthetic, or give the "
+            f"run of one: --run {one}"
+        )
+    chosen = tuple(name for name in several if name in names) or several
+    if spec.labels == "preliminary" and len(chosen) > 1:
+        raise RunError(
+            f"preliminary masks of several concepts ({', '.join(chosen)}) overlap; learn from --labels refined, or "
+            "name one with --concept"
+        )
+    folder = "-".join([SEGMENTER, *(to_folder(name) for name in chosen)]) if chosen != several else SEGMENTER
+    return chosen, folder
+
+
+def name_concepts(names: Sequence[str]) -> dict[str, Any]:
+    """The concepts as the fingerprint has them: one as ever, of several also the list."""
+    return {"concept": ", ".join(names), **({"concepts": list(names)} if len(names) > 1 else {})}

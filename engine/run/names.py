@@ -8,6 +8,8 @@ import re
 from engine import storage
 
 CONCEPTS = "concepts"
+SEGMENTER = "segmenter"
+"""Folders of a run directory."""
 
 
 def default_run_url(*concepts: str) -> str:

@@ -20,8 +20,14 @@ from typing import TYPE_CHECKING, Any
 from engine import storage
 from engine.corpus.lease import Lease
 from engine.run.directory import RunError, check_manifest, make_manifest, read_manifest
-from engine.run.example_source import ExampleSource, find_corpus, find_masked, find_synthetic
-from engine.run.names import concept_run_url, to_folder
+from engine.run.example_source import (
+    ExampleSource,
+    choose_concepts,
+    find_corpus,
+    find_masked,
+    find_synthetic,
+    name_concepts,
+)
 from engine.run.training import IMAGES_PER_LEASE, find_training, make_receipt, spread
 from engine.segmenter.review import read_review
 from engine.segmenter.spec import SegmenterSpec
@@ -34,7 +40,7 @@ if TYPE_CHECKING:
     from engine.segmenter.examples import Example
     from engine.segmenter.train import History
 
-FOLDER, CHECKPOINTS = "segmenter", "checkpoints"
+CHECKPOINTS = "checkpoints"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,15 +134,17 @@ def plan_training(
     names = (concept,) if isinstance(concept, str) else tuple(concept or ())
     if twice := [name for place, name in enumerate(names) if name in names[:place]]:
         raise RunError(f"--concept {twice[0]} is given twice; a concept is one class")
+    if len(names) > 255:
+        raise RunError(f"--concept is given {len(names)} times; a segmenter has at most 255 classes")
     if run_url is None:
         url, sources = _without_run(spec, names, input_url, output_url)
-        fields = _name(names)
+        fields = name_concepts(names)
     else:
         run_url = storage.absolute(run_url)
         labelled = read_manifest(run_url)
-        names, folder = _choose(names, labelled, spec, run_url)
+        names, folder = choose_concepts(names, labelled, spec, run_url)
         url = storage.absolute(output_url) if output_url else storage.join(run_url, folder)
-        sources, fields = [find_corpus(run_url, labelled, spec.labels, input_url)], _name(names)
+        sources, fields = [find_corpus(run_url, labelled, spec.labels, input_url)], name_concepts(names)
         if spec.labels != "truth":
             fields["labels"] = labelled.hash
         if spec.synthetic:
@@ -168,41 +176,6 @@ def _without_run(
     if not names or input_url is None or output_url is None:
         raise RunError("without --run, --labels truth needs --concept, --input and --output")
     return storage.absolute(output_url), [find_masked(input_url, ", ".join(names))]
-
-
-def _choose(
-    names: Sequence[str], labelled: RunManifest, spec: SegmenterSpec, run_url: str
-) -> tuple[tuple[str, ...], str]:
-    """The concepts of a run to be learned, and the folder for them: of several all, unless some are named.
-
-    Raises:
-        RunError: a concept that the run has not, or something that there is of one concept only.
-    """
-    own = str(labelled.fingerprint.get("concept", ""))
-    several = tuple(labelled.fingerprint.get("concepts", ()))
-    if strange := [name for name in names if name not in (several or (own,))]:
-        raise RunError(f"--concept {strange[0]} is not the run's, which is {own}; leave it out")
-    if not several:
-        return (own,), FOLDER
-    if spec.synthetic:
-        one = storage.redact(concept_run_url(run_url, several[0]))
-        raise RunError(
-            f"the run is of several concepts ({own}), synthetic images are of one; leave out --synthetic, or give the "
-            f"run of one: --run {one}"
-        )
-    chosen = tuple(name for name in several if name in names) or several
-    if spec.labels == "preliminary" and len(chosen) > 1:
-        raise RunError(
-            f"preliminary masks of several concepts ({', '.join(chosen)}) overlap; learn from --labels refined, or "
-            "name one with --concept"
-        )
-    folder = "-".join([FOLDER, *(to_folder(name) for name in chosen)]) if chosen != several else FOLDER
-    return chosen, folder
-
-
-def _name(names: Sequence[str]) -> dict[str, Any]:
-    """The concepts as the fingerprint has them: one as ever, of several also the list."""
-    return {"concept": ", ".join(names), **({"concepts": list(names)} if len(names) > 1 else {})}
 
 
 def _cut(sources: list[ExampleSource], examples: int) -> tuple[list[ExampleSource], int]:

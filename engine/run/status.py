@@ -13,8 +13,8 @@ from engine import storage
 from engine.run.concept import FOLDER as CONCEPT
 from engine.run.directory import STAGE_FOLDERS, read_manifest, read_receipts
 from engine.run.heartbeat import EVERY, snapshot_url
+from engine.run.names import SEGMENTER
 from engine.run.segmenter import CHECKPOINTS
-from engine.run.segmenter import FOLDER as SEGMENTER
 from engine.run.synthesis import FOLDER as SYNTHETIC
 from schemas.receipt import Receipt
 from schemas.snapshot import Snapshot

@@ -161,8 +161,8 @@ def test_what_builds_on_labels_of_several_concepts_asks_which_one(corpus: Path, 
         label(plan, concept)
     join(plan)
     run = str(tmp_path / "run")
-    with pytest.raises(ValueError, match="several concepts, car, dog; name one of them with --concept"):
-        plan_training(run_url=run, spec=SegmenterSpec())
+    with pytest.raises(ValueError, match=r"synthetic images are of one; .*--run .*/run/concepts/car"):
+        plan_training(run_url=run, spec=SegmenterSpec(synthetic=True))
     with pytest.raises(ValueError, match="holds labels of car, dog; name one of them with --concept"):
         open_labelled(run).of(None)
     with pytest.raises(ValueError, match=r"name that of one: .*/run/concepts/car"):
