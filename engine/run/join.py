@@ -92,8 +92,8 @@ def _with_mask(row: dict[str, Any], mask: np.ndarray) -> dict[str, Any]:
     from engine.diffusion.geometry import bounding_box
 
     flags = [flag for flag in row["flags"] if flag not in OF_A_MASK]
-    if not mask.any():
-        flags.append("empty")
+    if not mask.any():  # what it was taken for is another concept
+        flags.append("absent")
     elif mask[0].any() or mask[-1].any() or mask[:, 0].any() or mask[:, -1].any():
         flags.append("touches_border")
     return {

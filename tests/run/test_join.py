@@ -109,7 +109,7 @@ def test_damaged_labels_of_a_concept_are_named_with_the_way_out(corpus: Path, tm
         join(plan)
 
 
-def test_a_mask_that_lost_all_of_its_pixels_is_empty_and_worth_nothing() -> None:
+def test_a_concept_whose_pixels_are_all_those_of_others_is_absent() -> None:
     mask = np.zeros((16, 16), bool)
     mask[4:12, 4:12] = True
     row = {
@@ -123,7 +123,7 @@ def test_a_mask_that_lost_all_of_its_pixels_is_empty_and_worth_nothing() -> None
     }
     first, second = make_disjoint([row, dict(row)])
     assert first == row
-    assert (second["flags"], second["quality"], second["area"]) == (["low_contrast", "empty"], 0.0, 0.0)
+    assert (second["flags"], second["quality"], second["area"]) == (["low_contrast", "absent"], 0.0, 0.0)
     assert second["bbox"] == [0, 0, 0, 0]
 
 
