@@ -65,7 +65,7 @@ def write_contact_sheet(run: str, corpus: str, path: str, count: int = 24) -> st
     if not cells:
         raise EvaluationError("none of the labelled images is in the corpus; give the corpus that was labelled")
     kind = "masks" if folder == "labels" else "preliminary masks"
-    title = f"{', '.join(files.concepts)}: {kind} of {len(cells)} of {files.count} images"
+    title = f"{', '.join(files.concepts)}: {kind} of {len(cells)} of {files.count} {'labels' if several else 'images'}"
     buffer = io.BytesIO()
     compose(title, cells).save(buffer, format="PNG")
     storage.atomic_put(buffer.getvalue(), storage.absolute(path))
@@ -74,7 +74,7 @@ def write_contact_sheet(run: str, corpus: str, path: str, count: int = 24) -> st
 
 def read_spread(files: LabelFiles, corpus: str, count: int) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
     """Images (H, W, 3) with their rows, evenly spread over the run."""
-    places = [(shard, key) for shard in sorted(files.keys) for key in files.keys[shard]]
+    places = [(shard, key) for shard, rows in sorted(files.rows.items()) for key, _ in rows]
     chosen: dict[str, set[str]] = {}
     for index in np.linspace(0, len(places) - 1, min(count, len(places))).round().astype(int):
         shard, key = places[index]

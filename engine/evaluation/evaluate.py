@@ -53,7 +53,7 @@ def evaluate_run(run: str, corpus: str, concept: str | None = None, *, negatives
 
     measures = _Measures(final=folder == "labels", negatives=negatives)
     for shard in list_shards(corpus):
-        if shard.name not in files.keys:  # a run may have labelled a small part of a large corpus: names are enough
+        if shard.name not in files.rows:  # a run may have labelled a small part of a large corpus: names are enough
             measures.pass_over(shard, concept)
             continue
         rows = files.read(shard.name, ("width", "height", "heatmap", "preliminary_mask", "mask", "bbox"))

@@ -31,11 +31,6 @@ class LabelFiles:
     concepts: tuple[str, ...]
 
     @property
-    def keys(self) -> dict[str, list[str]]:
-        """The rows' keys, by shard."""
-        return {shard: [key for key, _ in rows] for shard, rows in self.rows.items()}
-
-    @property
     def count(self) -> int:
         """Number of rows."""
         return sum(map(len, self.rows.values()))

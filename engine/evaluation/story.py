@@ -36,7 +36,7 @@ def write_story(
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    files = find_labels(origin.url)[0]
+    files, _ = find_labels(origin.url)
     chosen = list(read_spread(files, corpus, count=4))
     images = [image for image, _ in chosen]
     weights = storage.read_bytes(origin.weights) if origin.weights else None
