@@ -9,8 +9,8 @@ from PIL import Image
 from scipy import ndimage
 
 REACH = 1 / 5
-"""Standard deviation of the Gaussian by which neighbours have a say, of the image's longer side: what explains one part
-of an object explains the rest of it, too."""
+"""Standard deviation of the Gaussian by which neighbours have a say, of the longer side: what explains one part of an
+object explains the rest of it, too."""
 
 
 def resolve_overlap(
@@ -18,31 +18,34 @@ def resolve_overlap(
 ) -> list[np.ndarray]:
     """Masks that do not overlap: a pixel that several claim goes to the one with the highest score around it.
 
-    The mean of each score is taken over the pixels nearby that any mask claims, so that the background has no say. At
-    a tie the first keeps the pixel.
+    The mean of each score is taken over the cells nearby, as far as any mask claims them, so that the background has no
+    say. Means change slowly from cell to cell: they are taken among the scores, and then enlarged. At a tie the first
+    keeps the pixel.
 
     Args:
         masks: (H, W) bool each, of one image.
-        scores: (h, w) each, in the order of the masks: min-max scaled heatmaps, or the advantages of the prompts, which
-            are comparable because all have seen the same noise. Enlarged bilinearly.
+        scores: (h, w) each, of one size and in the order of the masks: min-max scaled heatmaps, or the advantages of
+            the prompts, which are comparable because all have seen the same noise.
         priors: added to each score, in its unit: how likely the concept is to be in the image at all.
     """
     claims = np.stack(masks)
     if not (claims.sum(0) > 1).any():
         return list(masks)
+    rows, columns = scores[0].shape
+    claimed = _resize(np.asarray(claims.any(0)), columns, rows, Image.Resampling.BOX)
+    share = np.maximum(_blur(claimed), 1e-6)
     height, width = claims.shape[1:]
-    anyone = np.asarray(claims.any(0), np.float32)
-    share = np.maximum(_blur(anyone), 1e-6)
-    means = np.stack([_blur(_enlarge(score, width, height) * anyone) / share for score in scores])
+    means = np.stack(
+        [_resize(_blur(score * claimed) / share, width, height, Image.Resampling.BILINEAR) for score in scores]
+    )
     if priors is not None:
         means += np.asarray(priors, np.float32)[:, None, None]
     winner = np.where(claims, means, -np.inf).argmax(0)
     return [mask & (winner == place) for place, mask in enumerate(masks)]
 
 
-def _enlarge(score: np.ndarray, width: int, height: int) -> np.ndarray:
-    picture = Image.fromarray(score.astype(np.float32))
-    return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
+def _resize(values: np.ndarray, width: int, height: int, how: Image.Resampling) -> np.ndarray:
+    return np.asarray(Image.fromarray(values.astype(np.float32)).resize((width, height), how))
 
 
 def _blur(values: np.ndarray) -> np.ndarray:
