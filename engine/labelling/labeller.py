@@ -96,18 +96,13 @@ class Labeller:
         heatmap = attention.maps[:, 0].float()
         preliminary = heatmap_to_preliminary(heatmap, valid, rule=self.spec.mixture_rule)
         bytes_Bhw = scale_to_bytes(heatmap, valid).cpu().numpy()
-        advantage = advantage_to_bytes(attention.advantage).cpu().numpy() if self.spec.presence_steps else None
+        advantage_Bhw = advantage_to_bytes(attention.advantage).cpu().numpy()
         masks, mixture, presence = preliminary.mask.cpu().numpy(), preliminary.mixture, attention.presence.tolist()
         separation, one_mode = mixture.separation.tolist(), mixture.one_mode.tolist()
         labels = [
-            self._preliminary(place, bytes_Bhw[i], masks[i], separation[i], one_mode[i], presence[i])
+            self._preliminary(place, bytes_Bhw[i], advantage_Bhw[i], masks[i], separation[i], one_mode[i], presence[i])
             for i, place in enumerate(places)
         ]
-        if advantage is not None:
-            labels = [
-                replace(label, advantage=advantage[i, : place.rows, : place.columns])
-                for i, (label, place) in enumerate(zip(labels, places, strict=True))
-            ]
         watch.lap("mixture")
         if (stage or self.spec.stage) == "refined":
             # Where there is nothing to paint over, or nothing to paint from, M_pre stays.
@@ -129,6 +124,7 @@ class Labeller:
         self,
         place: Placement,
         heatmap: np.ndarray,
+        advantage: np.ndarray,
         mask: np.ndarray,
         separation: float,
         one_mode: bool,
@@ -142,6 +138,7 @@ class Labeller:
         full_size = upsample_mask(inside & (not absent), place.width, place.height)
         return Label(
             heatmap=heatmap[: place.rows, : place.columns],
+            advantage=advantage[: place.rows, : place.columns] if self.spec.presence_steps else None,
             preliminary_mask=inside,
             mask=full_size,
             bbox=bounding_box(full_size),

@@ -13,6 +13,7 @@ from engine.diffusion.noise import draw_noise
 from engine.diffusion.prompt import ConceptPrompt
 from engine.labelling import labeller as labelling
 from engine.labelling.attend import attend
+from engine.labelling.heatmap import bytes_to_advantage
 from engine.labelling.labeller import Labeller
 from engine.labelling.spec import LabelSpec, RefinementSpec
 from tests.diffusion.models import make_model
@@ -173,3 +174,27 @@ def test_a_presence_that_was_not_asked_for_is_nan_and_never_absent(models):
     settings = spec(stage="preliminary", presence_steps=0, presence_threshold=1.5)
     (label,) = Labeller(models["sd1"], settings)([picture()], ["a"])
     assert math.isnan(label.presence) and "absent" not in label.flags and label.mask.any()
+
+
+def test_a_label_keeps_the_advantage_in_steps_over_the_images_own_cells(models, monkeypatch):
+    def known(model, z0, keys, *rest, **options):
+        found = attend(model, z0, keys, *rest, **options)
+        ramp = torch.linspace(-0.4, 0.4, found.advantage[0].numel()).view_as(found.advantage[0])
+        return replace(found, advantage=ramp.expand_as(found.advantage))
+
+    monkeypatch.setattr("engine.labelling.labeller.attend", known)
+    wide = picture()[: picture().shape[0] // 2]
+    for stage in ("preliminary", "refined"):
+        (label,) = Labeller(models["sd1"], spec(stage=stage, presence_threshold=-9))([wide], ["a"])
+        assert label.advantage.shape == label.heatmap.shape
+        cells = max(label.heatmap.shape)
+        ramp = np.linspace(-0.4, 0.4, cells * cells).reshape(cells, cells)[: label.heatmap.shape[0]]
+        expected = np.clip(128 + 512 * ramp, 0, 255)
+        assert np.abs(label.advantage.astype(float) - expected).max() <= 0.51
+        np.testing.assert_allclose(bytes_to_advantage(label.advantage), np.clip(ramp, -0.25, 0.248), atol=1.1e-3)
+
+
+def test_a_label_has_no_advantage_that_was_not_asked_for(models):
+    settings = spec(stage="preliminary", presence_steps=0, presence_threshold=-9)
+    (label,) = Labeller(models["sd1"], settings)([picture()], ["a"])
+    assert label.advantage is None
