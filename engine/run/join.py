@@ -53,6 +53,8 @@ def join_lease(
 ) -> Receipt:
     """Joins the labels that the concepts' runs have of a lease; returns its receipt, as `label_lease` does.
 
+    Images come in the first concept's order; those that it has no label of come last.
+
     Raises:
         LabellerBroken: a concept's labels of the lease are damaged, or not there.
         OSError: the run directory cannot be reached.
@@ -81,7 +83,8 @@ def make_disjoint(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     if any(row["advantage"] is None or row["presence"] is None for row in rows):
         shared = resolve_overlap(masks, [png_to_array(row["heatmap"]) for row in rows])
     else:
-        # Both are logarithms of how much better the prompt explains what is seen: around a place, and in the image.
+        # Both say, the presence in first order, by what share the prompt's error is smaller: around a place, and where
+        # the concept's heat is.
         scores = [bytes_to_advantage(png_to_array(row["advantage"])) for row in rows]
         shared = resolve_overlap(masks, scores, [row["presence"] for row in rows])
     found = zip(rows, masks, shared, strict=True)

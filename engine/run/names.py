@@ -12,10 +12,14 @@ SEGMENTER = "segmenter"
 """Folders of a run directory."""
 
 
+LONGEST = 100
+"""Characters of a run's name, which many concepts make long; two that are cut alike differ in their fingerprint."""
+
+
 def default_run_url(*concepts: str) -> str:
     """``$MASKMINE_HOME/runs/<concept>``, absolute; MASKMINE_HOME is ``~/.maskmine`` unless set."""
     home = os.environ.get("MASKMINE_HOME") or "~/.maskmine"
-    return storage.join(storage.absolute(home), "runs", to_folder("-".join(concepts)))
+    return storage.join(storage.absolute(home), "runs", to_folder("-".join(concepts))[:LONGEST])
 
 
 def concept_run_url(run_url: str, concept: str) -> str:

@@ -58,15 +58,9 @@ class SeveralPlan:
         return not self.remaining and not any(plan.remaining for plan in self.concepts)
 
     def after_concepts(self) -> SeveralPlan:
-        """The plan of what is to be joined now that the concepts' labels are there.
-
-        Joined labels that are older than one of those they were made from are taken back.
-        """
-        own = {plan.run.concept: read_receipts(plan.run.url, plan.run.stage) for plan in self.concepts}
-        for lease_id, receipt in read_receipts(self.run.url, self.run.stage).items():
-            parts = {name: found[lease_id].session for name, found in own.items() if lease_id in found}
-            if receipt.sources != parts:
-                storage.remove(self.run.receipt_url(lease_id))
+        """The plan of what is to be joined now that the concepts' labels are there; stale receipts are taken back."""
+        for lease_id in find_stale(self.run, self.concepts):
+            storage.remove(self.run.receipt_url(lease_id))
         remaining, done = split_done(self.leases, self.run)
         return replace(self, remaining=remaining, receipts=done)
 
@@ -115,8 +109,24 @@ def plan_several(
         fingerprint=manifest.hash,
         retry=False,
     )
-    remaining, done = split_done(first.leases, run) if resumed else (first.leases, {})
+    remaining, done = first.leases, dict[str, Receipt]()
+    if resumed:
+        _, receipts = split_done(first.leases, run)
+        stale = find_stale(run, plans)
+        done = {lease_id: receipt for lease_id, receipt in receipts.items() if lease_id not in stale}
+        remaining = [lease for lease in first.leases if lease.id not in done]
     return SeveralPlan(concepts=plans, run=run, manifest=manifest, remaining=remaining, receipts=done, resumed=resumed)
+
+
+def find_stale(run: LabelRun, plans: Sequence[LabelPlan]) -> set[str]:
+    """Leases that were joined from other labels than the concepts have of them now, by id."""
+    own = {plan.run.concept: read_receipts(plan.run.url, plan.run.stage) for plan in plans}
+    stale = set()
+    for lease_id, receipt in read_receipts(run.url, run.stage).items():
+        sessions = {name: found[lease_id].session for name, found in own.items() if lease_id in found}
+        if receipt.sources != sessions:
+            stale.add(lease_id)
+    return stale
 
 
 def read_concepts(concepts: Sequence[str], file: str | None) -> tuple[str, ...]:

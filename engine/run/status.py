@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Literal
 
@@ -13,7 +13,7 @@ from engine import storage
 from engine.run.concept import FOLDER as CONCEPT
 from engine.run.directory import STAGE_FOLDERS, read_manifest, read_receipts
 from engine.run.heartbeat import EVERY, snapshot_url
-from engine.run.names import SEGMENTER
+from engine.run.names import SEGMENTER, concept_run_url
 from engine.run.segmenter import CHECKPOINTS
 from engine.run.synthesis import FOLDER as SYNTHETIC
 from schemas.receipt import Receipt
@@ -79,7 +79,7 @@ class TrainingStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class RunStatus:
-    """How a run stands."""
+    """How a run stands; what belongs to one of several concepts is called ``CONCEPT/NAME``."""
 
     url: str
     concept: str
@@ -108,6 +108,12 @@ def read_status(url: str, *, now: datetime | None = None) -> RunStatus:
     if storage.exists(storage.join(synthetic, "run.json")):
         stages += [read_stage(synthetic, "refined", SYNTHETIC, now)]
     trainings = [_read_training(url, CONCEPT, manifest.fingerprint.get("distillation.steps"))]
+    for concept in manifest.fingerprint.get("concepts", ()):
+        part = concept_run_url(url, concept)
+        if storage.exists(storage.join(part, "run.json")):
+            stages += [read_stage(part, stage, f"{concept}/{stage}", now) for stage in STAGE_FOLDERS]
+            steps = read_manifest(part).fingerprint.get("distillation.steps")
+            trainings.append(replace(_read_training(part, CONCEPT, steps), name=f"{concept}/{CONCEPT}"))
     if storage.exists(storage.join(url, SEGMENTER, "run.json")):
         steps = read_manifest(storage.join(url, SEGMENTER)).fingerprint.get("segmenter.steps")
         trainings.append(_read_training(url, SEGMENTER, steps))

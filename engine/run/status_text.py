@@ -24,17 +24,23 @@ def describe_status(status: RunStatus, *, now: datetime | None = None) -> str:
         ("concept", f"{status.concept!r}, fingerprint {status.fingerprint}, started {status.created}"),
     ]
     for training in status.trainings:
-        facts.append((NAMES.get(training.name, training.name), describe_training(training)))
+        facts.append((_name(training.name), describe_training(training)))
     places = [place for place, (name, _) in enumerate(facts) if name == NAMES["concept"]]
     for stage in status.stages:
-        lines = [(NAMES[stage.name], describe_progress(stage)), *_details(stage)]
+        lines = [(_name(stage.name), describe_progress(stage)), *_details(stage)]
         # The sample comes before the fine-tuning that learns from it.
         where = places[0] if places and stage.name == "preliminary" else len(facts)
         facts[where:where] = lines
     if not (status.stages or status.trainings):
         facts.append(("labels", "nothing yet"))
     facts.append(("last sign", f"{format_duration(age.total_seconds())} ago"))
-    return "\n".join(f"{name:<13}{fact}" for name, fact in facts)
+    width = max(12, *(len(name) for name, _ in facts))
+    return "\n".join(f"{name:<{width}} {fact}" for name, fact in facts)
+
+
+def _name(name: str) -> str:
+    concept, _, own = name.rpartition("/")
+    return " ".join(filter(None, (concept, NAMES.get(own, own))))
 
 
 def status_to_json(status: RunStatus) -> str:

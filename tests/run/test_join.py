@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from engine import storage
 from engine.diffusion.geometry import resize_mask
+from engine.labelling.heatmap import advantage_to_bytes
 from engine.run.command import parse_options
 from engine.run.directory import start_run
 from engine.run.fake import FakeLabeller, FakeSource
@@ -19,10 +21,12 @@ from engine.run.join import join_lease, make_disjoint
 from engine.run.labelled import open_labelled
 from engine.run.labelling import Label, make_plan
 from engine.run.origin import find_origin
-from engine.run.rows import mask_to_png, png_to_array
+from engine.run.rows import heatmap_to_png, mask_to_png, png_to_array
 from engine.run.segmenter import plan_training, read_task
 from engine.run.several import SeveralPlan, read_concepts
 from engine.run.shard import label_lease
+from engine.run.status import read_status
+from engine.run.status_text import describe_status
 from engine.segmenter.spec import SegmenterSpec
 from schemas.receipt import Receipt
 from tests.corpus.hostile import draw_noise, encode, make_tar
@@ -100,6 +104,33 @@ def test_labels_that_were_made_anew_are_joined_anew(corpus: Path, tmp_path: Path
     assert len(retried.after_concepts().remaining) == 1
 
 
+def test_a_driver_killed_before_it_joined_what_was_made_anew_leaves_that_to_be_done(
+    corpus: Path, tmp_path: Path
+) -> None:
+    plan = plan_run(corpus, tmp_path / "run")
+    for concept in ("car", "dog"):
+        label(plan, concept)
+    join(plan)
+    label(plan_run(corpus, tmp_path / "run", "--retry-quarantined"), "dog")
+    # The same command again, without the flag: every concept has all of its labels.
+    again = plan_run(corpus, tmp_path / "run")
+    assert not any(part.remaining for part in again.concepts)
+    assert not again.done and len(again.remaining) == 1
+
+
+def test_the_status_tells_of_every_concept(corpus: Path, tmp_path: Path) -> None:
+    plan = plan_run(corpus, tmp_path / "run")
+    start_run(plan.run.url, plan.manifest)
+    label(plan, "car")
+    status = read_status(str(tmp_path / "run"))
+    assert [(stage.name, stage.images) for stage in status.stages] == [("car/refined", 6)]
+    assert "car labels" in describe_status(status)
+    label(plan, "dog")
+    join(plan)
+    names = [stage.name for stage in read_status(str(tmp_path / "run")).stages]
+    assert names == ["refined", "car/refined", "dog/refined"]
+
+
 def test_damaged_labels_of_a_concept_are_named_with_the_way_out(corpus: Path, tmp_path: Path) -> None:
     plan = plan_run(corpus, tmp_path / "run")
     for concept in ("car", "dog"):
@@ -125,6 +156,39 @@ def test_a_concept_whose_pixels_are_all_those_of_others_is_absent() -> None:
     assert first == row
     assert (second["flags"], second["quality"], second["area"]) == (["low_contrast", "absent"], 0.0, 0.0)
     assert second["bbox"] == [0, 0, 0, 0]
+
+
+def test_a_pixel_goes_to_the_prompt_that_explains_it_not_to_the_hotter_map() -> None:
+    mask = np.zeros((16, 16), bool)
+    mask[4:12, 4:12] = True
+    hot, cold = (heatmap_to_png(np.full((4, 4), value, np.uint8)) for value in (250, 20))
+    car = make_row_of(mask, heatmap=hot, advantage=advantage_png(-0.05), presence=0.0)
+    dog = make_row_of(mask, heatmap=cold, advantage=advantage_png(0.05), presence=0.0)
+    first, second = make_disjoint([car, dog])
+    assert first["flags"] == ["absent"] and second == dog
+    # The presence counts as much as the advantage does.
+    first, second = make_disjoint([{**car, "presence": 0.2}, dog])
+    assert first["flags"] == [] and second["flags"] == ["absent"]
+    # Labels that say nothing of either are shared by their heat.
+    first, second = make_disjoint([{**car, "advantage": None}, dog])
+    assert first["flags"] == [] and second["flags"] == ["absent"]
+
+
+def make_row_of(mask: np.ndarray, *, heatmap: bytes, advantage: bytes, presence: float) -> dict:
+    return {
+        "mask": {"bytes": mask_to_png(mask), "path": "x"},
+        "heatmap": {"bytes": heatmap, "path": "x"},
+        "advantage": {"bytes": advantage, "path": "x"},
+        "presence": presence,
+        "bbox": [4, 4, 8, 8],
+        "area": float(mask.mean()),
+        "quality": 0.9,
+        "flags": [],
+    }
+
+
+def advantage_png(value: float) -> bytes:
+    return heatmap_to_png(advantage_to_bytes(torch.full((4, 4), value)).numpy())
 
 
 def test_concepts_come_from_options_and_a_file(tmp_path: Path) -> None:
