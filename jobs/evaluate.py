@@ -132,14 +132,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _compare(job: Evaluate) -> int:
     run = storage.absolute(job.run)
-    names = [job.concept] if job.concept else list(find_labels(run)[0].concepts)
-    several = len(names) > 1
+    there = find_labels(run)[0].concepts
+    several = len(there) > 1
+    names = [job.concept] if job.concept else there
     results = [evaluate_run(run, _corpus(job, name), name, negatives=several) for name in names]
-    whole = compare_concepts(results) if several else results[0]
+    whole = compare_concepts(results) if len(names) > 1 else results[0]
     if job.json:
         _write(whole, job.json)
-    print("\n\n".join([*map(format_report, results), *([format_mean(whole)] if several else [])]))
-    print(describe_next("evaluate", run=run))
+    print("\n\n".join([*map(format_report, results), *([format_mean(whole)] if len(names) > 1 else [])]))
+    print(describe_next("evaluate", run=run, one_of=names[0] if several else None))
     return 0
 
 

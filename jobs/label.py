@@ -70,7 +70,8 @@ def main(arguments: list[str] | None = None, *, source: LabellerSource | None = 
         print(outcome.describe(contact_sheet=_draw(plan, outcome), predicted=read_rate(plan.run.url)))
         if outcome.labelled and not outcome.failed_leases:
             job = "label" if plan.run.stage == "refined" else "label --stage preliminary"
-            print(describe_next(job, run=plan.run.url))
+            one_of = plan.concepts[0].run.concept if isinstance(plan, SeveralPlan) else None
+            print(describe_next(job, run=plan.run.url, one_of=one_of))
         return int(outcome.failed(options.execution.max_failures))
 
     given = sys.argv[1:] if arguments is None else arguments

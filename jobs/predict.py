@@ -73,7 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
         outcome = run_prediction(plan, workers=options.execution.workers, png=options.png, tell=tell)
         print(outcome.describe())
         if outcome.labelled and not outcome.failed_leases:
-            print(describe_next("predict", run=plan.run.url))
+            several = getattr(plan.spec, "concepts", ())
+            print(describe_next("predict", run=plan.run.url, one_of=several[0] if several else None))
         return int(outcome.failed(options.execution.max_failures))
 
     return run_command(Predict, run, job="predict", description=DESCRIPTION, arguments=arguments)

@@ -45,15 +45,27 @@ AFTER: dict[str, tuple[tuple[str, str], ...]] = {
 """By job, or by job and what it was asked for: commands and what they are good for."""
 
 
-def describe_next(after: str, **values: str) -> str:
+FOR_ONE = ("report ", "export --run", "train --run {run} --review", "train --run {run} --labels preliminary")
+"""Beginnings of commands that take one concept of a run of several at a time."""
+NOT_FOR_SEVERAL = "synthesize "
+"""Beginning of what such a run cannot be given to."""
+
+
+def describe_next(after: str, *, one_of: str | None = None, **values: str) -> str:
     """Lines that name the commands.
 
     Args:
         after: a key of `AFTER`.
+        one_of: where the run is of several concepts, one to name.
         values: of the names in its commands.
     """
     quoted = {name: shlex.quote(storage.redact(value)) for name, value in values.items()}
-    commands = [(_name(command.format(**quoted)), purpose) for command, purpose in AFTER[after]]
+    commands = []
+    for command, purpose in AFTER[after]:
+        if one_of and command.startswith(NOT_FOR_SEVERAL):
+            continue
+        only = f" --concept {shlex.quote(one_of)}" if one_of and command.startswith(FOR_ONE) else ""
+        commands.append((_name(command.format(**quoted) + only), purpose))
     width = max(len(command) for command, _ in commands)
     return _align([f"{command:<{width}}    # {purpose}" for command, purpose in commands])
 

@@ -74,3 +74,19 @@ def test_an_unknown_concept_or_a_tiny_image_is_refused():
         draw_scene(0, 0, concept="zebra")
     with pytest.raises(ValueError, match="too small"):
         draw_scene(0, 0, width=8)
+
+
+def test_two_objects_are_of_different_concepts_each_with_a_mask_of_its_own():
+    for index in range(12):
+        scene = draw_scene(7, index, objects=2)
+        names = [name for name in scene.masks if name in CONCEPTS]
+        assert len(names) == 2 and scene.metadata["concept"] in names
+        first, second = (scene.masks[name] for name in names)
+        assert min(first.mean(), second.mean()) > 0.02
+        assert not (first & second).any(), "a pixel shows one of them"
+    assert {draw_scene(7, index, objects=1).metadata["kind"] for index in range(12)} <= {"single", "part"}
+
+
+def test_other_numbers_of_objects_are_refused():
+    with pytest.raises(ValueError, match="3 objects were asked for; a scene has 1 or 2"):
+        draw_scene(7, 0, objects=3)
