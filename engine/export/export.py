@@ -13,7 +13,7 @@ from engine.export.folder import DONE, Folder
 from engine.export.formats import open_writer
 from engine.export.item import COLUMNS, Unusable, make_item
 from engine.labelling.label import USELESS
-from engine.run.labelled import find_images, open_labelled, read_labelled
+from engine.run.labelled import LabelledRun, find_images, open_labelled, read_labelled
 from engine.segmenter.examples import why_left_out
 
 
@@ -103,21 +103,23 @@ def export_labels(
             reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(tally.items()) if number)
             raise ValueError(f"no label of {storage.redact(run.url)} is left to export ({reasons or 'it has none'})")
         writer.close()
-        facts = {
-            "format": options.format,
-            "concept": run.concept,
-            "run": storage.redact(run.url),
-            "fingerprint": run.manifest.hash,
-            "min_quality": options.min_quality,
-            "drop_flags": options.drop_flags,
-            "decisions": len(options.review),
-            "images": count,
-            "without_object": empty,
-            "left_out": dict(sorted(tally.items())),
-        }
-        folder.write(DONE, (json.dumps(facts, indent=2) + "\n").encode())
+        counts = {"images": count, "without_object": empty, "left_out": dict(sorted(tally.items()))}
+        folder.write(DONE, (json.dumps({**_describe(run, options), **counts}, indent=2) + "\n").encode())
         folder.commit()
     except BaseException:
         folder.discard()
         raise
     return Exported(url=folder.url, count=count, empty=empty, left_out=tally)
+
+
+def _describe(run: LabelledRun, options: ExportOptions) -> dict[str, Any]:
+    """What was exported, as JSON values."""
+    return {
+        "format": options.format,
+        "concept": run.concept,
+        "run": storage.redact(run.url),
+        "fingerprint": run.manifest.hash,
+        "min_quality": options.min_quality,
+        "drop_flags": options.drop_flags,
+        "decisions": len(options.review),
+    }
