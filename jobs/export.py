@@ -61,10 +61,11 @@ coco: annotations.json, run lengths or polygons. yolo-seg: data.yaml, a polygon 
 "CVAT for images 1.1". label-studio: tasks.json, brush masks as predictions. png: images/, masks/, labels.csv. hf: for
 datasets.load_dataset. webdataset: tars with KEY.mask.png. The folder appears when all is written, and not before.
 
-Of a run of several concepts all are exported, in its order: coco, yolo-seg, cvat and label-studio have a category for
-each; the masks of png and hf hold class numbers (0 background, 1 the first; 255 where a label that was left out has its
-mask, or where a concept has no label); webdataset has KEY.CONCEPT.mask.png, and none of these for a label left out.
---min-quality and --drop-flags judge each label, --review the image: reject leaves it out, accept takes all its labels.
+Of a run of several concepts all are exported, in its order. coco, yolo-seg, cvat, label-studio: a category for each.
+png, hf: masks hold class numbers, 0 background, 1 the first. webdataset: KEY.CONCEPT.mask.png. --min-quality and
+--drop-flags judge each label; an image comes along for one of them. Where another was left out, class maps say 255, and
+tars have no mask of its concept; the other formats have nothing to say it with, and its object looks like background.
+--review judges the image: reject leaves it out, accept takes all its labels.
 
 With --format onnx, exports a trained segmenter as an ONNX file, and compares what both say. The file's input is
 "image", float32 RGB in 0..1 of shape [batch, 3, height, width]; its output "probability" has the shape [batch, 1,

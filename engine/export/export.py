@@ -110,17 +110,16 @@ def export_labels(
             reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(tally.items()) if number)
             raise ValueError(f"no label of {storage.redact(run.url)} is left to export ({reasons or 'it has none'})")
         writer.close()
-        counts = {"images": count, **({"shown": dict(shown)} if len(run.concepts) > 1 else {})}
-        counts |= {"without_object": empty, "left_out": dict(sorted(tally.items()))}
-        folder.write(DONE, (json.dumps({**_describe(run, options), **counts}, indent=2) + "\n").encode())
+        exported = Exported(url=folder.url, count=count, empty=empty, shown=shown, left_out=tally)
+        folder.write(DONE, (json.dumps(_describe(run, options, exported), indent=2) + "\n").encode())
         folder.commit()
     except BaseException:
         folder.discard()
         raise
-    return Exported(url=folder.url, count=count, empty=empty, shown=shown, left_out=tally)
+    return exported
 
 
-def _describe(run: LabelledRun, options: ExportOptions) -> dict[str, Any]:
+def _describe(run: LabelledRun, options: ExportOptions, exported: Exported) -> dict[str, Any]:
     """What was exported, as JSON values."""
     return {
         "format": options.format,
@@ -130,4 +129,8 @@ def _describe(run: LabelledRun, options: ExportOptions) -> dict[str, Any]:
         "min_quality": options.min_quality,
         "drop_flags": options.drop_flags,
         "decisions": len(options.review),
+        "images": exported.count,
+        **({"shown": dict(exported.shown)} if len(run.concepts) > 1 else {}),
+        "without_object": exported.empty,
+        "left_out": dict(sorted(exported.left_out.items())),
     }
