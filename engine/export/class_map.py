@@ -33,7 +33,7 @@ def item_to_classes(item: Item) -> np.ndarray:
     could not be made, may be anywhere.
     """
     classes = masks_to_classes([found.mask for found in item.objects], [found.number for found in item.objects])
-    if len(item.objects) + len(item.left_out) < len(item.concepts):
+    if len(item.objects) + len(item.left_out) + len(item.absent) < len(item.concepts):
         classes[classes == 0] = IGNORE
     for found in item.left_out:
         classes[found.mask & (classes == 0)] = IGNORE

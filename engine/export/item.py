@@ -57,9 +57,10 @@ class Item:
         name: SHARD/KEY, of letters, digits, ``-``, ``_`` and ``~`` alone: unique, and fit for any file system.
         suffix: of the image's file, with its dot.
         image: encoded, and stored upright.
-        concepts: of the export; one without a label is neither in `objects` nor in `left_out`.
+        concepts: of the export; one without a label is in none of the following.
         objects: at least one, in the order of their numbers.
-        left_out: what labels say that are not to be exported.
+        left_out: what labels say that are not to be exported, but for `absent`, the concepts whose label that is not to
+            be exported says that they are not to be seen.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Item:
     concepts: tuple[str, ...]
     objects: tuple[Object, ...]
     left_out: tuple[Object, ...]
+    absent: tuple[str, ...]
 
     @property
     def width(self) -> int:
@@ -114,13 +116,15 @@ def make_item(labelled: LabelledImage, concepts: Sequence[str]) -> Item:
         pixels = decode_image(labelled.image)
     except DecodeError as error:
         raise Unusable("unreadable_image") from error
+    # Of many concepts an image shows few: empty masks that nobody has asked for need no decoding.
+    marked = {concept: row for concept, row in labelled.others.items() if row["area"]}
     objects, left_out = (
         tuple(
             _make_object(rows[concept], number, pixels.shape[:2])
             for number, concept in enumerate(concepts, 1)
             if concept in rows
         )
-        for rows in (labelled.rows, labelled.others)
+        for rows in (labelled.rows, marked)
     )
     image, suffix = _store_upright(labelled.image, pixels)
     return Item(
@@ -132,6 +136,7 @@ def make_item(labelled: LabelledImage, concepts: Sequence[str]) -> Item:
         concepts=tuple(concepts),
         objects=objects,
         left_out=left_out,
+        absent=tuple(concept for concept in labelled.others if concept not in marked),
     )
 
 

@@ -11,6 +11,8 @@ import tarfile
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from engine.corpus.members import MASK_SUFFIX, unsafe_name
 from engine.export.class_map import mask_to_grey_png
 from engine.export.folder import Folder
@@ -59,16 +61,18 @@ def _to_members(item: Item) -> dict[str, bytes]:
     if item.several:
         # No concept: of an image that its JSON calls one of a car, no mask of a dog would mean that there is none.
         facts = {"bbox": {found.concept: found.bbox for found in item.shown}}
-        known = [*item.objects, *(found for found in item.left_out if found.empty)]
-        masks = {f".{found.concept}": found.mask for found in sorted(known, key=lambda found: found.number)}
+        masks = {f".{found.concept}": mask_to_grey_png(found.mask) for found in item.objects}
+        if item.absent:
+            blank = mask_to_grey_png(np.zeros((item.height, item.width), dtype=bool))
+            masks |= {f".{concept}": blank for concept in item.absent}
     else:
         (found,) = item.objects
         facts = {"concept": found.concept, "area": float(found.mask.mean()), "bbox": found.bbox}
-        masks = {"": found.mask}
+        masks = {"": mask_to_grey_png(found.mask)}
     return {
         item.suffix: item.image,
         ".json": json.dumps({**facts, **facts_of(item)}, sort_keys=True).encode(),
-        **{f"{name}.{MASK_SUFFIX}": mask_to_grey_png(mask) for name, mask in masks.items()},
+        **{f"{name}.{MASK_SUFFIX}": mask for name, mask in masks.items()},
     }
 
 
