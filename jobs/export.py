@@ -29,7 +29,7 @@ class Labels:
     input: Annotated[str | None, tyro.conf.arg(metavar="CORPUS")] = None
     """The images that the labels are of. Default: where they were when they were labelled."""
     concept: Annotated[str | None, tyro.conf.arg(metavar="WORD")] = None
-    """Of a run of several concepts, the one whose labels to export."""
+    """Of a run of several concepts, the one whose labels to export. Default: those of all."""
     min_quality: float = 0.0
     """Leave out labels of smaller quality."""
     drop_flags: tuple[str, ...] = tuple(sorted(USELESS))
@@ -61,6 +61,12 @@ coco: annotations.json, run lengths or polygons. yolo-seg: data.yaml, a polygon 
 "CVAT for images 1.1". label-studio: tasks.json, brush masks as predictions. png: images/, masks/, labels.csv. hf: for
 datasets.load_dataset. webdataset: tars with KEY.mask.png. The folder appears when all is written, and not before.
 
+Of a run of several concepts all are exported, in its order. coco, yolo-seg, cvat, label-studio: a category for each.
+png, hf: masks hold class numbers, 0 background, 1 the first. webdataset: KEY.CONCEPT.mask.png. --min-quality and
+--drop-flags judge each label; an image comes along for one of them. Where another was left out, class maps say 255, and
+tars have no mask of its concept; the other formats have nothing to say it with, and its object looks like background.
+--review judges the image: reject leaves it out, accept takes all its labels.
+
 With --format onnx, exports a trained segmenter as an ONNX file, and compares what both say. The file's input is
 "image", float32 RGB in 0..1 of shape [batch, 3, height, width]; its output "probability" has the shape [batch, 1,
 height, width]. Its metadata say which short side images are to be resized to.
@@ -68,6 +74,7 @@ height, width]. Its metadata say which short side images are to be resized to.
 Examples:
   python jobs/export.py --run runs/car --format coco --output car-coco --min-quality 0.6 --review review.csv
   python jobs/export.py --run runs/car --format hf --output car-hf
+  python jobs/export.py --run runs/street --format yolo-seg --output street-yolo
   python jobs/export.py --model runs/car/segmenter --format onnx --output car.onnx
 
 Exit code: 0 done, 1 stopped, or the ONNX file says something else than the segmenter, 2 wrong usage."""
@@ -98,6 +105,8 @@ def _export_labels(options: Export) -> int:
     )
     exported = export_labels(labels.run, options.output, settings, input_url=labels.input, concept=labels.concept)
     print(f"exported    {exported.count} images with masks, {exported.empty} of them without the object")
+    if len(exported.shown) > 1:
+        print("of them     " + ", ".join(f"{count} show {name}" for name, count in exported.shown.items()))
     for reason, count in sorted(exported.left_out.items()):
         if count:
             print(f"left out    {count}: {reason.replace('_', ' ')}")

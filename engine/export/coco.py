@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from engine.export.folder import Folder
-from engine.export.item import Item, facts_of
+from engine.export.item import Item, facts_of, judgement_of
 from engine.export.outline import mask_to_polygons, simplify
 from engine.export.spool import Spool
 from engine.extras import require
 
 
 class CocoWriter:
-    """One annotation per image, of all parts of its mask; an image without the object has none."""
+    """One annotation per label, of all parts of its mask; an image without the object has none."""
 
-    def __init__(self, folder: Folder, concept: str, *, polygons: bool = False) -> None:
-        self.folder, self.concept, self.polygons = folder, concept, polygons
+    def __init__(self, folder: Folder, concepts: Sequence[str], *, polygons: bool = False) -> None:
+        self.folder, self.concepts, self.polygons = folder, concepts, polygons
         self.codec = require("pycocotools.mask", extra="export", purpose="--format coco")
         self.images, self.annotations = Spool(), Spool()
-        self.count = 0
+        self.count = self.annotated = 0
 
     def add(self, item: Item) -> None:
         self.count += 1
@@ -29,23 +30,27 @@ class CocoWriter:
         self.images.add_json(
             {"id": self.count, "file_name": name, "width": item.width, "height": item.height, **facts_of(item)}
         )
-        if not item.empty:
+        for found in item.shown:
+            # Of one concept an annotation has the number of its image.
+            self.annotated = self.annotated + 1 if item.several else self.count
             self.annotations.add_json(
                 {
-                    "id": self.count,
+                    "id": self.annotated,
                     "image_id": self.count,
-                    "category_id": 1,
+                    "category_id": found.number,
                     "iscrowd": 0,
-                    "area": int(item.mask.sum()),
-                    "bbox": list(item.bbox),
-                    "segmentation": self._segmentation(item.mask),
+                    "area": int(found.mask.sum()),
+                    "bbox": list(found.bbox),
+                    "segmentation": self._segmentation(found.mask),
+                    **(judgement_of(found) if item.several else {}),
                 }
             )
 
     def close(self) -> None:
         with self.folder.open("annotations.json") as file:
             whole = Spool()
-            whole.add_json({"id": 1, "name": self.concept, "supercategory": ""})
+            for number, concept in enumerate(self.concepts, 1):
+                whole.add_json({"id": number, "name": concept, "supercategory": ""})
             file.write(b'{"info": {"description": "mined by maskmine"},\n"licenses": [],\n"categories": [')
             whole.copy_to(file)
             file.write(b'],\n"images": [')

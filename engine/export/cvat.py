@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Sequence
 from xml.sax.saxutils import quoteattr  # nosec B406
 
 import numpy as np
 
 from engine.export.folder import Folder
-from engine.export.item import Item
+from engine.export.item import Item, Object
 from engine.export.spool import Spool
 
 ARCHIVE = "cvat.zip"
 HEAD = """<?xml version="1.0" encoding="utf-8"?>
 <annotations>
 <version>1.1</version>
-<meta><task><labels><label><name>{name}</name><type>mask</type><attributes></attributes></label></labels></task></meta>
+<meta><task><labels>{labels}</labels></task></meta>
 """
+LABEL = "<label><name>{name}</name><type>mask</type><attributes></attributes></label>"
 
 
 class CvatWriter:
-    """One mask shape per image; an image without the object has none."""
+    """One mask shape per label; an image without the object has none."""
 
-    def __init__(self, folder: Folder, concept: str) -> None:
-        self.concept = concept
+    def __init__(self, folder: Folder, concepts: Sequence[str]) -> None:
         self.stack = folder.stack()
         file = self.stack.enter_context(folder.open(ARCHIVE))
         self.zip = self.stack.enter_context(zipfile.ZipFile(file, "w", zipfile.ZIP_STORED))
         self.spool = Spool()
         # quoteattr escapes for an attribute; what is left of its quotes is text.
-        self.spool.add(HEAD.format(name=quoteattr(concept)[1:-1]))
+        labels = (LABEL.format(name=quoteattr(concept)[1:-1]) for concept in concepts)
+        self.spool.add(HEAD.format(labels="".join(labels)))
         self.count = 0
 
     def add(self, item: Item) -> None:
@@ -37,8 +39,8 @@ class CvatWriter:
         self.zip.writestr(f"images/{name}", item.image)
         size = f'width="{item.width}" height="{item.height}"'
         self.spool.add(f'<image id="{self.count}" name={quoteattr(name)} {size}>\n')
-        if not item.empty:
-            self.spool.add(self._mask(item))
+        for found in item.shown:
+            self.spool.add(_to_shape(found))
         self.spool.add("</image>\n")
         self.count += 1
 
@@ -48,14 +50,14 @@ class CvatWriter:
             self.spool.copy_to(file)
         self.stack.close()
 
-    def _mask(self, item: Item) -> str:
-        left, top, width, height = item.bbox
-        inside = item.mask[top : top + height, left : left + width]
-        box = f'left="{left}" top="{top}" width="{width}" height="{height}"'
-        rle = ", ".join(map(str, mask_to_runs(inside)))
-        return (
-            f'<mask label={quoteattr(self.concept)} source="auto" occluded="0" rle="{rle}" {box} z_order="0"></mask>\n'
-        )
+
+def _to_shape(found: Object) -> str:
+    left, top, width, height = found.bbox
+    inside = found.mask[top : top + height, left : left + width]
+    box = f'left="{left}" top="{top}" width="{width}" height="{height}"'
+    rle = ", ".join(map(str, mask_to_runs(inside)))
+    label = quoteattr(found.concept)
+    return f'<mask label={label} source="auto" occluded="0" rle="{rle}" {box} z_order="0"></mask>\n'
 
 
 def mask_to_runs(mask: np.ndarray) -> list[int]:

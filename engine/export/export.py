@@ -13,6 +13,7 @@ from engine.export.folder import DONE, Folder
 from engine.export.formats import open_writer
 from engine.export.item import COLUMNS, Unusable, make_item
 from engine.labelling.label import USELESS
+from engine.run.example_source import name_concepts
 from engine.run.labelled import LabelledRun, find_images, open_labelled, read_labelled
 from engine.segmenter.examples import why_left_out
 
@@ -47,12 +48,14 @@ class Exported:
     Attributes:
         url: of the folder.
         count: of images with their masks; `empty` of them show no object.
+        shown: images that show it, by concept.
         left_out: labels that are not there, by reason.
     """
 
     url: str
     count: int
     empty: int
+    shown: Counter[str]
     left_out: Counter[str]
 
 
@@ -67,7 +70,7 @@ def export_labels(
     """Writes images and masks into a new folder: all of them, or no folder.
 
     Args:
-        concept: of several, whose labels are to be exported.
+        concept: of several, whose labels are to be exported; None is all.
         output: folder or URL.
         input_url: the run's corpus, if it is no longer where it was when it was labelled.
 
@@ -75,9 +78,12 @@ def export_labels(
         ValueError: no labels or images, nothing left to export, an output that exists; the message says what to do.
         OSError: run, corpus or output cannot be reached.
     """
-    run = open_labelled(run_url).of(concept)
+    run = open_labelled(run_url)
+    if concept is not None:
+        run = run.of(concept)
     leases = find_images(run, input_url)
     tally: Counter[str] = Counter()
+    shown: Counter[str] = Counter(dict.fromkeys(run.concepts, 0))
     count = empty = 0
 
     def wanted(row: dict[str, Any]) -> bool:
@@ -88,38 +94,43 @@ def export_labels(
 
     folder = Folder(output)
     try:
-        writer = open_writer(options.format, folder, run.concept, polygons=options.polygons)
+        writer = open_writer(options.format, folder, run.concepts, polygons=options.polygons)
         for labelled in read_labelled(run, leases, COLUMNS, tally, wanted):
             try:
-                item = make_item(labelled)
+                item = make_item(labelled, run.concepts)
             except Unusable as reason:
-                tally[str(reason)] += 1
+                tally[str(reason)] += len(labelled.rows)
                 continue
             writer.add(item)
             count += 1
-            empty += item.empty
+            empty += not item.shown
+            shown.update(found.concept for found in item.shown)
         del tally[""]
         if not count:
             reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(tally.items()) if number)
             raise ValueError(f"no label of {storage.redact(run.url)} is left to export ({reasons or 'it has none'})")
         writer.close()
-        counts = {"images": count, "without_object": empty, "left_out": dict(sorted(tally.items()))}
-        folder.write(DONE, (json.dumps({**_describe(run, options), **counts}, indent=2) + "\n").encode())
+        exported = Exported(url=folder.url, count=count, empty=empty, shown=shown, left_out=tally)
+        folder.write(DONE, (json.dumps(_describe(run, options, exported), indent=2) + "\n").encode())
         folder.commit()
     except BaseException:
         folder.discard()
         raise
-    return Exported(url=folder.url, count=count, empty=empty, left_out=tally)
+    return exported
 
 
-def _describe(run: LabelledRun, options: ExportOptions) -> dict[str, Any]:
+def _describe(run: LabelledRun, options: ExportOptions, exported: Exported) -> dict[str, Any]:
     """What was exported, as JSON values."""
     return {
         "format": options.format,
-        "concept": run.concept,
+        **name_concepts(run.concepts),
         "run": storage.redact(run.url),
         "fingerprint": run.manifest.hash,
         "min_quality": options.min_quality,
         "drop_flags": options.drop_flags,
         "decisions": len(options.review),
+        "images": exported.count,
+        **({"shown": dict(exported.shown)} if len(run.concepts) > 1 else {}),
+        "without_object": exported.empty,
+        "left_out": dict(sorted(exported.left_out.items())),
     }

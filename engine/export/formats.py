@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from engine.export.coco import CocoWriter
 from engine.export.cvat import CvatWriter
@@ -25,8 +25,8 @@ FORMATS: dict[str, Callable[..., Writer]] = {
 }
 
 
-def open_writer(name: str, folder: Folder, concept: str, *, polygons: bool = False) -> Writer:
-    """A writer of the format; ValueError if the format does not know polygons, or lacks a package."""
+def open_writer(name: str, folder: Folder, concepts: Sequence[str], *, polygons: bool = False) -> Writer:
+    """A writer of the format; ValueError if the format does not know polygons or such concepts, or lacks a package."""
     if polygons and name != "coco":
         raise ValueError(f"--polygons is a choice of --format coco only; leave it out with {name}")
-    return FORMATS[name](folder, concept, **({"polygons": True} if polygons else {}))
+    return FORMATS[name](folder, concepts, **({"polygons": True} if polygons else {}))

@@ -1,10 +1,11 @@
-"""One labelled image, ready to be written in any format."""
+"""One labelled image with its objects, ready to be written in any format."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ from PIL import Image
 from engine.corpus.decode import DecodeError, decode_image
 from engine.run.labelled import LabelledImage
 from engine.run.rows import png_to_array
+from engine.segmenter.examples import Row
 
 COLUMNS = ("concept", "width", "height", "mask", "bbox", "area", "quality", "flags")
 LONGEST = 120
@@ -27,14 +29,38 @@ class Unusable(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Object:
+    """What a label says of a concept in an image.
+
+    Attributes:
+        number: of its class, from 1 on, in the order of the export's concepts.
+        mask: (H, W) bool, at the image's size; of an empty one the image does not show the concept.
+    """
+
+    concept: str
+    number: int
+    mask: np.ndarray
+    bbox: tuple[int, int, int, int]
+    quality: float
+    flags: list[str]
+
+    @property
+    def empty(self) -> bool:
+        return not self.mask.any()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Item:
-    """An image and its mask.
+    """An image and what is labelled in it.
 
     Attributes:
         name: SHARD/KEY, of letters, digits, ``-``, ``_`` and ``~`` alone: unique, and fit for any file system.
         suffix: of the image's file, with its dot.
         image: encoded, and stored upright.
-        mask: (H, W) bool, at the image's size.
+        concepts: of the export; one without a label is in none of the following.
+        objects: at least one, in the order of their numbers.
+        left_out: what labels say that are not to be exported, but for `absent`, the concepts whose label that is not to
+            be exported says that they are not to be seen.
     """
 
     name: str
@@ -42,23 +68,28 @@ class Item:
     shard: str
     key: str
     image: bytes
-    mask: np.ndarray
-    concept: str
-    bbox: tuple[int, int, int, int]
-    quality: float
-    flags: list[str]
+    concepts: tuple[str, ...]
+    objects: tuple[Object, ...]
+    left_out: tuple[Object, ...]
+    absent: tuple[str, ...]
 
     @property
     def width(self) -> int:
-        return self.mask.shape[1]
+        return self.objects[0].mask.shape[1]
 
     @property
     def height(self) -> int:
-        return self.mask.shape[0]
+        return self.objects[0].mask.shape[0]
 
     @property
-    def empty(self) -> bool:
-        return not self.mask.any()
+    def several(self) -> bool:
+        """Whether the export is of several concepts."""
+        return len(self.concepts) > 1
+
+    @property
+    def shown(self) -> tuple[Object, ...]:
+        """The objects that are not empty."""
+        return tuple(found for found in self.objects if not found.empty)
 
 
 class Writer(Protocol):
@@ -71,23 +102,30 @@ class Writer(Protocol):
         """Writes what comes after the last one."""
 
 
-def make_item(labelled: LabelledImage) -> Item:
-    """Decodes image and mask.
+def make_item(labelled: LabelledImage, concepts: Sequence[str]) -> Item:
+    """Decodes image and masks.
+
+    Args:
+        concepts: of the export, in order.
 
     Raises:
-        Unusable: one of the two is damaged, or they are of different sizes.
+        Unusable: the image or a mask is damaged, or they are of different sizes. Of several masks one is enough:
+            nobody knows what it would have said of the image.
     """
-    row = labelled.row
     try:
         pixels = decode_image(labelled.image)
     except DecodeError as error:
         raise Unusable("unreadable_image") from error
-    try:
-        mask = png_to_array(row["mask"])
-    except Exception as error:  # PIL raises nearly anything on damaged data
-        raise Unusable("bad_mask") from error
-    if mask.shape != pixels.shape[:2] or mask.dtype != np.bool_:
-        raise Unusable("bad_mask")
+    # Of many concepts an image shows few: empty masks that nobody has asked for need no decoding.
+    marked = {concept: row for concept, row in labelled.others.items() if row["area"]}
+    objects, left_out = (
+        tuple(
+            _make_object(rows[concept], number, pixels.shape[:2])
+            for number, concept in enumerate(concepts, 1)
+            if concept in rows
+        )
+        for rows in (labelled.rows, marked)
+    )
     image, suffix = _store_upright(labelled.image, pixels)
     return Item(
         name=f"{safe_name(labelled.shard.removesuffix('.tar'))}/{safe_name(labelled.key)}",
@@ -95,8 +133,25 @@ def make_item(labelled: LabelledImage) -> Item:
         shard=labelled.shard,
         key=labelled.key,
         image=image,
-        mask=mask,
+        concepts=tuple(concepts),
+        objects=objects,
+        left_out=left_out,
+        absent=tuple(concept for concept in labelled.others if concept not in marked),
+    )
+
+
+def _make_object(row: Row, number: int, shape: tuple[int, ...]) -> Object:
+    """What a row says of an image of that shape; raises Unusable."""
+    try:
+        mask = png_to_array(row["mask"])
+    except Exception as error:  # PIL raises nearly anything on damaged data
+        raise Unusable("bad_mask") from error
+    if mask.shape != shape or mask.dtype != np.bool_:
+        raise Unusable("bad_mask")
+    return Object(
         concept=row["concept"],
+        number=number,
+        mask=mask,
         bbox=tuple(row["bbox"]),
         quality=row["quality"] or 0.0,
         flags=list(row["flags"]),
@@ -113,16 +168,17 @@ def safe_name(text: str) -> str:
     return name or "~"
 
 
-def mask_to_grey_png(mask: np.ndarray) -> bytes:
-    """A mask (H, W) as an 8-bit PNG, 255 on the object: what every reader of masks takes."""
-    buffer = io.BytesIO()
-    Image.fromarray(mask.astype(np.uint8) * 255).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
 def facts_of(item: Item) -> dict[str, Any]:
-    """What a format that has room for it says about a label."""
-    return {"shard": item.shard, "key": item.key, "quality": round(item.quality, 4), "flags": item.flags}
+    """What a format that has room for it says about an image's label, or labels."""
+    place = {"shard": item.shard, "key": item.key}
+    if not item.several:
+        return {**place, **judgement_of(item.objects[0])}
+    return {**place, "labels": [{"concept": found.concept, **judgement_of(found)} for found in item.objects]}
+
+
+def judgement_of(found: Object) -> dict[str, Any]:
+    """How good a label is held to be."""
+    return {"quality": round(found.quality, 4), "flags": found.flags}
 
 
 def _store_upright(data: bytes, pixels: np.ndarray) -> tuple[bytes, str]:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr  # nosec B406
 
 import numpy as np
 
 from engine.export.folder import Folder
-from engine.export.item import Item, facts_of
+from engine.export.item import Item, Object, facts_of
 from engine.export.spool import Spool
 
 CONFIG = """<View>
   <Image name="image" value="$image" zoom="true"/>
   <BrushLabels name="label" toName="image">
-    <Label value={name}/>
+{labels}
   </BrushLabels>
 </View>
 """
+LABEL = "    <Label value={name}/>"
 WORD_BITS = 8
 SIZE_BITS = (3, 4, 8, 16)
 """Bits that the length of a run may be written with."""
@@ -27,18 +29,21 @@ SIZE_BITS = (3, 4, 8, 16)
 class LabelStudioWriter:
     """One task per image, served as a local file below the folder that OUTPUT lies in."""
 
-    def __init__(self, folder: Folder, concept: str) -> None:
-        self.folder, self.concept = folder, concept
+    def __init__(self, folder: Folder, concepts: Sequence[str]) -> None:
+        self.folder = folder
         self.name = folder.url.rstrip("/").rpartition("/")[2]
         self.tasks = Spool()
-        folder.write("label-config.xml", CONFIG.format(name=quoteattr(concept)).encode())
+        labels = "\n".join(LABEL.format(name=quoteattr(concept)) for concept in concepts)
+        folder.write("label-config.xml", CONFIG.format(labels=labels).encode())
 
     def add(self, item: Item) -> None:
         path = f"images/{item.name}{item.suffix}"
         self.folder.write(path, item.image)
         url = f"/data/local-files/?d={quote(f'{self.name}/{path}')}"
-        results = [] if item.empty else [self._result(item)]
-        prediction = {"model_version": "maskmine", "score": round(item.quality, 4), "result": results}
+        results = [_to_result(item, found) for found in item.shown]
+        # The worst label tells how much a task is worth looking at.
+        score = round(min(found.quality for found in item.shown or item.objects), 4)
+        prediction = {"model_version": "maskmine", "score": score, "result": results}
         self.tasks.add_json({"data": {"image": url, **facts_of(item)}, "predictions": [prediction]})
 
     def close(self) -> None:
@@ -47,17 +52,19 @@ class LabelStudioWriter:
             self.tasks.copy_to(file)
             file.write(b"]\n")
 
-    def _result(self, item: Item) -> dict[str, object]:
-        return {
-            "id": hashlib.sha256(item.name.encode()).hexdigest()[:10],
-            "type": "brushlabels",
-            "from_name": "label",
-            "to_name": "image",
-            "original_width": item.width,
-            "original_height": item.height,
-            "image_rotation": 0,
-            "value": {"format": "rle", "rle": mask_to_brush(item.mask), "brushlabels": [self.concept]},
-        }
+
+def _to_result(item: Item, found: Object) -> dict[str, object]:
+    name = f"{item.name}/{found.concept}" if item.several else item.name
+    return {
+        "id": hashlib.sha256(name.encode()).hexdigest()[:10],
+        "type": "brushlabels",
+        "from_name": "label",
+        "to_name": "image",
+        "original_width": item.width,
+        "original_height": item.height,
+        "image_rotation": 0,
+        "value": {"format": "rle", "rle": mask_to_brush(found.mask), "brushlabels": [found.concept]},
+    }
 
 
 def mask_to_brush(mask: np.ndarray) -> list[int]:

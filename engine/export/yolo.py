@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -15,33 +16,39 @@ DATA = """# Trainers want a validation set: here it is the training set until yo
 train: images/train
 val: images/train
 names:
-  0: {name}
 """
 
 
 class YoloWriter:
-    """One line for each connected part of a mask, an empty file for an image without the object."""
+    """One line for each connected part of a mask, an empty file for an image without an object."""
 
-    def __init__(self, folder: Folder, concept: str) -> None:
+    def __init__(self, folder: Folder, concepts: Sequence[str]) -> None:
         self.folder = folder
-        folder.write("data.yaml", DATA.format(name=json.dumps(concept)).encode())
+        names = (f"  {number}: {json.dumps(concept)}\n" for number, concept in enumerate(concepts))
+        folder.write("data.yaml", "".join([DATA, *names]).encode())
 
     def add(self, item: Item) -> None:
         self.folder.write(f"images/train/{item.name}{item.suffix}", item.image)
-        self.folder.write(f"labels/train/{item.name}.txt", mask_to_lines(item.mask).encode())
+        # Classes are numbered from 0 here.
+        lines = "".join(mask_to_lines(found.mask, found.number - 1) for found in item.objects)
+        self.folder.write(f"labels/train/{item.name}.txt", lines.encode())
 
     def close(self) -> None:
         """There is nothing left to write."""
 
 
-def mask_to_lines(mask: np.ndarray) -> str:
-    """A mask as lines of ``class x1 y1 x2 y2 …``, coordinates as fractions of width and height."""
+def mask_to_lines(mask: np.ndarray, number: int) -> str:
+    """A mask as lines of ``number x1 y1 x2 y2 …``, coordinates as fractions of width and height.
+
+    Args:
+        number: of its class.
+    """
     height, width = mask.shape
     polygons = simplify(mask, mask_to_polygons(mask, "pixels"), lambda found: _fill(found, width, height))
     lines = []
     for polygon in polygons:
         values = (polygon / (width, height)).ravel()
-        lines.append(" ".join(["0", *(f"{value:.7f}" for value in values)]) + "\n")
+        lines.append(" ".join([str(number), *(f"{value:.7f}" for value in values)]) + "\n")
     return "".join(lines)
 
 

@@ -135,10 +135,11 @@ def _draw(
             image = decode_image(item.image)
         except DecodeError:
             return *place, "", 0
+        (row,) = item.rows.values()
         background = painter(image, item.key) if painter and place in painted else None
         # A name tells how many layers there are: of what was to be painted, nothing may have been.
         path = f"{path}.{5 if background is not None else 4}.webp"
-        storage.atomic_put(draw_layers(image, item.row, options.side, background), storage.join(folder, path))
+        storage.atomic_put(draw_layers(image, row, options.side, background), storage.join(folder, path))
         return *place, path, 5 if background is not None else 4
 
     for place, path in paths.items():

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from engine import storage
 from engine.corpus.lease import Lease
@@ -13,7 +12,7 @@ from engine.corpus.reader import open_lease
 from engine.corpus.sample import Sample
 from engine.run.directory import FIRST, STAGE_FOLDERS, RunError, find_corpus_url, read_manifest, read_receipts
 from engine.run.example_source import find_corpus, find_synthetic
-from engine.segmenter.examples import read_rows
+from engine.segmenter.examples import Row, read_rows
 from schemas.receipt import Receipt
 from schemas.run import RunManifest
 
@@ -40,6 +39,11 @@ class LabelledRun:
         return self.only or str(self.manifest.fingerprint.get("concept", ""))
 
     @property
+    def concepts(self) -> tuple[str, ...]:
+        """Those whose labels are wanted, in the run's order."""
+        return (self.only,) if self.only else tuple(self.manifest.fingerprint.get("concepts") or [self.concept])
+
+    @property
     def labels_url(self) -> str:
         return storage.join(self.url, STAGE_FOLDERS[self.stage])
 
@@ -48,14 +52,15 @@ class LabelledRun:
         """Number of labels, of all concepts."""
         return sum(receipt.labelled for receipt in self.receipts.values())
 
-    def rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    def rows(self, columns: Sequence[str]) -> Iterator[Row]:
         """All label rows, without their images; nothing but label files is read."""
         for _, receipt in sorted(self.receipts.items()):
-            yield from self.read(Lease.from_json(receipt.lease), columns, Counter()).values()
+            for rows in self.read(Lease.from_json(receipt.lease), columns, Counter()).values():
+                yield from rows.values()
 
-    def read(self, lease: Lease, columns: Sequence[str], tally: Counter[str]) -> dict[str, dict[str, Any]]:
-        """The rows of a lease by key, as `read_rows`."""
-        return read_rows(self.labels_url, lease, columns, tally, concept=self.only)
+    def read(self, lease: Lease, columns: Sequence[str], tally: Counter[str]) -> dict[str, dict[str, Row]]:
+        """The rows of a lease by key and concept, as `read_rows`."""
+        return read_rows(self.labels_url, lease, columns, tally, concepts=self.concepts)
 
     def of(self, concept: str | None) -> LabelledRun:
         """The labels of one concept; those of all where the run has but one.
@@ -72,12 +77,17 @@ class LabelledRun:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledImage:
-    """An image as the corpus holds it, still encoded, and its label row."""
+    """An image as the corpus holds it, still encoded, and its label rows by concept.
+
+    Attributes:
+        rows: that are wanted, at least one; `others` are not.
+    """
 
     shard: str
     key: str
     image: bytes
-    row: dict[str, Any]
+    rows: dict[str, Row]
+    others: dict[str, Row]
 
 
 def open_labelled(run: str, stage: str | None = None) -> LabelledRun:
@@ -120,9 +130,9 @@ def read_labelled(
     leases: Sequence[Lease],
     columns: Sequence[str],
     tally: Counter[str],
-    wanted: Callable[[dict[str, Any]], bool],
+    wanted: Callable[[Row], bool],
 ) -> Iterator[LabelledImage]:
-    """The wanted rows with their images, in the corpus's order.
+    """The images that a row is wanted of, in the corpus's order; each shard is opened once, for all concepts.
 
     Args:
         leases: as `find_images` gives them.
@@ -134,22 +144,26 @@ def read_labelled(
     """
     for lease in leases:
         found = run.read(lease, columns, tally)
-        rows = {key: row for key, row in found.items() if wanted(row)}
-        if not rows:
+        chosen = {key: {name: row for name, row in rows.items() if wanted(row)} for key, rows in found.items()}
+        chosen = {key: rows for key, rows in chosen.items() if rows}
+        if not chosen:
             continue
-        with open_lease(lease, keys=rows) as reader:
+        with open_lease(lease, keys=chosen) as reader:
             for sample in reader:
-                row = rows.pop(sample.key, None)
-                if row is None:
+                rows = chosen.pop(sample.key, {})
+                if not rows:
                     continue
                 if isinstance(sample, Sample):
-                    yield LabelledImage(shard=sample.shard, key=sample.key, image=sample.image, row=row)
+                    others = {name: row for name, row in found[sample.key].items() if name not in rows}
+                    yield LabelledImage(
+                        shard=sample.shard, key=sample.key, image=sample.image, rows=rows, others=others
+                    )
                 else:
-                    tally["unreadable_image"] += 1
-        if rows:
-            tally["label_without_image"] += len(rows)
+                    tally["unreadable_image"] += len(rows)
+        if chosen:
+            tally["label_without_image"] += sum(map(len, chosen.values()))
     here = {lease.id for lease in leases}
     for lease_id, receipt in run.receipts.items():
         if lease_id not in here:
-            rows = run.read(Lease.from_json(receipt.lease), columns, tally)
-            tally.update("label_without_image" for row in rows.values() if wanted(row))
+            gone = run.read(Lease.from_json(receipt.lease), columns, tally).values()
+            tally.update("label_without_image" for rows in gone for row in rows.values() if wanted(row))

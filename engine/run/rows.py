@@ -41,10 +41,14 @@ def png_to_array(png: dict[str, Any]) -> np.ndarray:
         return np.asarray(image if image.mode == "1" else image.convert("L"))
 
 
-def masks_to_classes(masks: Sequence[np.ndarray]) -> np.ndarray:
-    """Masks (h, w) bool of several concepts -> (h, w) uint8: 0 background, 1 the first; an earlier one hides others."""
+def masks_to_classes(masks: Sequence[np.ndarray], numbers: Sequence[int] | None = None) -> np.ndarray:
+    """Masks (h, w) bool of several concepts -> (h, w) uint8: 0 background, 1 the first; an earlier one hides others.
+
+    Args:
+        numbers: of the classes, where they are not the masks' places.
+    """
     classes = np.zeros(masks[0].shape, np.uint8)
-    for number, mask in reversed(list(enumerate(masks, 1))):
+    for mask, number in reversed(list(zip(masks, numbers or range(1, len(masks) + 1), strict=True))):
         classes[mask] = number
     return classes
 

@@ -92,9 +92,7 @@ def read_examples(
         columns = ["width", "height", "quality", "flags", COLUMNS.get(labels, "mask")]
         rows: dict[str, dict[str, Row]] = {}
         if labels != "truth" and labels_url is not None:
-            for name in concepts:
-                for key, row in read_rows(labels_url, lease, columns, tally, concept=name).items():
-                    rows.setdefault(key, {})[name] = row
+            rows = read_rows(labels_url, lease, columns, tally, concepts=concepts)
         used = 0
         with open_lease(lease, masks=labels == "truth") as reader:
             if not rows and labels != "truth" and reader.planned:
@@ -123,13 +121,14 @@ def read_examples(
 
 
 def read_rows(
-    labels_url: str, lease: Lease, columns: Sequence[str], tally: Counter[str], *, concept: str | None = None
-) -> dict[str, dict[str, Any]]:
-    """The label rows of a lease by key; rows of other shards, which do not belong there, are labels without image.
+    labels_url: str, lease: Lease, columns: Sequence[str], tally: Counter[str], *, concepts: Sequence[str]
+) -> dict[str, dict[str, Row]]:
+    """The label rows of a lease by key and concept; rows of other shards, which do not belong there, are labels
+    without image.
 
     Args:
-        columns: besides shard and key.
-        concept: of several, whose rows are wanted.
+        columns: besides shard, key and concept.
+        concepts: whose rows are wanted.
 
     Raises:
         ValueError: a label file that is none, or is not there.
@@ -143,12 +142,16 @@ def read_rows(
             "label its lease again"
         ) from error
     try:
-        filters = None if concept is None else [("concept", "==", concept)]
-        rows = pq.read_table(io.BytesIO(data), columns=["shard", "key", *columns], filters=filters).to_pylist()
+        names = list(dict.fromkeys(["shard", "key", "concept", *columns]))
+        filters = [("concept", "in", list(concepts))]
+        rows = pq.read_table(io.BytesIO(data), columns=names, filters=filters).to_pylist()
     except ValueError as error:  # pyarrow.ArrowInvalid is a ValueError
         raise ValueError(f"{storage.redact(url)} is not a label file: {error}; label its lease again") from error
-    own = {row["key"]: row for row in rows if row["shard"] == lease.shard.name}
-    if strange := len(rows) - len(own):
+    own: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        if row["shard"] == lease.shard.name:
+            own.setdefault(row["key"], {})[row["concept"]] = row
+    if strange := len(rows) - sum(map(len, own.values())):
         tally["label_without_image"] += strange
     return own
 

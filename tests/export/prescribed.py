@@ -1,24 +1,27 @@
-"""A run whose masks are what a test says, made by the machinery that makes every run."""
+"""Runs whose masks are what a test says, made by the machinery that makes every run."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
-from engine.corpus import plan_leases
-from engine.corpus.catalogue import list_shards
 from engine.diffusion.geometry import bounding_box
 from engine.distillation.spec import DistillationSpec
 from engine.labelling.label import Label
 from engine.labelling.spec import LabelSpec
 from engine.run.directory import start_run
 from engine.run.fake import FakeSource
-from engine.run.plan import plan_labelling
+from engine.run.join import join_lease
+from engine.run.plan import LabelPlan, plan_labelling
+from engine.run.several import plan_several
 from engine.run.shard import label_lease
 from tests.segmenter.bright import to_png, write_tar
 
@@ -36,6 +39,7 @@ class Case:
     quality: float = 0.9
     flags: list[str] = field(default_factory=list)
     turned: bool = False
+    concept: str = "box"
 
     @property
     def pixels(self) -> np.ndarray:
@@ -107,6 +111,36 @@ def cases() -> list[Case]:
     ]
 
 
+SEVERAL = ("fire truck", "car")
+"""Concepts in an order that is not the alphabet's."""
+
+
+def scenes() -> list[Case]:
+    """Images with both, one and neither of two concepts, and one with a poor label, in two shards."""
+    masks = difficult_masks()
+    ring, left, right = masks["disc"].copy(), masks["parts"].copy(), masks["parts"].copy()
+    ring[20:40, 30:60] = False
+    left[:, 32:] = False
+    right[:, :32] = False
+    drawn = {
+        "both": (left, right),
+        "around": (ring, masks["disc"] & ~ring),
+        "all": (masks["noise"], ~masks["noise"]),
+        "truck": (masks["island"], _blank(64, 48)),
+        "poor": (left, right),
+        "neither": (_blank(16, 24), _blank(16, 24)),
+        "turned <&>": (_blank(64, 48), masks["island"]),
+    }
+    found = []
+    for number, (key, pair) in enumerate(drawn.items()):
+        for concept, mask in zip(SEVERAL, pair, strict=True):
+            quality = 0.2 if (key, concept) == ("poor", "car") else 0.9
+            how = {"quality": quality} if mask.any() else {"quality": 0.0, "flags": ["absent"]}
+            shard, turned = f"{number % 2:06d}", key == "turned <&>"
+            found.append(Case(shard=shard, key=key, mask=mask, turned=turned, concept=concept, **how))
+    return found
+
+
 class PrescribedLabeller:
     """Labels each image as its case says."""
 
@@ -133,24 +167,51 @@ class PrescribedLabeller:
 
 
 def write_run(folder: Path, given: Sequence[Case]) -> Path:
-    """Corpus and run; the folder of the latter."""
+    """Corpus and run, of one concept or several; the folder of the latter."""
     corpus, run = folder / "corpus", folder / "run"
+    _write_corpus(corpus, given)
+    concepts = tuple(dict.fromkeys(case.concept for case in given))
+
+    def plan_one(concept: str, run_url: str) -> LabelPlan:
+        return plan_labelling(
+            spec=LabelSpec(concept=concept, prompt=f"a photo of a {concept}"),
+            source=FakeSource(),
+            input_url=str(corpus),
+            run_url=run_url,
+            distillation=DistillationSpec(method="none"),
+        )
+
+    if len(concepts) == 1:
+        _label(plan_one(concepts[0], str(run)), given)
+        return run
+    plan = plan_several(concepts, plan_one, str(run), {})
+    for part in plan.concepts:
+        _label(part, [case for case in given if case.concept == part.run.concept])
+    start_run(plan.run.url, plan.manifest)
+    for lease in plan.leases:
+        join_lease(lease, plan.task.runs, plan.run)
+    return run
+
+
+def _write_corpus(corpus: Path, given: Sequence[Case]) -> None:
     shards: dict[str, dict[str, bytes]] = {}
     for case in given:
         suffix, data = case.encode()
         shards.setdefault(case.shard, {})[f"{case.key}.{suffix}"] = data
     for shard, members in shards.items():
         write_tar(corpus / f"{shard}.tar", members)
-    spec = LabelSpec(concept="box", prompt="a photo of a box")
-    plan = plan_labelling(
-        spec=spec,
-        source=FakeSource(),
-        input_url=str(corpus),
-        run_url=str(run),
-        distillation=DistillationSpec(method="none"),
-    )
+
+
+def _label(plan: LabelPlan, given: Sequence[Case]) -> None:
     start_run(plan.run.url, plan.manifest)
-    for lease in plan_leases(list_shards(str(corpus))):
+    for lease in plan.leases:
         own = [case for case in given if case.shard == lease.shard.stem]
         label_lease(lease, PrescribedLabeller(own), plan.run)
-    return run
+
+
+def change_rows(run: Path, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> None:
+    """Writes a run's labels again, each row changed, or left out where that gives None."""
+    for path in (run / "labels").glob("*.parquet"):
+        table = pq.read_table(path)
+        rows = [changed for row in table.to_pylist() if (changed := change(row)) is not None]
+        pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
