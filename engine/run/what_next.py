@@ -45,7 +45,12 @@ AFTER: dict[str, tuple[tuple[str, str], ...]] = {
 """By job, or by job and what it was asked for: commands and what they are good for."""
 
 
-FOR_ONE = ("report ", "export --run", "train --run {run} --review", "train --run {run} --labels preliminary")
+FOR_ONE = (
+    "report ",
+    "export --run {run} --review",
+    "train --run {run} --review",
+    "train --run {run} --labels preliminary",
+)
 """Beginnings of commands that take one concept of a run of several at a time."""
 NOT_FOR_SEVERAL = "synthesize "
 """Beginning of what such a run cannot be given to."""

@@ -35,5 +35,5 @@ def test_of_several_concepts_one_is_named_where_a_job_takes_one_at_a_time(job: s
     lines = describe_next(job, run="/runs/street", one_of="fire truck").splitlines()
     assert not any("synthesize" in line for line in lines)
     for line in lines:
-        alone = any(word in line for word in ("report.py", "export.py", "--review", "preliminary"))
+        alone = any(word in line for word in ("report.py", "--review", "preliminary"))
         assert ("--concept 'fire truck'" in line) == alone
