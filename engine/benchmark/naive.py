@@ -116,7 +116,7 @@ class NaiveLabeller:
         weight = (first - first.amin((1, 2), True)) / (first.amax((1, 2), True) - first.amin((1, 2), True))
         told = [timesteps[round(i)] for i in np.linspace(0, len(timesteps) - 1, spec.presence_steps)]
         spread = torch.zeros_like(first)
-        sums = torch.zeros(3, len(z0), device=z0.device)
+        sums = torch.zeros(3, *first.shape, device=z0.device)
         for t in sorted({*told, *timesteps[: spec.propagation_steps]}):
             store = _KeptMaps()
             near = t in timesteps[: spec.propagation_steps]
@@ -126,9 +126,12 @@ class NaiveLabeller:
             if t in told:
                 other, _ = self._predict(z0, keys, t, background)
                 errors[t] += [(guess - noise).square().mean(1) for guess in (other, epsilon)]
-                scale = errors[t][1].mean((1, 2))
-                sums += torch.stack([(error * weight).sum((1, 2)) / scale for error in errors[t]])
-        presence = 1 - sums[0] / torch.minimum(sums[1], sums[2])
+                scale = errors[t][1].mean((1, 2), True)
+                sums += torch.stack([error / scale for error in errors[t]])
+        own, other, none = F.avg_pool2d(sums, 2 * round(size[1] / 16) + 1, stride=1, padding=round(size[1] / 16))
+        weight = weight * ((other * none).sqrt() / own) ** spec.advantage_power
+        weighed = (sums * weight).sum((2, 3))
+        presence = 1 - weighed[0] / torch.minimum(weighed[1], weighed[2])
         return (spread / spec.propagation_steps if spec.propagation_steps else first), presence
 
     def paint(self, z0: Tensor, region: Tensor, keys: list[str]) -> Tensor:

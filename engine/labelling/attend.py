@@ -10,16 +10,18 @@ The second look asks at some of the same z_t for two more things.
   the self-attention among the image's cells, gives each cell the mean of M̂ over the cells it attends to (the idea of
   Wang et al. 2023, arXiv 2309.02773, and others): parts that resemble no word by themselves are found, clutter with a
   look of its own is left. Seen under the empty prompt, at the lowest timesteps, mean over layers and heads.
-- Presence. Where the concept is, y_f explains z_t better than y_b does, and better than no words at all: against y_b
-  alone any object would pass for the concept. The score is by how much the error falls where M̂ looks,
+- Advantage. M̂ asks where the model looks for a word, which is also what stands beside the object or resembles it. The
+  errors e(y) = Σ_t ‖ε − ε(z_t, y)‖² / mean ‖ε − ε(z_t, y_b)‖² tell where the concept is from another side: which cells
+  y_f explains better than y_b and no words do, and better than every y_d, the words for other things (distractors).
 
-    E(y) = Σ_t Σ_cells M̂ ‖ε − ε(z_t, y)‖² / mean ‖ε − ε(z_t, y_b)‖²,    p = 1 − E(y_f) / min(E(y_b), E("")),
+    A = log min(√(ē(y_b) ē("")), min_d ē(y_d)) / ē(y_f),    ē the mean of e over the cells around.
+
+- Presence. Where the concept is, y_f explains z_t better than all of these: against y_b alone any object would pass for
+  the concept. The score is by how much the error falls where M̂ and A say that it is,
+
+    E(y) = Σ_cells M̂ exp(k A) e(y),    p = 1 − E(y_f) / min(E(y_b), E(""), min_d E(y_d)),
 
   with M̂ of the first look, scaled to 0..1 within each image.
-- Advantage. The same errors tell where the concept is from another side: which cells y_f explains better than y_b and
-  no words do. M̂ asks where the model looks for a word, which is also what stands beside the object or resembles it.
-
-    A = log √(Ē(y_b) Ē("")) / Ē(y_f),    Ē the mean of the errors over the cells around.
 
 Shapes: B images, R = T0 N reverse steps per image, C concepts, h × w latent cells.
 """
@@ -38,7 +40,7 @@ from engine.diffusion.model import LatentDiffusion
 from engine.diffusion.noise import add_noise, draw_noise
 from engine.diffusion.prompt import ConceptPrompt
 from engine.diffusion.sampling import predict_noise
-from engine.labelling.heatmap import scale_to_unit
+from engine.labelling.heatmap import weigh
 from engine.labelling.spec import LabelSpec
 
 STAGE = "preliminary"
@@ -162,12 +164,12 @@ def _look_again(
         told: [T0] bool, the steps that tell presence.
     """
     images, concepts, rows, columns = maps.shape
-    background, empty = model.encode_text([spec.background_prompt, ""]).split(1)
+    empty, *others = model.encode_text(["", spec.background_prompt, *spec.distractors]).split(1)
     propagated = torch.arange(len(told), device=told.device) < spec.propagation_steps
     # One more channel tells how much of the attention stays within the image.
     spread = torch.zeros(images, concepts + 1, rows, columns, device=maps.device)
     source = torch.cat([maps * counted[:, None], counted[:, None]], 1)
-    errors = torch.zeros(3, images, rows, columns, device=maps.device)
+    errors = torch.zeros(2 + len(others), images, rows, columns, device=maps.device)
     begun = 0
     for chunk in noisy((told | propagated).cpu()):
         near, tells = propagated[chunk.step], told[chunk.step]
@@ -177,25 +179,26 @@ def _look_again(
             spread.index_add_(0, chunk.image[near], probe.read(rows, columns)[near])
         if tells.any():
             zt, t, epsilon, image = (v[tells] for v in (chunk.zt, chunk.t, chunk.epsilon, chunk.image))
-            other = predict_noise(model, zt, t, background.expand(len(zt), -1, -1))
-            three = [(g - epsilon).square().mean(1) for g in (other, guess[tells])]
-            three.append(error_of_prompt[begun : begun + len(zt)])
+            guesses = [predict_noise(model, zt, t, text.expand(len(zt), -1, -1)) for text in others]
+            found = [(g - epsilon).square().mean(1) for g in (guess[tells], *guesses)]
+            found.append(error_of_prompt[begun : begun + len(zt)])
             begun += len(zt)
-            error = torch.stack(three) * counted[image]
-            errors.index_add_(1, image, error / error[0].mean((1, 2))[:, None, None])
-    *others, own = (errors * scale_to_unit(maps[:, 0], counted > 0)).sum((2, 3))
+            error = torch.stack(found) * counted[image]
+            errors.index_add_(1, image, error / error[1].mean((1, 2))[:, None, None])
+    advantage = _advantage(errors) * counted
+    weighed = weigh(maps[:, 0], advantage, counted > 0, spec.advantage_power)
+    *rest, own = (errors * weighed).sum((2, 3))
     if spec.propagation_steps:
         maps = spread[:, :concepts] / spread[:, concepts:]
-    presence = 1 - own / torch.stack(others).amin(0)
-    return Attention(maps=maps, presence=presence, advantage=_advantage(errors) * counted)
+    return Attention(maps=maps, presence=1 - own / torch.stack(rest).amin(0), advantage=advantage)
 
 
 def _advantage(errors: Tensor) -> Tensor:
-    """A of errors [3, B, h, w] under y_b, no words and y_f: [B, h, w]; 0 where there are none."""
+    """A of errors [3 + D, B, h, w] under no words, y_b, each y_d and y_f: [B, h, w]; 0 where there are none."""
     reach = max(1, round(NEIGHBOURHOOD * errors.shape[-1]))
     around = F.avg_pool2d(errors, 2 * reach + 1, stride=1, padding=reach).clamp(min=torch.finfo(errors.dtype).tiny)
-    background, empty, own = around.log()
-    return (background + empty) / 2 - own
+    empty, background, *distractors, own = around.log()
+    return torch.stack([(background + empty) / 2, *distractors]).amin(0) - own
 
 
 def spread_evenly(count: int, steps: int) -> Tensor:

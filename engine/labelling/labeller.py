@@ -108,7 +108,7 @@ class Labeller:
             # Where there is nothing to paint over, or nothing to paint from, M_pre stays.
             usable = [i for i, label in enumerate(labels) if not USELESS & set(label.flags)]
             if usable:
-                heat = weigh(heatmap, attention.advantage, valid, self.spec.refinement.advantage_power)
+                heat = weigh(heatmap, attention.advantage, valid, self.spec.advantage_power)
                 self._refine(labels, usable, canvases, z0, heat, preliminary.mask, valid, keys, places)
         return labels
 

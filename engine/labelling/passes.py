@@ -26,6 +26,6 @@ class Passes:
         settings = spec.refinement
         contexts = 1 if settings.guidance in (0, 1) else 2
         return cls(
-            attention=spec.draws * (steps + int(again.sum()) + int(told.sum())),
+            attention=spec.draws * (steps + int(again.sum()) + int(told.sum()) * (1 + len(spec.distractors))),
             inpainting=settings.inpaint_steps * settings.inpaintings * contexts,
         )

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-METHOD_VERSION = 6
+METHOD_VERSION = 7
 """Raised whenever the code of the method changes the labels it yields for unchanged settings."""
 
 Stage = Literal["preliminary", "refined"]
@@ -34,8 +34,6 @@ class RefinementSpec:
         colour: space of the difference: mean over RGB channels of |x − x̂|, or the distance in CIELAB.
         dilate: latent cells by which M_pre grows before it is painted over.
         heatmap_power: γ, by which M̂ weighs the differences; 0 leaves them alone, as the paper does.
-        advantage_power: by which M̂ itself is weighed, cell by cell, with how much better y_f explains what is there
-            than y_b and no words do; 0 leaves it alone, and so does asking for no presence.
         fit: pixels that the mixture is fitted to: all of the image, or those painted over.
         refined_mixture_rule: where the mixture's threshold lies.
         smoothing: iterations that spread the mask along the image's own edges; 0 leaves it out.
@@ -55,7 +53,6 @@ class RefinementSpec:
     colour: Literal["rgb", "lab"] = "lab"
     dilate: int = 1
     heatmap_power: float = 2.0
-    advantage_power: float = 1.0
     fit: Literal["image", "region"] = "image"
     refined_mixture_rule: MixtureRule = "midpoint"
     smoothing: int = 10
@@ -66,9 +63,7 @@ class RefinementSpec:
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "inpaint_steps", "inpaintings")
-        check_at_least(
-            self, 0, "dilate", "heatmap_power", "advantage_power", "smoothing", "closing", "opening", "component_heat"
-        )
+        check_at_least(self, 0, "dilate", "heatmap_power", "smoothing", "closing", "opening", "component_heat")
         if self.component_heat > 1:
             raise ValueError(f"component_heat is {self.component_heat}; it is a share between 0 and 1")
 
@@ -81,14 +76,18 @@ class LabelSpec:
         concept: the word or phrase whose pixels are wanted, for example ``fire truck``.
         prompt: y_f, the text that stands for the object; must contain the concept.
         background_prompt: y_b, the text that stands for its absence.
+        distractors: y_d, texts that stand for other things which the images show and which must not pass for the
+            concept; asked where presence is.
         stage: how far down the method to go.
         timesteps: T, number of steps of the sampler's schedule.
         attention_steps: T0, how many timesteps enter the mean attention map.
         draws: N, noise draws per timestep.
         propagation_steps: at how many of the timesteps, least noise first, self-attention spreads M̂ over the cells that
             belong together; 0 leaves M̂ as the paper has it.
-        presence_steps: at how many of the timesteps the noise is also predicted under y_b and under no words, to tell
-            whether the concept is there at all; 0 leaves it out.
+        presence_steps: at how many of the timesteps the noise is also predicted under y_b, under no words and under
+            every y_d, to tell where y_f explains it best, and whether the concept is there at all; 0 leaves it out.
+        advantage_power: k, by which M̂ is weighed, cell by cell, with how much better y_f explains what is there than
+            the others do; 0 leaves it alone, and so does asking for no presence.
         presence_threshold: a smaller presence score makes an image `absent`, with an empty mask. Of miniature scenes,
             the default loses 9 of 400 with the concept and finds 52 of 80 without it (docs/results/labelling.json).
         seed: seed of the run; a sample's noise derives from (seed, key, stage).
@@ -99,12 +98,14 @@ class LabelSpec:
     concept: str
     prompt: str
     background_prompt: str = "a photo of a background"
+    distractors: tuple[str, ...] = ()
     stage: Stage = "refined"
     timesteps: int = 50
     attention_steps: int = 40
     draws: int = 1
     propagation_steps: int = 10
     presence_steps: int = 20
+    advantage_power: float = 2.5
     presence_threshold: float = -0.02
     seed: int = 0
     mixture_rule: MixtureRule = "midpoint"
@@ -114,7 +115,7 @@ class LabelSpec:
         if not self.concept.strip():
             raise ValueError("the concept is empty; give a word or phrase, for example --concept car")
         check_at_least(self, 1, "timesteps", "draws")
-        check_at_least(self, 0, "propagation_steps", "presence_steps")
+        check_at_least(self, 0, "propagation_steps", "presence_steps", "advantage_power")
         if not 1 <= self.attention_steps <= self.timesteps:
             raise ValueError(
                 f"attention_steps is {self.attention_steps}; it must be between 1 and timesteps ({self.timesteps})"
@@ -125,6 +126,7 @@ class LabelSpec:
         values = dataclasses.asdict(self)
         del values["stage"]
         refinement = {f"refinement.{name}": value for name, value in values.pop("refinement").items()}
+        values["distractors"] = list(self.distractors)
         return {"method_version": METHOD_VERSION, **values, **refinement}
 
     @classmethod
@@ -140,6 +142,7 @@ class LabelSpec:
         try:
             refinement = {f.name: fields[f"refinement.{f.name}"] for f in dataclasses.fields(RefinementSpec)}
             values = {name: fields[name] for name in names}
+            values["distractors"] = tuple(values["distractors"])
         except KeyError as error:
             raise ValueError(f"its settings lack {error}") from error
         return cls(**values, stage=stage, refinement=RefinementSpec(**refinement))

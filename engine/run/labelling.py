@@ -33,7 +33,7 @@ class Concepts(What):
 
     concept: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="WORD")] = ()  # type: ignore[assignment]
     """The word or phrase whose pixels are wanted: car, "fire truck". Given more than once, there is a row for each
-    concept and image, and no pixel is in two masks of an image."""
+    concept and image, each concept has the others for distractors, and no pixel is in two masks of an image."""
     concept_file: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """More concepts: a word or phrase in every line, # begins a remark."""
 
@@ -78,11 +78,17 @@ def make_plan(options: Label, source: LabellerSource | None = None) -> LabelPlan
         source: of labellers, instead of one of the model that the options name.
     """
     concepts = read_concepts(options.what.concept, options.what.concept_file)
-    prompts = {"prompt": options.what.prompt, "background_prompt": options.what.background_prompt}
+    asked = options.what
     config = dataclasses.asdict(options)
 
     def plan_one(concept: str, run_url: str) -> LabelPlan:
-        what = What(concept=concept, **prompts)
+        rivals = [other for other in concepts if other != concept]
+        what = What(
+            concept=concept,
+            prompt=asked.prompt,
+            background_prompt=asked.background_prompt,
+            distractor=tuple(dict.fromkeys([*asked.distractor, *rivals])),
+        )
         return plan_labelling(
             spec=label_spec(what, options.method, options.refinement, options.stage.stage),
             source=source or source_of(options.model),

@@ -49,6 +49,9 @@ class What:
     attention: --concept arms --prompt "a photo of a human with arms and legs"."""
     background_prompt: str = "a photo of a background"
     """The text that is painted where the object was."""
+    distractor: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="WORD")] = ()
+    """Something else that the images show and that must not pass for the concept: --concept dog --distractor cat. Given
+    more than once, each takes as many passes of the model as --presence-steps says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +107,8 @@ class Method:
     between their means."""
     presence_steps: Int = None
     """At how many timesteps to look whether the concept is there at all; 0 takes it for granted. (paper 20, fast 8)"""
+    advantage_power: float = LabelSpec.advantage_power
+    """How much the heatmap is weighed with how well the prompt explains each place; 0 not at all, as in the paper."""
     presence_threshold: float = LabelSpec.presence_threshold
     """Images with a smaller presence get an empty mask and the flag absent. Measured on the miniature; look at the
     presence of some images before you trust it with another model."""
@@ -131,9 +136,6 @@ class Refinement:
     """Latent cells by which a preliminary mask grows before it is painted over."""
     heatmap_power: float = RefinementSpec.heatmap_power
     """How much the heatmap weighs the difference; 0 not at all, as in the paper."""
-    advantage_power: float = RefinementSpec.advantage_power
-    """How much the heatmap itself is weighed with how well the prompt explains each place; 0 not at all, as in the
-    paper."""
     fit: Literal["image", "region"] = RefinementSpec.fit
     """Pixels the threshold is found from: all, or those painted over."""
     refined_mixture_rule: Literal["posterior", "midpoint"] = RefinementSpec.refined_mixture_rule
@@ -264,6 +266,8 @@ class Execution(Running):
 
 def label_spec(what: What, method: Method, refinement: Refinement, stage: str) -> LabelSpec:
     """The settings of a labelling; ValueError for one that makes no sense."""
+    if what.concept in what.distractor:
+        raise ValueError(f"--distractor {what.concept!r} is the concept itself; name other things that the images show")
     given = {**dataclasses.asdict(method), **dataclasses.asdict(refinement)}
     profile = PROFILES[given.pop("profile")]
     values = {name: profile[name] if value is None else value for name, value in given.items()}
@@ -272,6 +276,7 @@ def label_spec(what: What, method: Method, refinement: Refinement, stage: str) -
         concept=what.concept,
         prompt=what.prompt.replace("{concept}", what.concept),
         background_prompt=what.background_prompt,
+        distractors=tuple(what.prompt.replace("{concept}", word) for word in what.distractor),
         stage=stage,  # type: ignore[arg-type]
         refinement=RefinementSpec(**refine),
         **values,

@@ -106,6 +106,8 @@ class ModelSource:
         locate_concept(tokenizer, spec.prompt, spec.concept)
         if spec.stage == "refined":
             check_known(tokenizer, spec.background_prompt)
+        for prompt in spec.distractors:
+            check_known(tokenizer, prompt)
         return {"model_weights": hash_weights(folder)}
 
     def build(

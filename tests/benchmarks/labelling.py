@@ -125,7 +125,6 @@ PAPERS_REFINEMENT = Refinement(
     dilate=0,
     colour="rgb",
     heatmap_power=0,
-    advantage_power=0,
     fit="region",
     refined_mixture_rule="posterior",
     smoothing=0,

@@ -39,7 +39,6 @@ COMPARED = {
     "colour": ("lab", "rgb"),
     "reference": ("image", "decoded"),
     "heatmap_power": (0.0, 0.5, 1.0, 1.5, 2.0, 3.0),
-    "advantage_power": (0.0, 0.5, 1.0, 1.5, 2.0),
     "fit": ("image", "region"),
     "refined_mixture_rule": ("midpoint", "posterior"),
     "smoothing": (0, 5, 10, 20),
@@ -94,7 +93,7 @@ def measure(concept: str, arguments: argparse.Namespace) -> dict[str, Any]:
     def cut(inpainted: torch.Tensor, chosen: RefinementSpec) -> float:
         reference = decoded if chosen.reference == "decoded" else images
         apart = difference(reference, inpainted[:, : chosen.inpaintings], chosen)
-        heat = weigh(maps, attention.advantage, valid, chosen.advantage_power)
+        heat = weigh(maps, attention.advantage, valid, spec.advantage_power)
         return pooled_iou(refine(images, apart, heat, region, valid, chosen).mask, truth)
 
     return {

@@ -60,7 +60,7 @@ def errors_of(model, settings: LabelSpec, steps: list[int], valid: torch.Tensor)
     """Of each image and text the errors [16, 16], in units of the mean under y_b, 0 outside of the image; one latent,
     one timestep and one draw at a time. The velocity of sd2 is compared as noise."""
     found = []
-    texts = (settings.prompt, settings.background_prompt, "")
+    texts = (settings.prompt, settings.background_prompt, "", *settings.distractors)
     for z0, key, cells in zip(latents(), KEYS, valid, strict=True):
         totals = {text: torch.zeros(16, 16, dtype=torch.float64) for text in texts}
         for step in steps:
@@ -81,6 +81,14 @@ def errors_of(model, settings: LabelSpec, steps: list[int], valid: torch.Tensor)
     return found
 
 
+def advantage_of(errors: dict[str, torch.Tensor], settings: LabelSpec, row: int, column: int) -> float:
+    """A at a cell, from the sums of the errors over the 3 × 3 cells around."""
+    window = (slice(max(0, row - 1), row + 2), slice(max(0, column - 1), column + 2))
+    around = {text: float(error[window].sum()) for text, error in errors.items()}
+    rivals = [math.sqrt(around[settings.background_prompt] * around[""]), *(around[d] for d in settings.distractors)]
+    return math.log(min(rivals) / around[settings.prompt])
+
+
 def reference(model, settings: LabelSpec, steps: list[int], valid: torch.Tensor) -> list[float]:
     scores = []
     prompt = ConceptPrompt.parse(model.tokenizer, settings.prompt, [settings.concept])
@@ -88,21 +96,25 @@ def reference(model, settings: LabelSpec, steps: list[int], valid: torch.Tensor)
     heat = attend(model, latents(), KEYS, prompt, alone).maps[:, 0].double()
     for errors, cells, shades in zip(errors_of(model, settings, steps, valid), valid, heat, strict=True):
         weight = (shades - shades[cells].min()) * cells
+        for row, column in cells.nonzero().tolist():
+            weight[row, column] *= math.exp(settings.advantage_power * advantage_of(errors, settings, row, column))
         weighted = {text: float((weight * error).sum()) for text, error in errors.items()}
-        scores.append(1 - weighted[settings.prompt] / min(weighted[settings.background_prompt], weighted[""]))
+        own = weighted.pop(settings.prompt)
+        scores.append(1 - own / min(weighted.values()))
     return scores
 
 
-@pytest.mark.parametrize("kind", ["sd1", "sd2"])
-def test_the_advantage_compares_the_errors_around_each_cell_of_the_image(models, kind):
-    settings, valid = spec(), letterbox()
+DISTRACTORS = ("a photo of a dog", "a photo of a bird")
+
+
+@pytest.mark.parametrize(("kind", "distractors"), [("sd1", ()), ("sd2", ()), ("sd1", DISTRACTORS)])
+def test_the_advantage_compares_the_errors_around_each_cell_of_the_image(models, kind, distractors):
+    settings, valid = spec(distractors=distractors), letterbox()
     prompt = ConceptPrompt.parse(models[kind].tokenizer, settings.prompt, [settings.concept])
     got = attend(models[kind], latents(), KEYS, prompt, settings, valid=valid).advantage
     for i, errors in enumerate(errors_of(models[kind], settings, [0, 2, 4], valid)):
         for row, column in ((0, 0), (4, 3), (9, 6)):  # a corner, the middle, at the letterbox of both
-            window = (slice(max(0, row - 1), row + 2), slice(max(0, column - 1), column + 2))
-            own, background, empty = (errors[text][window].sum() for text in errors)
-            expected = float((background * empty).sqrt().log() - own.log())
+            expected = advantage_of(errors, settings, row, column)
             assert float(got[i, row, column]) == pytest.approx(expected, abs=2e-6)
             assert abs(expected) > 1e-5
     assert not got[~valid].any()
@@ -114,9 +126,18 @@ def test_an_advantage_that_was_not_asked_for_is_zero(models):
     assert not attend(models["sd1"], latents(), KEYS, prompt, settings).advantage.any()
 
 
-@pytest.mark.parametrize(("kind", "draws"), [("sd1", 1), ("sd1", 2), ("sd2", 1)])
-def test_the_score_equals_a_plain_loop_over_timesteps_spread_evenly(models, kind, draws):
-    settings = spec(draws=draws)
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("sd1", {}),
+        ("sd1", {"draws": 2}),
+        ("sd2", {}),
+        ("sd1", {"advantage_power": 0}),
+        ("sd1", {"distractors": DISTRACTORS}),
+    ],
+)
+def test_the_score_equals_a_plain_loop_over_timesteps_spread_evenly(models, kind, changes):
+    settings = spec(**changes)
     got = presence(models[kind], settings, batch_size=4)
     expected = reference(models[kind], settings, [0, 2, 4], torch.ones(2, 16, 16, dtype=torch.bool))
     torch.testing.assert_close(got, torch.tensor(expected), rtol=1e-3, atol=2e-6)
@@ -140,6 +161,10 @@ def test_the_letterbox_takes_no_part_in_the_score(models):
 def test_what_explains_an_image_no_better_than_the_background_prompt_has_no_presence(models):
     same = spec(background_prompt="a photo of a car")
     assert presence(models["sd1"], same).max() < 1e-6
+
+
+def test_what_a_distractor_explains_as_well_has_no_presence(models):
+    assert presence(models["sd1"], spec(distractors=("a photo of a car",))).max() < 1e-6
 
 
 def test_asking_for_presence_leaves_the_attention_as_it_is(models):
