@@ -53,6 +53,7 @@ def test_counted_operations_are_those_of_the_layers():
     [
         {},
         {"presence_steps": 0},
+        {"distractors": ("a photo of a dog", "a photo of a bird")},
         {"propagation_steps": 0, "draws": 2},
         {"refinement": RefinementSpec(inpaint_steps=3, guidance=-1, inpaintings=2)},
     ],

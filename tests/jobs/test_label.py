@@ -173,10 +173,11 @@ def test_a_missing_model_and_a_pickled_one_are_refused(
         assert said in capsys.readouterr().err
 
 
-def test_a_background_prompt_that_the_model_does_not_know_is_refused(
-    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("unknown", [("--background-prompt", "a zebra"), ("--distractor", "zebra")])
+def test_what_the_model_does_not_know_is_refused(
+    unknown: tuple[str, str], corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--concept", "car", "--input", corpus, "--run", tmp_path / "run", "--background-prompt", "a zebra"]
+    arguments = ["--concept", "car", "--input", corpus, "--run", tmp_path / "run", *unknown]
     assert main([str(argument) for argument in arguments]) == 2
     assert "zebra" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -83,6 +83,13 @@ def test_every_image_has_a_row_for_each_concept_and_no_pixel_is_in_two_masks(cor
     assert (receipt.labelled, receipt.quarantined) == (10, {"corrupt_image": 1})
 
 
+def test_each_concept_has_the_others_for_distractors(corpus: Path, tmp_path: Path) -> None:
+    plan = plan_run(corpus, tmp_path / "run", "--distractor", "bird", "--distractor", "dog", concepts=("car", "human"))
+    car, human = (part.spec.distractors for part in plan.concepts)
+    assert car == tuple(f"a photo of a {word}" for word in ("bird", "dog", "human"))
+    assert human == tuple(f"a photo of a {word}" for word in ("bird", "dog", "car"))
+
+
 def test_a_run_that_is_joined_has_nothing_left_to_do(corpus: Path, tmp_path: Path) -> None:
     plan = plan_run(corpus, tmp_path / "run")
     assert not plan.done

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from engine.labelling.spec import LabelSpec, RefinementSpec
@@ -32,6 +34,18 @@ def test_a_flag_overrides_the_profile():
     found = spec(Method(profile="fast", timesteps=20, presence_steps=0), Refinement(solver="ddim"))
     assert (found.timesteps, found.attention_steps, found.presence_steps) == (20, 8, 0)
     assert (found.refinement.solver, found.refinement.inpaint_steps) == ("ddim", 10)
+
+
+def test_distractors_are_asked_for_in_the_words_that_the_concept_is() -> None:
+    what = What(concept="dog", prompt="a drawing of a {concept}", distractor=("cat", "fire truck"))
+    found = label_spec(what, Method(), Refinement(), "refined")
+    assert found.distractors == ("a drawing of a cat", "a drawing of a fire truck")
+    assert LabelSpec.from_fingerprint(json.loads(json.dumps(found.fingerprint_fields()))) == found
+
+
+def test_the_concept_is_no_distractor_of_itself() -> None:
+    with pytest.raises(ValueError, match="--distractor 'dog' is the concept itself"):
+        label_spec(What(concept="dog", distractor=("cat", "dog")), Method(), Refinement(), "refined")
 
 
 def test_settings_that_contradict_a_profile_are_refused_by_name():
