@@ -14,7 +14,9 @@ The second look asks at some of the same z_t for two more things.
   errors e(y) = Σ_t ‖ε − ε(z_t, y)‖² / mean ‖ε − ε(z_t, y_b)‖² tell where the concept is from another side: which cells
   y_f explains better than y_b and no words do, and better than every y_d, the words for other things (distractors).
 
-    A = log min(√(ē(y_b) ē("")), min_d ē(y_d)) / ē(y_f),    ē the mean of e over the cells around.
+    A = log b / ē(y_f) − 2 max(0, log b / min_d ē(y_d)),    b = √(ē(y_b) ē("")), ē the mean of e over the cells around.
+
+  What tells the concept from other things counts twice: most of what y_f explains, words for other things explain too.
 
 - Presence. Where the concept is, y_f explains z_t better than all of these: against y_b alone any object would pass for
   the concept. The score is by how much the error falls where M̂ and A say that it is,
@@ -46,6 +48,9 @@ from engine.labelling.spec import LabelSpec
 STAGE = "preliminary"
 NEIGHBOURHOOD = 1 / 16
 """How far around a cell the errors are averaged for its advantage, of the width of the latents."""
+
+RIVALRY = 2.0
+"""How much more it counts that a distractor explains what is there than that y_f does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +203,11 @@ def _advantage(errors: Tensor) -> Tensor:
     reach = max(1, round(NEIGHBOURHOOD * errors.shape[-1]))
     around = F.avg_pool2d(errors, 2 * reach + 1, stride=1, padding=reach).clamp(min=torch.finfo(errors.dtype).tiny)
     empty, background, *distractors, own = around.log()
-    return torch.stack([(background + empty) / 2, *distractors]).amin(0) - own
+    other = (background + empty) / 2
+    advantage = other - own
+    for distractor in distractors:
+        advantage = torch.minimum(advantage, other - own - RIVALRY * (other - distractor))
+    return advantage
 
 
 def spread_evenly(count: int, steps: int) -> Tensor:

@@ -26,6 +26,9 @@ from schemas.receipt import Receipt
 OF_A_MASK = ("empty", "full", "touches_border")
 """Flags that a mask's own pixels decide."""
 
+PRESENCE_WEIGHT = 4.0
+"""Of a concept's presence in the whole image beside its advantage around a pixel, which fewer cells tell."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class JoinTask:
@@ -86,7 +89,7 @@ def make_disjoint(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         # Both say, the presence in first order, by what share the prompt's error is smaller: around a place, and where
         # the concept's heat is.
         scores = [bytes_to_advantage(png_to_array(row["advantage"])) for row in rows]
-        shared = resolve_overlap(masks, scores, [row["presence"] for row in rows])
+        shared = resolve_overlap(masks, scores, [PRESENCE_WEIGHT * row["presence"] for row in rows])
     found = zip(rows, masks, shared, strict=True)
     return [row if np.array_equal(old, new) else _with_mask(row, new) for row, old, new in found]
 

@@ -85,8 +85,9 @@ def advantage_of(errors: dict[str, torch.Tensor], settings: LabelSpec, row: int,
     """A at a cell, from the sums of the errors over the 3 × 3 cells around."""
     window = (slice(max(0, row - 1), row + 2), slice(max(0, column - 1), column + 2))
     around = {text: float(error[window].sum()) for text, error in errors.items()}
-    rivals = [math.sqrt(around[settings.background_prompt] * around[""]), *(around[d] for d in settings.distractors)]
-    return math.log(min(rivals) / around[settings.prompt])
+    other = math.sqrt(around[settings.background_prompt] * around[""])
+    rival = min([other, *(around[text] for text in settings.distractors)])
+    return math.log(other / around[settings.prompt]) - 2 * math.log(other / rival)
 
 
 def reference(model, settings: LabelSpec, steps: list[int], valid: torch.Tensor) -> list[float]:
