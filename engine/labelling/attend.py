@@ -48,9 +48,8 @@ from engine.labelling.spec import LabelSpec
 STAGE = "preliminary"
 NEIGHBOURHOOD = 1 / 16
 """How far around a cell the errors are averaged for its advantage, of the width of the latents."""
-
 RIVALRY = 2.0
-"""How much more it counts that a distractor explains what is there than that y_f does."""
+"""How much what a distractor explains takes off the advantage, of what y_f explains."""
 
 
 @dataclass(frozen=True, kw_only=True)

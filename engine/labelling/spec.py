@@ -116,6 +116,10 @@ class LabelSpec:
             raise ValueError("the concept is empty; give a word or phrase, for example --concept car")
         check_at_least(self, 1, "timesteps", "draws")
         check_at_least(self, 0, "propagation_steps", "presence_steps", "advantage_power")
+        if self.distractors and not self.presence_steps:
+            raise ValueError(
+                "distractors are asked where presence is, and presence_steps is 0; take at least 1, or none"
+            )
         if not 1 <= self.attention_steps <= self.timesteps:
             raise ValueError(
                 f"attention_steps is {self.attention_steps}; it must be between 1 and timesteps ({self.timesteps})"

@@ -82,7 +82,8 @@ def make_plan(options: Label, source: LabellerSource | None = None) -> LabelPlan
     config = dataclasses.asdict(options)
 
     def plan_one(concept: str, run_url: str) -> LabelPlan:
-        rivals = [other for other in concepts if other != concept]
+        # Without presence nothing is asked of them.
+        rivals = [other for other in concepts if other != concept and options.method.presence_steps != 0]
         what = What(
             concept=concept,
             prompt=asked.prompt,

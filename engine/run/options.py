@@ -51,7 +51,7 @@ class What:
     """The text that is painted where the object was."""
     distractor: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="WORD")] = ()
     """Something else that the images show and that must not pass for the concept: --concept dog --distractor cat. Given
-    more than once, each takes as many passes of the model as --presence-steps says."""
+    more than once, each takes as many passes of the model for an image as --presence-steps says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,7 +266,8 @@ class Execution(Running):
 
 def label_spec(what: What, method: Method, refinement: Refinement, stage: str) -> LabelSpec:
     """The settings of a labelling; ValueError for one that makes no sense."""
-    if what.concept in what.distractor:
+    distractors = (what.distractor,) if isinstance(what.distractor, str) else tuple(what.distractor)
+    if what.concept in distractors:
         raise ValueError(f"--distractor {what.concept!r} is the concept itself; name other things that the images show")
     given = {**dataclasses.asdict(method), **dataclasses.asdict(refinement)}
     profile = PROFILES[given.pop("profile")]
@@ -276,7 +277,7 @@ def label_spec(what: What, method: Method, refinement: Refinement, stage: str) -
         concept=what.concept,
         prompt=what.prompt.replace("{concept}", what.concept),
         background_prompt=what.background_prompt,
-        distractors=tuple(what.prompt.replace("{concept}", word) for word in what.distractor),
+        distractors=tuple(what.prompt.replace("{concept}", word) for word in distractors),
         stage=stage,  # type: ignore[arg-type]
         refinement=RefinementSpec(**refine),
         **values,

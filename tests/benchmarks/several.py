@@ -1,9 +1,10 @@
-"""Several concepts in one run, against a run of each, on scenes with one thing and with two.
+"""Several concepts in one run, against each one's own labels in it, on scenes with one thing and with two.
 
     python -m tests.benchmarks.several --json docs/results/several-concepts.json
 
-All four concepts are asked for in every scene, by m alone and with the profile `fast`; an image that does not show one
-counts as one without it. IoU is pooled over the images of a concept, then averaged over the concepts.
+All four concepts are asked for in every scene, each with the others for distractors, by m alone and with the profile
+`fast`; an image that does not show one counts as one without it. IoU is pooled over the images of a concept, then
+averaged over the concepts.
 """
 
 from __future__ import annotations

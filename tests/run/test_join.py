@@ -90,6 +90,11 @@ def test_each_concept_has_the_others_for_distractors(corpus: Path, tmp_path: Pat
     assert human == tuple(f"a photo of a {word}" for word in ("bird", "dog", "car"))
 
 
+def test_without_presence_no_concept_has_distractors(corpus: Path, tmp_path: Path) -> None:
+    plan = plan_run(corpus, tmp_path / "run", "--presence-steps", "0")
+    assert [part.spec.distractors for part in plan.concepts] == [(), ()]
+
+
 def test_a_run_that_is_joined_has_nothing_left_to_do(corpus: Path, tmp_path: Path) -> None:
     plan = plan_run(corpus, tmp_path / "run")
     assert not plan.done
@@ -173,8 +178,8 @@ def test_a_pixel_goes_to_the_prompt_that_explains_it_not_to_the_hotter_map() -> 
     dog = make_row_of(mask, heatmap=cold, advantage=advantage_png(0.05), presence=0.0)
     first, second = make_disjoint([car, dog])
     assert first["flags"] == ["absent"] and second == dog
-    # The presence counts as much as the advantage does.
-    first, second = make_disjoint([{**car, "presence": 0.2}, dog])
+    # The presence counts four times: 0.12 make up for 0.1.
+    first, second = make_disjoint([{**car, "presence": 0.03}, dog])
     assert first["flags"] == [] and second["flags"] == ["absent"]
     # Labels that say nothing of either are shared by their heat.
     first, second = make_disjoint([{**car, "advantage": None}, dog])

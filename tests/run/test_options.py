@@ -48,6 +48,16 @@ def test_the_concept_is_no_distractor_of_itself() -> None:
         label_spec(What(concept="dog", distractor=("cat", "dog")), Method(), Refinement(), "refined")
 
 
+def test_a_distractor_without_presence_is_refused() -> None:
+    with pytest.raises(ValueError, match="distractors are asked where presence is, and presence_steps is 0"):
+        label_spec(What(concept="dog", distractor=("cat",)), Method(presence_steps=0), Refinement(), "refined")
+
+
+def test_one_distractor_may_come_as_a_string_from_python() -> None:
+    what = What(concept="dog", distractor="fire truck")  # type: ignore[arg-type]
+    assert label_spec(what, Method(), Refinement(), "refined").distractors == ("a photo of a fire truck",)
+
+
 def test_settings_that_contradict_a_profile_are_refused_by_name():
     with pytest.raises(ValueError, match="attention_steps is 8; it must be between 1 and timesteps"):
         spec(Method(profile="fast", timesteps=5))

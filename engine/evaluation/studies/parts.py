@@ -37,7 +37,7 @@ def study_parts(task: StudyTask) -> Study:
     counts = dict.fromkeys(parts.concepts, 0)
     tiles: list[tuple[int, Specimen, np.ndarray]] = []
     images = 0
-    spec = replace(spec, prompt=text, presence_steps=0)
+    spec = replace(spec, prompt=text, presence_steps=0, distractors=())
     for batch in batched(read_specimens(task.corpus, parts.concepts, task.options.limit, bare=True)):
         latents = Latents.encode(model, batch)
         maps = attend(model, latents.z0, latents.keys, asked, spec, valid=latents.valid).maps

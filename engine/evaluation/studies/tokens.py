@@ -28,7 +28,7 @@ def split_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> ConceptPrompt
 
 def study_tokens(task: StudyTask) -> Study:
     """M̂ of each token, and after self-attention has spread it where the run's settings say so."""
-    spec = replace(task.origin.spec, presence_steps=0)
+    spec = replace(task.origin.spec, presence_steps=0, distractors=())
     model = task.models.original()
     prompt = split_prompt(model.tokenizer, spec.prompt)
     own = locate_concept(model.tokenizer, spec.prompt, spec.concept)
