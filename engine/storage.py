@@ -181,7 +181,12 @@ def create(data: bytes, url: str) -> None:
     """Makes a small file unless there is one, as far as the filesystem can tell; look afterwards whose it is."""
     filesystem, path = open_filesystem(url)
     if isinstance(filesystem, LocalFileSystem):
-        os.makedirs(os.path.dirname(path), exist_ok=True)
+        # fsspec looks first and writes then: of two that look at once, both would write.
+        with contextlib.suppress(FileExistsError), _room(path):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "xb") as file:
+                file.write(data)
+        return
     try:
         ask(filesystem, "pipe_file", path, data, mode="create")
     except FileExistsError:

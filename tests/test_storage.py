@@ -8,6 +8,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from engine import storage
 
@@ -30,6 +31,16 @@ def test_put_to_an_object_store_is_one_put(memory: str) -> None:
     storage.atomic_put(b"data", url)
     assert storage.read_bytes(url) == b"data"
     assert storage.list_names(storage.join(memory, "runs")) == ["x.bin"]
+
+
+def test_of_two_that_create_a_file_without_seeing_each_other_the_first_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LocalFileSystem, "exists", lambda self, path, **options: False)
+    url = str(tmp_path / "run" / "x")
+    storage.create(b"one", url)
+    storage.create(b"two", url)
+    assert storage.read_bytes(url) == b"one"
 
 
 def test_a_process_killed_while_writing_leaves_nothing_under_the_final_name(tmp_path: Path) -> None:

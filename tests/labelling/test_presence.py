@@ -93,7 +93,7 @@ def advantage_of(errors: dict[str, torch.Tensor], settings: LabelSpec, row: int,
 def reference(model, settings: LabelSpec, steps: list[int], valid: torch.Tensor) -> list[float]:
     scores = []
     prompt = ConceptPrompt.parse(model.tokenizer, settings.prompt, [settings.concept])
-    alone = replace(settings, presence_steps=0, propagation_steps=0)
+    alone = replace(settings, distractors=(), presence_steps=0, propagation_steps=0)
     heat = attend(model, latents(), KEYS, prompt, alone).maps[:, 0].double()
     for errors, cells, shades in zip(errors_of(model, settings, steps, valid), valid, heat, strict=True):
         weight = (shades - shades[cells].min()) * cells
