@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.diffusion.pretraining.data import to_model_range
 from engine.diffusion.pretraining.loop import LoopConfig, train
@@ -23,6 +23,8 @@ class AutoencoderConfig:
         latent_channels: channels of z.
         crop: side of the random training crops in pixels; the network is convolutional, so it works at any size.
         kl_weight: weight of the KL term.
+        coarse_weight: weight of |x - x̂| between means over 8×8 pixels, which are light and colour: the first things
+            seen in a picture, and the last that a mean over pixels asks for.
         norm_groups: groups of the normalisation layers; more than one loses the relation of channels, hence colours.
     """
 
@@ -30,6 +32,7 @@ class AutoencoderConfig:
     latent_channels: int = 4
     crop: int = 48
     kl_weight: float = 1e-6
+    coarse_weight: float = 0.0
     norm_groups: int = 1
 
     def build(self, resolution: int) -> AutoencoderKL:
@@ -56,7 +59,7 @@ def train_autoencoder(
     folder: Path,
     device: torch.device,
 ) -> tuple[AutoencoderKL, list[float]]:
-    """Fit an autoencoder to `images` ([N, 3, R, R] uint8) with |x - x̂| + (x - x̂)² + kl_weight · KL.
+    """Fit an autoencoder to `images` ([N, 3, R, R] uint8) with |x - x̂| + (x - x̂)² + coarse_weight · |x₈ - x̂₈| + kl_weight · KL.
 
     The scaling factor is set so that scaled latents have unit variance over the images.
     """
@@ -74,7 +77,10 @@ def train_autoencoder(
         noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
         reconstruction = vae.decode(posterior.mean + posterior.std * noise).sample
         difference = reconstruction - x
-        return difference.abs().mean() + difference.square().mean() + config.kl_weight * posterior.kl().mean()
+        loss = difference.abs().mean() + difference.square().mean() + config.kl_weight * posterior.kl().mean()
+        if config.coarse_weight:
+            loss = loss + config.coarse_weight * nn.functional.avg_pool2d(difference, min(8, crop)).abs().mean()
+        return loss
 
     averaged, losses = train(
         {"vae": vae},

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.corpus import Sample, list_shards, open_lease, plan_leases
 from engine.corpus.decode import DecodeError, decode_image
@@ -65,3 +65,9 @@ def _square(image: Image.Image, resolution: int) -> Tensor:
 def to_model_range(images: Tensor) -> Tensor:
     """uint8 [..., 3, H, W] -> float32 in [-1, 1]."""
     return images.float() / 127.5 - 1
+
+
+def halve(images: Tensor, *, batch_size: int = 256) -> Tensor:
+    """[N, 3, R, R] uint8 -> [N, 3, R/2, R/2] uint8: the mean of each 2×2 pixels."""
+    parts = [nn.functional.avg_pool2d(part.float(), 2).round().to(torch.uint8) for part in images.split(batch_size)]
+    return torch.cat(parts)

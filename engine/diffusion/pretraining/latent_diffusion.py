@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerBase
 
 from engine.diffusion.model import LatentDiffusion
+from engine.diffusion.pretraining.captions import caption_weights, draw_images, paste_insets
 from engine.diffusion.pretraining.loop import LoopConfig, train
 from engine.diffusion.training import batch_generator
 
@@ -38,6 +39,8 @@ class LatentDiffusionConfig:
             Esser et al. 2024, Sec. 3.1), which spends more steps where captions help most: amid the noise.
         caption_dropout: probability that a caption is replaced by `dropped_caption`.
         noise_offset: strength of the per-channel constant added to the noise.
+        inset: probability that another image, half as wide and high, is pasted into an image, and its caption added.
+        balance: images are drawn with weights ∝ (images of the same caption)^-balance: 0 all alike, 1 captions alike.
     """
 
     channels: tuple[int, ...] = (24, 48, 96, 128)
@@ -51,6 +54,8 @@ class LatentDiffusionConfig:
     caption_dropout: float = 0.1
     dropped_caption: str = ""
     noise_offset: float = 0.0
+    inset: float = 0.0
+    balance: float = 0.0
 
     def __post_init__(self) -> None:
         if len(self.channels) != len(self.attention):
@@ -140,6 +145,7 @@ def train_latent_diffusion(
     config: LatentDiffusionConfig,
     loop: LoopConfig,
     *,
+    small_latents: Tensor | None = None,
     initial: LatentDiffusion | None = None,
     seed: int,
     folder: Path,
@@ -151,6 +157,7 @@ def train_latent_diffusion(
     With 2N latents the second half are those of the mirrored images: each draw takes one or the other.
 
     Args:
+        small_latents: latents of the same images at half the size, [N or 2N, C, h/2, w/2]; needed if config.inset.
         initial: a model of the same shape to go on from; words it does not know start anew.
     """
     torch.manual_seed(seed)
@@ -163,27 +170,41 @@ def train_latent_diffusion(
         table.requires_grad_(False).zero_()
     unet, text_encoder = unet.to(device, memory_format=torch.channels_last), text_encoder.to(device)
     scheduler = make_scheduler(config.prediction_type)
-    texts = sorted({*captions, config.dropped_caption})
-    tokens = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids.to(device)
-    row = {text: index for index, text in enumerate(texts)}
-    rows = torch.tensor([row[caption] for caption in captions])
-    dropped = torch.tensor(row[config.dropped_caption])
+    weights = caption_weights(captions, config.balance)
     variants = len(latents) // len(captions)
     last = scheduler.config.num_train_timesteps
+
+    def draw(g: torch.Generator) -> tuple[Tensor, list[str]]:
+        """A batch's positions in `latents`, and its captions."""
+        index = draw_images(loop.batch_size, len(captions), weights, g)
+        variant = torch.randint(variants, (loop.batch_size,), generator=g)
+        return index + variant * len(captions), [captions[i] for i in index.tolist()]
+
+    def drop(texts: list[str], g: torch.Generator) -> list[str]:
+        dropped = (torch.rand(len(texts), generator=g) < config.caption_dropout).tolist()
+        return [config.dropped_caption if drop else text for text, drop in zip(texts, dropped, strict=True)]
 
     def loss_at(step: int) -> Tensor:
         g = batch_generator(seed, step)
         n = loop.batch_size
-        index = torch.randint(len(captions), (n,), generator=g)
-        variant = torch.randint(variants, (n,), generator=g)
-        z0 = latents[index + variant * len(captions)].float()
+        where, texts = draw(g)
+        z0 = latents[where].float()
         t = draw_timesteps(config.timestep_sampling, n, last, g)
         noise = torch.randn(z0.shape, generator=g)
         noise += config.noise_offset * torch.randn(*z0.shape[:2], 1, 1, generator=g)
-        text = torch.where(torch.rand(n, generator=g) < config.caption_dropout, dropped, rows[index])
+        texts = drop(texts, g)
+        if config.inset:
+            assert small_latents is not None
+            where, others = draw(g)
+            chosen = torch.rand(n, generator=g) < config.inset
+            z0 = paste_insets(z0, small_latents[where].float(), chosen, g)
+            others = drop(others, g)
+            both = zip(texts, others, chosen.tolist(), strict=True)
+            texts = [f"{text} and {other}" if yes else text for text, other, yes in both]
         zt = scheduler.add_noise(z0, noise, t).to(device)
         target = noise if config.prediction_type == "epsilon" else scheduler.get_velocity(z0, noise, t)
-        context = text_encoder(tokens[text.to(device)])[0]
+        tokens = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        context = text_encoder(tokens.to(device))[0]
         prediction = unet(zt, t.to(device), context).sample
         return (prediction.float() - target.to(device)).square().mean()
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from engine.diffusion.model import LatentDiffusion, load_model
 from engine.diffusion.pretraining.autoencoder import AutoencoderConfig, encode_images, train_autoencoder
 from engine.diffusion.pretraining.card import write_card, write_reconstructions, write_samples
-from engine.diffusion.pretraining.data import load_captioned_images
+from engine.diffusion.pretraining.data import halve, load_captioned_images
 from engine.diffusion.pretraining.latent_diffusion import LatentDiffusionConfig, train_latent_diffusion
 from engine.diffusion.pretraining.loop import LoopConfig
 from engine.diffusion.pretraining.tokenizer import build_tokenizer
@@ -85,7 +85,14 @@ def pretrain(config: PretrainConfig, output: Path, *, device: torch.device, comm
     write_reconstructions(vae, data.images[:12], folder / "reconstructions.png")
 
     latents = _encode_once(folder / "latents.safetensors", vae, data.images, mirror=config.mirror)
-    tokenizer = build_tokenizer([*data.captions, config.diffusion.dropped_caption], length=config.prompt_length)
+    small = None
+    if config.diffusion.inset:
+        half_size = halve(data.images)
+        small = _encode_once(folder / "latents-small.safetensors", vae, half_size, mirror=config.mirror)
+    joined = [" and "] if config.diffusion.inset else []
+    tokenizer = build_tokenizer(
+        data.captions, length=config.prompt_length, always=[config.diffusion.dropped_caption, *joined]
+    )
     prompts = [caption for caption, _ in Counter(data.captions).most_common(8)]
 
     def draw(step: int, model: LatentDiffusion) -> None:
@@ -98,6 +105,7 @@ def pretrain(config: PretrainConfig, output: Path, *, device: torch.device, comm
         tokenizer,
         config.diffusion,
         config.diffusion_loop,
+        small_latents=small,
         initial=load_model(config.initial) if config.initial else None,
         seed=config.seed,
         folder=folder,

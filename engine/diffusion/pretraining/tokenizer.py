@@ -11,14 +11,18 @@ from transformers import PreTrainedTokenizerFast
 START, END, UNKNOWN = "<|startoftext|>", "<|endoftext|>", "<|unknown|>"
 
 
-def build_tokenizer(captions: Iterable[str], *, length: int, minimum_count: int = 2) -> PreTrainedTokenizerFast:
+def build_tokenizer(
+    captions: Iterable[str], *, length: int, minimum_count: int = 2, always: Iterable[str] = ()
+) -> PreTrainedTokenizerFast:
     """A tokenizer that knows every word of the captions seen at least `minimum_count` times.
 
     Args:
         length: number of tokens of a padded prompt; the padding is the end-of-text token, as in CLIP.
+        always: texts whose words are known however rare they are.
     """
     counts = Counter(word for caption in captions for word in caption.lower().split())
-    words = sorted(word for word, count in counts.items() if count >= minimum_count)
+    often = {word for word, count in counts.items() if count >= minimum_count}
+    words = sorted(often | {word for text in always for word in text.lower().split()})
     vocabulary = {token: index for index, token in enumerate([START, END, UNKNOWN, *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Lowercase()
