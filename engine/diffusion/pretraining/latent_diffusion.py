@@ -154,10 +154,11 @@ def train_latent_diffusion(
 ) -> tuple[LatentDiffusion, list[float]]:
     """Fit U-Net and text encoder to scaled `latents` ([N, C, h, w]) and their captions by ‖prediction - target‖².
 
-    With 2N latents the second half are those of the mirrored images: each draw takes one or the other.
+    With k N latents, each N of them are those of another view of the images (mirrored, letterboxed): each draw takes
+    one view.
 
     Args:
-        small_latents: latents of the same images at half the size, [N or 2N, C, h/2, w/2]; needed if config.inset.
+        small_latents: latents of the same images at half the size, [k N, C, h/2, w/2]; needed if config.inset.
         initial: a model of the same shape to go on from; words it does not know start anew.
     """
     torch.manual_seed(seed)
@@ -171,14 +172,13 @@ def train_latent_diffusion(
     unet, text_encoder = unet.to(device, memory_format=torch.channels_last), text_encoder.to(device)
     scheduler = make_scheduler(config.prediction_type)
     weights = caption_weights(captions, config.balance)
-    variants = len(latents) // len(captions)
     last = scheduler.config.num_train_timesteps
 
-    def draw(g: torch.Generator) -> tuple[Tensor, list[str]]:
-        """A batch's positions in `latents`, and its captions."""
+    def draw(source: Tensor, g: torch.Generator) -> tuple[Tensor, list[str]]:
+        """Latents of a batch and their captions."""
         index = draw_images(loop.batch_size, len(captions), weights, g)
-        variant = torch.randint(variants, (loop.batch_size,), generator=g)
-        return index + variant * len(captions), [captions[i] for i in index.tolist()]
+        view = torch.randint(len(source) // len(captions), (loop.batch_size,), generator=g)
+        return source[index + view * len(captions)].float(), [captions[i] for i in index.tolist()]
 
     def drop(texts: list[str], g: torch.Generator) -> list[str]:
         dropped = (torch.rand(len(texts), generator=g) < config.caption_dropout).tolist()
@@ -187,17 +187,16 @@ def train_latent_diffusion(
     def loss_at(step: int) -> Tensor:
         g = batch_generator(seed, step)
         n = loop.batch_size
-        where, texts = draw(g)
-        z0 = latents[where].float()
+        z0, texts = draw(latents, g)
         t = draw_timesteps(config.timestep_sampling, n, last, g)
         noise = torch.randn(z0.shape, generator=g)
         noise += config.noise_offset * torch.randn(*z0.shape[:2], 1, 1, generator=g)
         texts = drop(texts, g)
         if config.inset:
             assert small_latents is not None
-            where, others = draw(g)
+            insets, others = draw(small_latents, g)
             chosen = torch.rand(n, generator=g) < config.inset
-            z0 = paste_insets(z0, small_latents[where].float(), chosen, g)
+            z0 = paste_insets(z0, insets, chosen, g)
             others = drop(others, g)
             both = zip(texts, others, chosen.tolist(), strict=True)
             texts = [f"{text} and {other}" if yes else text for text, other, yes in both]

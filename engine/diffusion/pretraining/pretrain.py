@@ -32,6 +32,7 @@ class PretrainConfig:
         resolution: images are brought to this many pixels a side.
         limit: use only the first so many samples.
         mirror: also train on mirrored images.
+        letterbox: also train on the whole images, fitted into the square as labelling fits them.
         prompt_length: tokens of a padded prompt.
         vae: folder of an autoencoder to use instead of training one.
         half: store the U-Net as float16; it is read back as float32.
@@ -42,6 +43,7 @@ class PretrainConfig:
     resolution: int
     limit: int | None
     mirror: bool
+    letterbox: bool
     prompt_length: int
     seed: int
     vae: Path | None
@@ -85,6 +87,12 @@ def pretrain(config: PretrainConfig, output: Path, *, device: torch.device, comm
     write_reconstructions(vae, data.images[:12], folder / "reconstructions.png")
 
     latents = _encode_once(folder / "latents.safetensors", vae, data.images, mirror=config.mirror)
+    if config.letterbox:
+        whole = load_captioned_images(
+            config.input, resolution=config.resolution, limit=config.limit, framing="letterbox"
+        )
+        boxed = _encode_once(folder / "latents-letterbox.safetensors", vae, whole.images, mirror=config.mirror)
+        latents = torch.cat([latents, boxed])
     small = None
     if config.diffusion.inset:
         half_size = halve(data.images)

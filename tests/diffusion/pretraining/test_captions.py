@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 
 from engine.diffusion.pretraining.captions import caption_weights, draw_images, paste_insets
-from engine.diffusion.pretraining.data import halve
+from engine.diffusion.pretraining.data import halve, load_captioned_images
 from engine.diffusion.pretraining.latent_diffusion import LatentDiffusionConfig, train_latent_diffusion
 from engine.diffusion.pretraining.loop import LoopConfig
 from engine.diffusion.pretraining.tokenizer import build_tokenizer
+from tests.corpus.hostile import encode, make_tar
 
 CPU = torch.device("cpu")
 
@@ -53,6 +55,19 @@ def test_halving_is_the_mean_of_two_by_two_pixels():
     assert halve(image).tolist() == [[[[4, 15]]] * 3]
 
 
+def test_a_letterboxed_image_is_seen_whole_where_labelling_would_put_it(tmp_path):
+    left, right = np.full((8, 16, 3), 250, np.uint8), np.full((8, 16, 3), 10, np.uint8)
+    members = [("a.png", encode(np.concatenate([left, right], 1))), ("a.txt", b"a photo of a wall")]
+    (tmp_path / "000000.tar").write_bytes(make_tar(members))
+    (crop,), (whole,) = (
+        load_captioned_images(str(tmp_path), resolution=32, framing=framing).images for framing in ("crop", "letterbox")
+    )
+    assert crop.shape == whole.shape == (3, 32, 32)
+    assert (crop[:, :, :12] > 200).all() and (crop[:, :, 20:] < 60).all()
+    assert (whole[:, :8, :16] == 250).all() and (whole[:, :8, 16:] == 10).all()
+    assert torch.isin(whole[:, 8:], torch.tensor([127, 128], dtype=torch.uint8)).all()
+
+
 def test_a_step_sees_both_captions_of_a_composed_image_and_the_small_latents(monkeypatch, tmp_path):
     import engine.diffusion.pretraining.latent_diffusion as module
 
@@ -71,7 +86,12 @@ def test_a_step_sees_both_captions_of_a_composed_image_and_the_small_latents(mon
     add_noise = scheduler.add_noise
     monkeypatch.setattr(scheduler, "add_noise", lambda z0, *rest: noised.append(z0) or add_noise(z0, *rest))
     config = LatentDiffusionConfig(
-        channels=(8, 16), attention=(False, True), text_width=16, inset=0.5, caption_dropout=0.25, dropped_caption="none"
+        channels=(8, 16),
+        attention=(False, True),
+        text_width=16,
+        inset=0.5,
+        caption_dropout=0.25,
+        dropped_caption="none",
     )
     latents = torch.stack([torch.full((4, 8, 8), 1.0), torch.full((4, 8, 8), 2.0)])
     small = torch.stack([torch.full((4, 4, 4), 10.0), torch.full((4, 4, 4), 20.0)])

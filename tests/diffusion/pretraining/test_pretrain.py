@@ -30,6 +30,7 @@ def config(tmp_path_factory):
         resolution=32,
         limit=None,
         mirror=True,
+        letterbox=False,
         prompt_length=16,
         seed=1,
         vae=None,
