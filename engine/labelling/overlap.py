@@ -8,9 +8,12 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-REACH = 1 / 5
+REACH = 0.15
 """Standard deviation of the Gaussian by which neighbours have a say, of the longer side: what explains one part of an
 object explains the rest of it, too."""
+CRUMBS = 0.3
+"""A mask that keeps less than this share of its pixels loses them all: most of it was another concept's object, and
+so is what is left."""
 
 
 def resolve_overlap(
@@ -20,7 +23,7 @@ def resolve_overlap(
 
     The mean of each score is taken over the cells nearby, as far as any mask claims them, so that the background has no
     say. Means change slowly from cell to cell: they are taken among the scores, and then enlarged. At a tie the first
-    keeps the pixel.
+    keeps the pixel. A mask that others take most of is emptied (`CRUMBS`), one after another, the least first.
 
     Args:
         masks: (H, W) bool each, of one image.
@@ -28,9 +31,21 @@ def resolve_overlap(
             the prompts, which are comparable because all have seen the same noise.
         priors: added to each score, in its unit: how likely the concept is to be in the image at all.
     """
+    owned = [np.asarray(mask, bool) for mask in masks]
+    while np.sum(owned, 0).max(initial=0) > 1:
+        kept = _give_to_one(owned, scores, priors)
+        shares = [own.sum() / mask.sum() if mask.any() else 1.0 for own, mask in zip(kept, owned, strict=True)]
+        least = int(np.argmin(shares))
+        if shares[least] >= CRUMBS:
+            return kept
+        owned[least] = np.zeros_like(owned[least])  # what it had claimed is shared out anew
+    return owned
+
+
+def _give_to_one(
+    masks: Sequence[np.ndarray], scores: Sequence[np.ndarray], priors: Sequence[float] | None
+) -> list[np.ndarray]:
     claims = np.stack(masks)
-    if not (claims.sum(0) > 1).any():
-        return list(masks)
     rows, columns = scores[0].shape
     claimed = _resize(np.asarray(claims.any(0)), columns, rows, Image.Resampling.BOX)
     share = np.maximum(_blur(claimed), 1e-6)

@@ -26,7 +26,7 @@ from schemas.receipt import Receipt
 OF_A_MASK = ("empty", "full", "touches_border")
 """Flags that a mask's own pixels decide."""
 
-PRESENCE_WEIGHT = 4.0
+PRESENCE_WEIGHT = 3.0
 """Of a concept's presence in the whole image beside its advantage around a pixel, which fewer cells tell."""
 
 

@@ -16,7 +16,7 @@ from schemas.label import LABEL_SCHEMA_VERSION
 from schemas.receipt import Receipt
 from schemas.run import RunManifest
 
-JOIN_VERSION = 2
+JOIN_VERSION = 3
 """Raised whenever the joined labels change for unchanged labels of the concepts."""
 
 

@@ -64,6 +64,34 @@ def test_a_concept_that_is_more_likely_there_wins_where_scores_are_alike() -> No
     assert not second.any()
 
 
+def wide_and_narrow(share: float) -> tuple[np.ndarray, np.ndarray]:
+    """A mask, and one of which all but `share` lies on it."""
+    wide, narrow = np.zeros((40, 60), bool), np.zeros((40, 60), bool)
+    wide[10:30, :40] = True
+    narrow[10:30, 40 - round(20 * (1 - share)) : 40 + round(20 * share)] = True
+    return wide, narrow
+
+
+def test_what_is_left_of_a_mask_that_another_takes_most_of_is_nothing() -> None:
+    scores = [np.full((10, 15), value, np.float32) for value in (1, 0)]
+    for share, left in ((0.2, 0.0), (0.4, 0.4)):
+        wide, narrow = wide_and_narrow(share)
+        first, second = resolve_overlap([wide, narrow], scores)
+        assert np.array_equal(first, wide)
+        assert second.sum() == left * narrow.sum()
+
+
+def test_what_an_emptied_mask_had_claimed_goes_to_the_others() -> None:
+    wide, narrow = wide_and_narrow(0.5)
+    # The third wins a corner of both others, which is too little of its own for it to stay.
+    third = wide | narrow
+    scores = [np.zeros((10, 15), np.float32) for _ in range(3)]
+    scores[0][:], scores[1][:, 10:], scores[2][:, 12:] = 1, 2, 9
+    first, second, last = resolve_overlap([wide, narrow, third], scores)
+    assert not last.any()
+    assert np.array_equal(first | second, wide | narrow)
+
+
 def test_masks_larger_than_their_scores_are_shared_as_the_cells_say_with_smooth_edges() -> None:
     """Against the mean taken pixel by pixel, which costs as much as the image is large."""
     rng = np.random.default_rng(0)
@@ -74,7 +102,7 @@ def test_masks_larger_than_their_scores_are_shared_as_the_cells_say_with_smooth_
     anyone = np.stack(masks).any(0).astype(float)
 
     def blur(values: np.ndarray) -> np.ndarray:
-        return ndimage.gaussian_filter(values, 0.2 * 128, mode="nearest")
+        return ndimage.gaussian_filter(values, 0.15 * 128, mode="nearest")
 
     means = [blur(np.kron(score, np.ones((4, 4))) * anyone) / blur(anyone) for score in scores]
     winner = np.where(np.stack(masks), np.stack(means), -np.inf).argmax(0)

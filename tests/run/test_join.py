@@ -178,8 +178,10 @@ def test_a_pixel_goes_to_the_prompt_that_explains_it_not_to_the_hotter_map() -> 
     dog = make_row_of(mask, heatmap=cold, advantage=advantage_png(0.05), presence=0.0)
     first, second = make_disjoint([car, dog])
     assert first["flags"] == ["absent"] and second == dog
-    # The presence counts four times: 0.12 make up for 0.1.
+    # The presence counts three times: 0.12 make up for 0.1, 0.09 do not.
     first, second = make_disjoint([{**car, "presence": 0.03}, dog])
+    assert first["flags"] == ["absent"] and second["flags"] == []
+    first, second = make_disjoint([{**car, "presence": 0.04}, dog])
     assert first["flags"] == [] and second["flags"] == ["absent"]
     # Labels that say nothing of either are shared by their heat.
     first, second = make_disjoint([{**car, "advantage": None}, dog])

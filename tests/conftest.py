@@ -1,0 +1,17 @@
+"""Which tests may run side by side: those of a folder that share a Ray, a browser or a run stay in one process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `-n`, a folder that has a conftest.py goes to one worker; elsewhere a file does."""
+    for item in items:
+        folder = item.path.parent
+        together = folder if folder != TESTS and (folder / "conftest.py").exists() else item.path
+        item.add_marker(pytest.mark.xdist_group(together.relative_to(TESTS).as_posix()))
