@@ -1,8 +1,9 @@
-# `make` lists the targets. Variables: PYTHON (of the virtual environment), CONCEPT and ARGS, e.g.
+# `make` lists the targets. Variables: PYTHON (of the virtual environment), CONCEPT, WORKERS and ARGS, e.g.
 #   make demo CONCEPT=bird ARGS="--limit 50"        make test ARGS="tests/corpus -x"
 PYTHON ?= python3
 CONCEPT ?= car
 ARGS ?=
+WORKERS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -26,8 +27,8 @@ distill-demo: $(STAMP) ## go on to synthetic images, a segmenter and its evaluat
 	    --run "$${MASKMINE_HOME:-$$HOME/.maskmine}/runs/$(CONCEPT)-distilled" --synthesis.count 200 \
 	    --training.steps 400 --training.width 16 --training.crop 64 --training.short-side 64 $(ARGS)
 
-test: $(STAMP) ## run the tests (ARGS="tests/corpus -x"); those that need a GPU: ARGS="-m gpu"
-	$(BIN)/python -m pytest $(ARGS)
+test: $(STAMP) ## run the tests, two at a time (WORKERS=0: one, ARGS="tests/corpus -x"); those that need a GPU: ARGS="-m gpu"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 test-chaos: $(STAMP) ## run the tests that kill nodes, workers and drivers at random moments, and watch the memory
 	$(BIN)/python -m pytest -m chaos $(ARGS)
