@@ -13,9 +13,9 @@ from types import ModuleType
 import pyarrow.parquet as pq
 import pytest
 
-from engine.corpus.catalogue import list_shards
+from engine.corpus.catalogue import Shard, list_shards
 from engine.corpus.lease import Lease, plan_leases
-from engine.pipeline.label import LeaseWorker
+from engine.pipeline.label import LeaseWorker, count_in_flight
 from engine.storage import NoRoom
 from tests.corpus.hostile import make_corpus_tar, write_hostile_corpus
 
@@ -211,3 +211,13 @@ def test_several_concepts_are_labelled_and_joined_and_done_but_once(job: Job, co
     before = parquets(run)
     assert job(run, corpus, *options) == 0
     assert parquets(run) == before
+
+
+@pytest.mark.parametrize(
+    ("size", "leases", "held"),
+    [(1 << 20, 16, 2), (1 << 20, 15, 1), (64 << 20, 16, 1), (0, 16, 1)],
+    ids=["many and short", "too few", "long", "of unknown size"],
+)
+def test_a_worker_holds_a_second_lease_only_where_leases_are_many_and_short(size: int, leases: int, held: int) -> None:
+    shard = Shard(url="/corpus/a.tar", name="a.tar", size=size, kind="tar")
+    assert count_in_flight([Lease(shard=shard)] * leases, workers=2) == held
