@@ -3,6 +3,7 @@
     python -m tests.benchmarks.scheduling --json docs/results/scheduling.json
 
 efficiency: the share of time in which workers label while all of them have leases. Leases take `--seconds`.
+large: the same for leases of so many bytes that workers get them one by one.
 overhead: the driver's CPU time per lease, and the time from one lease's end to the next one's begin in a worker.
 planning: listing `--shards` tars, reading the receipts of nine tenths of them, subtracting these; a local folder.
 """
@@ -38,6 +39,8 @@ from tests.corpus.hostile import make_corpus_tar
 SPEC = LabelSpec(concept="car", prompt="a photo of a car", stage="preliminary")
 IMAGES = 4
 """Per lease."""
+LARGE = 50_000_000
+"""Bytes of a large tar."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,20 +74,23 @@ def make_plan(corpus: Path, run: Path, source: FakeSource) -> LabelPlan:
     )
 
 
-def write_corpus(folder: Path, leases: int) -> Path:
+def write_corpus(folder: Path, leases: int, *, large: bool) -> Path:
     folder.mkdir(parents=True)
     tar = make_corpus_tar(range(IMAGES))
     for number in range(leases):
-        (folder / f"{number:06d}.tar").write_bytes(tar)
+        with (folder / f"{number:06d}.tar").open("wb") as file:
+            file.write(tar)
+            if large:
+                file.truncate(LARGE)  # nothing follows the end of a tar; it takes no room
     return folder
 
 
-def run_workers(folder: Path, *, workers: int, leases: int, seconds: float) -> dict[str, Any]:
+def run_workers(folder: Path, *, workers: int, leases: int, seconds: float, large: bool = False) -> dict[str, Any]:
     """Labels so many leases of so many seconds with so many workers, and reads their traces."""
     from engine.pipeline.driver import drive
 
     traces = folder / "traces"
-    corpus = write_corpus(folder / "corpus", leases)
+    corpus = write_corpus(folder / "corpus", leases, large=large)
     traces.mkdir()
     source = TracingSource(folder=str(traces), delay=seconds / IMAGES)
     plan = make_plan(corpus, folder / "run", source)
@@ -118,12 +124,11 @@ def share_busy(spans: list[list[tuple[float, float]]]) -> float:
 
 
 def prepare_planning(folder: Path, shards: int) -> None:
-    """So many tars of 50 MB that take no room, nine tenths of them labelled."""
+    """So many large tars that take no room, nine tenths of them labelled."""
     (folder / "corpus").mkdir()
-    size = 50_000_000
     for number in range(shards):
         with open(folder / "corpus" / f"{number:06d}.tar", "wb") as file:
-            file.truncate(size)
+            file.truncate(LARGE)
     plan = make_plan(folder / "corpus", folder / "run", FakeSource())
     start_run(plan.run.url, plan.manifest)
     labels = Path(plan.run.labels_url("x")).parent
@@ -137,7 +142,7 @@ def prepare_planning(folder: Path, shards: int) -> None:
             seen=500,
             labelled=500,
             seconds=dict.fromkeys(("decode", "encode", "label", "open", "read", "total", "wait", "write"), 1.234),
-            bytes={"images": size, "labels": 400_000, "quarantine": 0},
+            bytes={"images": LARGE, "labels": 400_000, "quarantine": 0},
         )
         (labels / f"{lease.id}.json").write_text(receipt.to_json())
 
@@ -179,6 +184,10 @@ def measure_workers(counts: list[int], *, seconds: float, per_worker: int, many:
                     run_workers(folder, workers=count, leases=per_worker * count, seconds=seconds)
                 )
                 print(found["efficiency"][-1], file=sys.stderr)
+            found["large"].append(
+                run_workers(Path(name, "large"), workers=count, leases=per_worker * count, seconds=seconds, large=True)
+            )
+            print(found["large"][-1], file=sys.stderr)
             for leases in (many // 10, many):
                 folder = Path(name, f"many-{leases}")
                 found["overhead"].append(run_workers(folder, workers=1, leases=leases, seconds=0))

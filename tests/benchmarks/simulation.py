@@ -226,7 +226,7 @@ def main() -> None:
     cluster = Cluster(
         gpus=options.gpus,
         driver=measured["overhead"][-1]["driver_cpu_ms_per_lease"] / 1000,
-        gap=measured["efficiency"][-1]["gap_ms_median"] / 1000,
+        gap=measured["large"][-1]["gap_ms_median"] / 1000,
         load=options.load,
         notice=options.notice,
         replace=options.replace,
