@@ -35,8 +35,10 @@ class LatentDiffusionConfig:
         positions: learn where in a caption a word stands; without, a caption is a bag of words, and a word looks for
             the same region wherever it stands.
         prediction_type: what the U-Net predicts: the noise ε or the velocity v.
-        timestep_sampling: how t is drawn for training: uniformly, or logit-normally (t = 1000 sigmoid(n), n ~ N(0, 1);
-            Esser et al. 2024, Sec. 3.1), which spends more steps where captions help most: amid the noise.
+        timestep_sampling: how t is drawn for training: uniformly, or logit-normally (t = 1000 sigmoid(n),
+            n ~ N(timestep_shift, 1); Esser et al. 2024, Sec. 3.1), which spends more steps where captions help most:
+            amid the noise.
+        timestep_shift: above 0 more of them with much noise.
         caption_dropout: probability that a caption is replaced by `dropped_caption`.
         noise_offset: strength of the per-channel constant added to the noise.
         inset: probability that another image, half as wide and high, is pasted into an image, and its caption added.
@@ -51,6 +53,7 @@ class LatentDiffusionConfig:
     positions: bool = True
     prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
     timestep_sampling: Literal["uniform", "logit_normal"] = "logit_normal"
+    timestep_shift: float = 0.0
     caption_dropout: float = 0.1
     dropped_caption: str = ""
     noise_offset: float = 0.0
@@ -109,11 +112,11 @@ def make_scheduler(prediction_type: str) -> DDPMScheduler:
     )
 
 
-def draw_timesteps(sampling: str, count: int, last: int, generator: torch.Generator) -> Tensor:
+def draw_timesteps(sampling: str, count: int, last: int, generator: torch.Generator, shift: float = 0.0) -> Tensor:
     """`count` timesteps in 0..last - 1, int64."""
     if sampling == "uniform":
         return torch.randint(last, (count,), generator=generator)
-    return (torch.randn(count, generator=generator).sigmoid() * last).long().clamp(max=last - 1)
+    return ((torch.randn(count, generator=generator) + shift).sigmoid() * last).long().clamp(max=last - 1)
 
 
 def _start_from(
@@ -188,7 +191,7 @@ def train_latent_diffusion(
         g = batch_generator(seed, step)
         n = loop.batch_size
         z0, texts = draw(latents, g)
-        t = draw_timesteps(config.timestep_sampling, n, last, g)
+        t = draw_timesteps(config.timestep_sampling, n, last, g, config.timestep_shift)
         noise = torch.randn(z0.shape, generator=g)
         noise += config.noise_offset * torch.randn(*z0.shape[:2], 1, 1, generator=g)
         texts = drop(texts, g)

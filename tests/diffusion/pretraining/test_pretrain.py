@@ -120,11 +120,12 @@ def test_a_model_stored_in_half_the_size_comes_back_as_it_was_to_half_precision(
         assert torch.equal(loaded[name], value.half().float())
 
 
-def test_logit_normal_timesteps_have_their_median_amid_the_noise_and_stay_in_range():
-    drawn = draw_timesteps("logit_normal", 20_000, 1000, torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+def test_logit_normal_timesteps_have_their_median_where_asked_for_and_stay_in_range(shift):
+    drawn = draw_timesteps("logit_normal", 20_000, 1000, torch.Generator().manual_seed(0), shift)
     assert drawn.min() >= 0 and drawn.max() <= 999
     for quantile in (0.1, 0.5, 0.9):
-        expected = 1000 * torch.special.expit(torch.distributions.Normal(0, 1).icdf(torch.tensor(quantile)))
+        expected = 1000 * torch.special.expit(torch.distributions.Normal(shift, 1).icdf(torch.tensor(quantile)))
         assert abs(float(drawn.float().quantile(quantile)) - float(expected)) < 15
     uniform = draw_timesteps("uniform", 20_000, 1000, torch.Generator().manual_seed(0))
     assert abs(float(uniform.float().quantile(0.1)) - 100) < 15
