@@ -89,9 +89,10 @@ class Evaluate:
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Also write the result to this file."""
     study: Annotated[
-        Literal["ablation", "timesteps", "tokens", "draws", "guidance", "parts"] | None, tyro.conf.arg(metavar="NAME")
+        Literal["ablation", "timesteps", "tokens", "layers", "draws", "guidance", "parts"] | None,
+        tyro.conf.arg(metavar="NAME"),
     ] = None
-    """ablation, timesteps, tokens, draws, guidance or parts."""
+    """ablation, timesteps, tokens, layers, draws, guidance or parts."""
     output: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder or URL for the study's STUDY.json, STUDY.md and pictures. Default: RUN/studies."""
     moved: Moved
@@ -105,8 +106,8 @@ central 128 x 128 compared; accuracy and IoU pool the pixels of all images. Wher
 around the masks are compared with them.
 
 With --study, one choice of the method is studied instead, with the settings and the model of the run: ablation (labels
-and the U-Nets that learn from them), timesteps (T0), tokens (of the prompt), draws (N), guidance (w), parts (several
-concepts of one prompt).
+and the U-Nets that learn from them), timesteps (T0), tokens (of the prompt), layers (of the cross-attention), draws (N),
+guidance (w), parts (several concepts of one prompt).
 
 Examples:
   python jobs/evaluate.py --run runs/bird --input 'tars/{000000..000003}.tar' --json bird.json

@@ -91,6 +91,18 @@ class _Probe(ABC):
         self._sums, self._seen = {}, {}
         return total / weights
 
+    def read_layers(self, height: int, width: int) -> dict[str, Tensor]:
+        """The maps of the last forward pass by layer, mean over heads, as `read` gives their mean; with `per_layer`."""
+        return {
+            name: F.interpolate(
+                map_BNC.transpose(1, 2).unflatten(2, _grid(map_BNC.shape[1], height, width)),
+                (height, width),
+                mode="bilinear",
+                align_corners=False,
+            )
+            for name, map_BNC in self.layers.items()
+        }
+
     def _columns(self, keys: int) -> Tensor:
         return F.pad(self.columns(keys), (0, -self._channels % ALIGNMENT))
 

@@ -79,7 +79,7 @@ class _Chunk:
     epsilon: Tensor
 
 
-class _NoisyLatents:
+class NoisyLatents:
     """Every z_t that is looked at, in batches. Row r = (image, step, draw) in lexical order."""
 
     def __init__(self, model: LatentDiffusion, z0: Tensor, keys: list[str], spec: LabelSpec, batch_size: int) -> None:
@@ -131,7 +131,7 @@ def attend(
         per_timestep: keep the timesteps apart and skip the second look, for studies.
     """
     images, (rows, columns) = len(z0), z0.shape[-2:]
-    noisy = _NoisyLatents(model, z0, keys, spec, batch_size)
+    noisy = NoisyLatents(model, z0, keys, spec, batch_size)
     steps = len(noisy.timesteps)
     foreground = model.encode_text([prompt.text])
     sums = torch.zeros(images * steps, len(prompt.concepts), rows, columns, device=z0.device)
@@ -152,7 +152,7 @@ def attend(
 
 def _look_again(
     model: LatentDiffusion,
-    noisy: _NoisyLatents,
+    noisy: NoisyLatents,
     maps: Tensor,
     error_of_prompt: Tensor,
     counted: Tensor,

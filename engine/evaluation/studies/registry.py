@@ -10,6 +10,7 @@ from engine import storage
 from engine.evaluation.studies.ablation import study_ablation
 from engine.evaluation.studies.draws import study_draws
 from engine.evaluation.studies.guidance import study_guidance
+from engine.evaluation.studies.layers import study_layers
 from engine.evaluation.studies.parts import study_parts
 from engine.evaluation.studies.study import Study, StudyTask
 from engine.evaluation.studies.timesteps import study_timesteps
@@ -18,6 +19,7 @@ from engine.evaluation.studies.tokens import study_tokens
 STUDIES: dict[str, Callable[[StudyTask], Study]] = {
     "timesteps": study_timesteps,
     "tokens": study_tokens,
+    "layers": study_layers,
     "draws": study_draws,
     "guidance": study_guidance,
     "parts": study_parts,

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from engine.diffusion.prompt import ConceptPrompt
 from engine.evaluation.rows import EvaluationError
 from engine.evaluation.studies.draws import study_draws
+from engine.evaluation.studies.layers import agreements, layer_maps, study_layers
 from engine.evaluation.studies.material import Latents, read_specimens
 from engine.evaluation.studies.parts import study_parts
 from engine.evaluation.studies.registry import run_study
@@ -66,6 +68,39 @@ def test_the_concepts_token_is_the_best_of_the_prompt(make_task: MakeTask) -> No
     assert [row["concept"] for row in rows].index(True) == 5
     assert rows[5]["plain"]["auroc_mean"] == pytest.approx(measure(make_task()), abs=2e-4)
     assert "propagated" not in rows[0] and is_picture(study.pictures["tokens.png"])
+
+
+def test_the_layers_make_up_the_labellers_map_and_each_is_measured_alone(make_task: MakeTask) -> None:
+    task = make_task()
+    study = study_layers(task)
+    rows = study.figures["rows"]
+    assert len(rows) == 6 and study.figures["images"] == 3
+    assert study.figures["mean"]["auroc_mean"] == pytest.approx(measure(task), abs=2e-4)
+
+    spec, model = task.origin.spec, task.models.original()
+    prompt = ConceptPrompt.parse(model.tokenizer, spec.prompt, [spec.concept])
+    specimens = list(read_specimens(task.corpus, ["human"], None))
+    latents = Latents.encode(model, specimens)
+    maps = layer_maps(model, latents.z0, latents.keys, prompt, spec)
+    whole = attend(model, latents.z0, latents.keys, prompt, spec).maps[:, 0]
+    torch.testing.assert_close(torch.stack([*maps.values()]).mean(0), whole, rtol=1e-4, atol=1e-6)
+    own = [
+        roc_auc_score(specimen.truth("human").ravel(), shade[0].ravel())
+        for specimen, shade in zip(specimens, latents.shades(maps[rows[2]["layer"]][:, None]), strict=True)
+    ]
+    assert rows[2]["auroc_mean"] == pytest.approx(np.mean(own), abs=2e-4)
+    assert is_picture(study.pictures["layers.png"]) and "mean of all" in study.table
+
+
+def test_agreement_is_the_correlation_with_the_mean_of_the_others_within_the_image() -> None:
+    generator = torch.Generator().manual_seed(0)
+    maps, valid = torch.rand(3, 6, 8, generator=generator), torch.zeros(6, 8, dtype=torch.bool)
+    valid[:4] = True
+    maps[:, 4:] = 99 * torch.rand(3, 2, 8, generator=generator)
+    cells = maps[:, :4].flatten(1).numpy()
+    expected = [np.corrcoef(cells[i], np.delete(cells, i, 0).mean(0))[0, 1] for i in range(3)]
+    assert agreements(maps, valid).tolist() == pytest.approx(expected)
+    assert agreements(maps[:1], valid).isnan().all()
 
 
 def test_one_draw_is_that_of_a_labeller_with_its_seed(make_task: MakeTask) -> None:
