@@ -106,8 +106,8 @@ central 128 x 128 compared; accuracy and IoU pool the pixels of all images. Wher
 around the masks are compared with them.
 
 With --study, one choice of the method is studied instead, with the settings and the model of the run: ablation (labels
-and the U-Nets that learn from them), timesteps (T0), tokens (of the prompt), layers (of cross-attention), draws (N), guidance
-(w), parts (several concepts of one prompt).
+and the U-Nets that learn from them), timesteps (T0), tokens (of the prompt), layers (of cross-attention), draws (N),
+guidance (w), parts (several concepts of one prompt).
 
 Examples:
   python jobs/evaluate.py --run runs/bird --input 'tars/{000000..000003}.tar' --json bird.json
