@@ -29,7 +29,7 @@ SHORT_LEASE = 4 << 20
 """Bytes of images that take seconds rather than minutes."""
 
 QUEUE_FROM = 8
-"""Leases for each worker, from which on the end of a run is a small part of it."""
+"""Leases for each worker that is ready, from which on the end of a run is a small part of it."""
 
 PATIENCE = (1.0, 5.0, 20.0)
 """Seconds to wait before each new try of a lease whose corpus or run directory could not be reached."""
@@ -104,7 +104,7 @@ def label_leases(plan: LeasePlan, workers: Workers, board: Any) -> Iterator[Rece
             compute=ray.data.ActorPoolStrategy(
                 min_size=workers.ready,
                 max_size=workers.count,
-                max_tasks_in_flight_per_actor=count_in_flight(plan.remaining, workers.count),
+                max_tasks_in_flight_per_actor=count_in_flight(plan.remaining, ready=workers.ready),
             ),
             num_cpus=workers.num_cpus,
             num_gpus=workers.num_gpus,
@@ -119,14 +119,17 @@ def label_leases(plan: LeasePlan, workers: Workers, board: Any) -> Iterator[Rece
         yield Receipt.from_json(row["receipt"]) if row["receipt"] else (row["lease_id"], row["error"])
 
 
-def count_in_flight(leases: Sequence[Lease], workers: int) -> int:
+def count_in_flight(leases: Sequence[Lease], *, ready: int) -> int:
     """How many leases a worker holds at once: the one it does and, if they are many and short, the next one.
 
     A second lease in the queue waits while others idle at the end. But Ray Data looks for finished leases up to 0.1 s
     late, twice, before it hands out the next: a tenth of a lease of 2 s.
+
+    Args:
+        ready: workers that the cluster has room for now; how many more it may grow to says nothing of the end.
     """
     short = 0 < sum(lease.shard.size / lease.parts for lease in leases) < SHORT_LEASE * len(leases)
-    return 2 if short and len(leases) >= QUEUE_FROM * workers else 1
+    return 2 if short and len(leases) >= QUEUE_FROM * ready else 1
 
 
 def quiet_ray_data() -> None:

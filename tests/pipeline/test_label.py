@@ -220,4 +220,4 @@ def test_several_concepts_are_labelled_and_joined_and_done_but_once(job: Job, co
 )
 def test_a_worker_holds_a_second_lease_only_where_leases_are_many_and_short(size: int, leases: int, held: int) -> None:
     shard = Shard(url="/corpus/a.tar", name="a.tar", size=size, kind="tar")
-    assert count_in_flight([Lease(shard=shard)] * leases, workers=2) == held
+    assert count_in_flight([Lease(shard=shard)] * leases, ready=2) == held
