@@ -84,24 +84,16 @@ class _Probe(ABC):
         assert self._sums, "read() before any forward pass"
         total, weights = torch.zeros(()), 0.0
         for cells, sum_BNC in self._sums.items():
-            map_BChw = sum_BNC[..., : self._channels].transpose(1, 2).unflatten(2, _grid(cells, height, width))
-            map_BChw = F.interpolate(map_BChw, (height, width), mode="bilinear", align_corners=False)
+            map_BChw = _to_latent_size(sum_BNC[..., : self._channels], height, width)
             total = total.to(map_BChw.device) + self.weight(cells) * map_BChw
             weights += self.weight(cells) * self._seen[cells]
         self._sums, self._seen = {}, {}
         return total / weights
 
     def read_layers(self, height: int, width: int) -> dict[str, Tensor]:
-        """The maps of the last forward pass by layer, mean over heads, as `read` gives their mean; with `per_layer`."""
-        return {
-            name: F.interpolate(
-                map_BNC.transpose(1, 2).unflatten(2, _grid(map_BNC.shape[1], height, width)),
-                (height, width),
-                mode="bilinear",
-                align_corners=False,
-            )
-            for name, map_BNC in self.layers.items()
-        }
+        """As `read`, but each layer's map of the last forward pass by itself; with `per_layer`."""
+        self._sums, self._seen = {}, {}
+        return {name: _to_latent_size(map_BNC, height, width) for name, map_BNC in self.layers.items()}
 
     def _columns(self, keys: int) -> Tensor:
         return F.pad(self.columns(keys), (0, -self._channels % ALIGNMENT))
@@ -198,6 +190,12 @@ class _ColumnProcessor:
         self.collect(out_BHND[..., width:].float().mean(1))
         out = out_BHND[..., :width].transpose(1, 2).flatten(2).to(hidden_states.dtype)
         return attn.to_out[1](attn.to_out[0](out)) / attn.rescale_output_factor
+
+
+def _to_latent_size(map_BNC: Tensor, height: int, width: int) -> Tensor:
+    """A layer's maps, brought bilinearly to the latent's size: [B, C, height, width]."""
+    map_BChw = map_BNC.transpose(1, 2).unflatten(2, _grid(map_BNC.shape[1], height, width))
+    return F.interpolate(map_BChw, (height, width), mode="bilinear", align_corners=False)
 
 
 def _grid(cells: int, height: int, width: int) -> tuple[int, int]:

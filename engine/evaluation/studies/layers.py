@@ -19,7 +19,7 @@ from engine.diffusion.prompt import ConceptPrompt
 from engine.diffusion.sampling import predict_noise
 from engine.evaluation.metrics import Auroc
 from engine.evaluation.studies.charts import draw_bars
-from engine.evaluation.studies.material import BATCH, Latents, batched, read_specimens
+from engine.evaluation.studies.material import Latents, batched, read_specimens
 from engine.evaluation.studies.study import Study, StudyTask, format_table, percent, rounded
 from engine.labelling.attend import NoisyLatents
 from engine.labelling.spec import LabelSpec
@@ -29,11 +29,21 @@ ALL = "mean of all"
 
 @torch.no_grad()
 def layer_maps(
-    model: LatentDiffusion, z0: Tensor, keys: list[str], prompt: ConceptPrompt, spec: LabelSpec
+    model: LatentDiffusion,
+    z0: Tensor,
+    keys: list[str],
+    prompt: ConceptPrompt,
+    spec: LabelSpec,
+    *,
+    batch_size: int = 64,
 ) -> dict[str, Tensor]:
-    """The mean over T0 timesteps and N draws of each layer's attention to the concept: layer -> [B, h, w]."""
+    """The mean over T0 timesteps and N draws of each layer's attention to the concept: layer -> [B, h, w].
+
+    Args:
+        batch_size: latents per forward pass of the U-Net.
+    """
     rows, columns = z0.shape[-2:]
-    noisy = NoisyLatents(model, z0, keys, spec, BATCH * spec.attention_steps)
+    noisy = NoisyLatents(model, z0, keys, spec, batch_size)
     context = model.encode_text([prompt.text])
     sums: dict[str, Tensor] = {}
     with AttentionCapture(model.unet, prompt.selector, per_layer=True) as capture:

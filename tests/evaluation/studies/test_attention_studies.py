@@ -81,7 +81,7 @@ def test_the_layers_make_up_the_labellers_map_and_each_is_measured_alone(make_ta
     prompt = ConceptPrompt.parse(model.tokenizer, spec.prompt, [spec.concept])
     specimens = list(read_specimens(task.corpus, ["human"], None))
     latents = Latents.encode(model, specimens)
-    maps = layer_maps(model, latents.z0, latents.keys, prompt, spec)
+    maps = layer_maps(model, latents.z0, latents.keys, prompt, spec, batch_size=4)  # the last batch has one
     whole = attend(model, latents.z0, latents.keys, prompt, spec).maps[:, 0]
     torch.testing.assert_close(torch.stack([*maps.values()]).mean(0), whole, rtol=1e-4, atol=1e-6)
     own = [
