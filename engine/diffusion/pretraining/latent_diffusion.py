@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerBase
 
 from engine.diffusion.model import LatentDiffusion
-from engine.diffusion.pretraining.captions import caption_weights, draw_images, paste_insets
+from engine.diffusion.pretraining.captions import CaptionedLatents, caption_weights
 from engine.diffusion.pretraining.loop import LoopConfig, train
 from engine.diffusion.training import batch_generator
 
@@ -65,6 +65,11 @@ class LatentDiffusionConfig:
             raise ValueError(f"channels {self.channels} and attention {self.attention} differ in length")
         if not any(self.attention):
             raise ValueError("no level has attention; without cross-attention there is nothing to mine masks from")
+        for name in ("caption_dropout", "inset", "balance"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
+        if self.timestep_shift and self.timestep_sampling == "uniform":
+            raise ValueError(f"timestep_shift is {self.timestep_shift}; uniform ones have none, logit_normal ones do")
 
     def build_unet(self, latent_channels: int, sample_size: int) -> UNet2DConditionModel:
         down = tuple("CrossAttnDownBlock2D" if yes else "DownBlock2D" for yes in self.attention)
@@ -174,35 +179,24 @@ def train_latent_diffusion(
         table.requires_grad_(False).zero_()
     unet, text_encoder = unet.to(device, memory_format=torch.channels_last), text_encoder.to(device)
     scheduler = make_scheduler(config.prediction_type)
-    weights = caption_weights(captions, config.balance)
+    data = CaptionedLatents(
+        whole=latents,
+        small=small_latents,
+        captions=captions,
+        weights=caption_weights(captions, config.balance),
+        inset=config.inset,
+        dropout=config.caption_dropout,
+        dropped=config.dropped_caption,
+    )
     last = scheduler.config.num_train_timesteps
-
-    def draw(source: Tensor, g: torch.Generator) -> tuple[Tensor, list[str]]:
-        """Latents of a batch and their captions."""
-        index = draw_images(loop.batch_size, len(captions), weights, g)
-        view = torch.randint(len(source) // len(captions), (loop.batch_size,), generator=g)
-        return source[index + view * len(captions)].float(), [captions[i] for i in index.tolist()]
-
-    def drop(texts: list[str], g: torch.Generator) -> list[str]:
-        dropped = (torch.rand(len(texts), generator=g) < config.caption_dropout).tolist()
-        return [config.dropped_caption if drop else text for text, drop in zip(texts, dropped, strict=True)]
 
     def loss_at(step: int) -> Tensor:
         g = batch_generator(seed, step)
-        n = loop.batch_size
-        z0, texts = draw(latents, g)
-        t = draw_timesteps(config.timestep_sampling, n, last, g, config.timestep_shift)
+        z0, texts = data.draw(loop.batch_size, g)
+        t = draw_timesteps(config.timestep_sampling, loop.batch_size, last, g, config.timestep_shift)
         noise = torch.randn(z0.shape, generator=g)
         noise += config.noise_offset * torch.randn(*z0.shape[:2], 1, 1, generator=g)
-        texts = drop(texts, g)
-        if config.inset:
-            assert small_latents is not None
-            insets, others = draw(small_latents, g)
-            chosen = torch.rand(n, generator=g) < config.inset
-            z0 = paste_insets(z0, insets, chosen, g)
-            others = drop(others, g)
-            both = zip(texts, others, chosen.tolist(), strict=True)
-            texts = [f"{text} and {other}" if yes else text for text, other, yes in both]
+        z0, texts = data.compose(z0, texts, g)
         zt = scheduler.add_noise(z0, noise, t).to(device)
         target = noise if config.prediction_type == "epsilon" else scheduler.get_velocity(z0, noise, t)
         tokens = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids

@@ -11,9 +11,11 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedTokenizerBase
 
 from engine.diffusion.model import LatentDiffusion, load_model
 from engine.diffusion.pretraining.autoencoder import AutoencoderConfig, encode_images, train_autoencoder
+from engine.diffusion.pretraining.captions import join_captions
 from engine.diffusion.pretraining.card import write_card, write_reconstructions, write_samples
 from engine.diffusion.pretraining.data import halve, load_captioned_images
 from engine.diffusion.pretraining.latent_diffusion import LatentDiffusionConfig, train_latent_diffusion
@@ -70,6 +72,8 @@ def pretrain(config: PretrainConfig, output: Path, *, device: torch.device, comm
     data = load_captioned_images(config.input, resolution=config.resolution, limit=config.limit)
     logger.info("%d captioned images, %d items skipped", len(data.captions), data.skipped)
 
+    tokenizer = _make_tokenizer(data.captions, config)
+
     vae_losses: list[float] = []
     if config.vae is not None:
         vae = AutoencoderKL.from_pretrained(config.vae, use_safetensors=True, local_files_only=True).eval().to(device)
@@ -86,21 +90,7 @@ def pretrain(config: PretrainConfig, output: Path, *, device: torch.device, comm
     vae.requires_grad_(False)
     write_reconstructions(vae, data.images[:12], folder / "reconstructions.png")
 
-    latents = _encode_once(folder / "latents.safetensors", vae, data.images, mirror=config.mirror)
-    if config.letterbox:
-        whole = load_captioned_images(
-            config.input, resolution=config.resolution, limit=config.limit, framing="letterbox"
-        )
-        boxed = _encode_once(folder / "latents-letterbox.safetensors", vae, whole.images, mirror=config.mirror)
-        latents = torch.cat([latents, boxed])
-    small = None
-    if config.diffusion.inset:
-        half_size = halve(data.images)
-        small = _encode_once(folder / "latents-small.safetensors", vae, half_size, mirror=config.mirror)
-    joined = [" and "] if config.diffusion.inset else []
-    tokenizer = build_tokenizer(
-        data.captions, length=config.prompt_length, always=[config.diffusion.dropped_caption, *joined]
-    )
+    latents, small = _encode_views(folder, vae, data.images, config)
     prompts = [caption for caption, _ in Counter(data.captions).most_common(8)]
 
     def draw(step: int, model: LatentDiffusion) -> None:
@@ -130,6 +120,39 @@ def pretrain(config: PretrainConfig, output: Path, *, device: torch.device, comm
         losses={"autoencoder": vae_losses, "latent diffusion": losses},
     )
     return model
+
+
+def _make_tokenizer(captions: list[str], config: PretrainConfig) -> PreTrainedTokenizerBase:
+    """Knows the captions' words; says so, before anything is trained, if it cannot hold them whole."""
+    told, always = set(captions), [config.diffusion.dropped_caption]
+    if config.diffusion.inset:
+        longest = max(told, key=lambda caption: len(caption.split()))
+        told.add(join_captions(longest, longest))
+        always.append(join_captions("", ""))
+    tokenizer = build_tokenizer(captions, length=config.prompt_length, always=always)
+    needed = max(len(tokenizer(text, truncation=False).input_ids) for text in told)
+    if needed > config.prompt_length:
+        logger.warning(
+            "captions have up to %d tokens; the model reads %d of them (--prompt-length)", needed, config.prompt_length
+        )
+    return tokenizer
+
+
+def _encode_views(
+    folder: Path, vae: AutoencoderKL, images: torch.Tensor, config: PretrainConfig
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Latents of all views of the images, and those of half their size where insets are asked for."""
+    latents = _encode_once(folder / "latents.safetensors", vae, images, mirror=config.mirror)
+    if config.letterbox:
+        boxed = load_captioned_images(
+            config.input, resolution=config.resolution, limit=config.limit, framing="letterbox"
+        ).images
+        more = _encode_once(folder / "latents-letterbox.safetensors", vae, boxed, mirror=config.mirror)
+        latents = torch.cat([latents, more])
+    small = None
+    if config.diffusion.inset:
+        small = _encode_once(folder / "latents-small.safetensors", vae, halve(images), mirror=config.mirror)
+    return latents, small
 
 
 def _encode_once(path: Path, vae: AutoencoderKL, images: torch.Tensor, *, mirror: bool) -> torch.Tensor:

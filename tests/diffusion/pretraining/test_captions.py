@@ -30,9 +30,20 @@ def test_a_rare_caption_is_drawn_as_often_as_its_weight_says(balance, rare):
     assert share == pytest.approx(rare, abs=0.015)
 
 
-def test_a_balance_outside_its_range_is_refused():
-    with pytest.raises(ValueError, match=r"balance is 1\.5"):
-        caption_weights(["a"], 1.5)
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"balance": 1.5}, r"balance is 1\.5; it must be between 0 and 1"),
+        ({"inset": -0.1}, r"inset is -0\.1; it must be between 0 and 1"),
+        (
+            {"timestep_sampling": "uniform", "timestep_shift": 1.0},
+            r"timestep_shift is 1\.0; uniform ones",
+        ),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_before_anything_is_trained(wrong, said):
+    with pytest.raises(ValueError, match=said):
+        LatentDiffusionConfig(**wrong)
 
 
 def test_insets_lie_whole_and_unchanged_at_places_that_vary_and_only_where_chosen():

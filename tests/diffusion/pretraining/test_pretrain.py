@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from engine.diffusion.model import find_model, load_model
 from engine.diffusion.pretraining.autoencoder import AutoencoderConfig
@@ -88,6 +89,28 @@ def test_the_result_is_a_model_folder_with_latents_of_unit_variance(config, tmp_
 
     images = load_captioned_images(config.input, resolution=32).images
     assert abs(float(model.encode(to_model_range(images)).std()) - 1) < 0.02
+
+
+def test_convolutions_of_an_autoencoder_start_orthogonal():
+    vae = AutoencoderConfig(channels=(8, 8), latent_channels=2).build(16)
+    for weight in (vae.encoder.conv_in.weight, vae.decoder.conv_out.weight):
+        lengths = torch.linalg.svdvals(weight.detach().flatten(1))
+        torch.testing.assert_close(lengths, torch.ones_like(lengths), rtol=0, atol=1e-5)
+
+
+def test_letterboxed_and_half_sized_views_are_encoded_and_learned_from(config, tmp_path, caplog):
+    list(write_corpus(tmp_path / "wide", count=4, seed=1, width=64, height=32))
+    composed = replace(config.diffusion, inset=1.0, balance=0.5)
+    wide = replace(config, input=str(tmp_path / "wide"), letterbox=True, diffusion=composed)
+    model = pretrain(wide, tmp_path / "model", device=CPU)
+    found = {
+        name: load_file(tmp_path / "model" / "training" / f"{name}.safetensors")["latents"].shape
+        for name in ("latents", "latents-letterbox", "latents-small")
+    }
+    assert found["latents"] == found["latents-letterbox"] == (8, 2, 16, 16)  # mirrored, too
+    assert found["latents-small"] == (8, 2, 8, 8)
+    assert "and" in model.tokenizer.get_vocab()
+    assert "the model reads 16 of them (--prompt-length)" in caplog.text
 
 
 def test_a_training_goes_on_from_an_initial_model_and_keeps_its_words(config, tmp_path):
