@@ -6,6 +6,7 @@ with the AUROC, the layers that carry the signal can be told without ground trut
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from dataclasses import replace
 from typing import Any
@@ -71,6 +72,12 @@ def agreements(maps: Tensor, valid: Tensor) -> Tensor:
     return (centred * around).sum(1) / (centred.norm(dim=1) * around.norm(dim=1))
 
 
+def shorten(layer: str) -> str:
+    """``down_blocks.1.attentions.0.transformer_blocks.0.attn2`` as ``down 1.0.0``, in two lines."""
+    numbers = ".".join(re.findall(r"[.](\d+)", layer))
+    return f"{layer.partition('_')[0]}\n{numbers}"
+
+
 def study_layers(task: StudyTask) -> Study:
     """Each layer alone, and the mean of all; before self-attention spreads anything."""
     spec = replace(task.origin.spec, presence_steps=0, distractors=())
@@ -99,13 +106,12 @@ def study_layers(task: StudyTask) -> Study:
 
 def _report(task: StudyTask, images: int, rows: list[dict[str, Any]], mean: dict[str, float | None]) -> Study:
     concept = task.origin.spec.concept
-    short = [row["layer"].replace(".transformer_blocks", "").removesuffix(".attn2") for row in rows]
     bars = draw_bars(
-        short,
+        [shorten(row["layer"]) for row in rows],
         {"AUROC": [row["auroc_mean"] for row in rows], "agreement": [row["agreement"] for row in rows]},
         title=f"{concept}: every layer's attention to the concept ({images} images)",
         xlabel="cross-attention layer",
-        ylabel="AUROC, mean over images; correlation with the others",
+        ylabel="AUROC; correlation",
         baseline=(mean["auroc_mean"] or 0.5, ALL),
     )
     table = format_table(
@@ -113,8 +119,8 @@ def _report(task: StudyTask, images: int, rows: list[dict[str, Any]], mean: dict
         ("layer", "per image", "pooled", "agreement with the others"),
         [
             *(
-                (f"`{name}`", percent(row["auroc_mean"]), percent(row["auroc_pooled"]), percent(row["agreement"]))
-                for name, row in zip(short, rows, strict=True)
+                (f"`{row['layer']}`", *(percent(row[name]) for name in ("auroc_mean", "auroc_pooled", "agreement")))
+                for row in rows
             ),
             (ALL, percent(mean["auroc_mean"]), percent(mean["auroc_pooled"]), "–"),
         ],

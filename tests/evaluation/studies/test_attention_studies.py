@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 from engine.diffusion.prompt import ConceptPrompt
 from engine.evaluation.rows import EvaluationError
 from engine.evaluation.studies.draws import study_draws
-from engine.evaluation.studies.layers import agreements, layer_maps, study_layers
+from engine.evaluation.studies.layers import agreements, layer_maps, shorten, study_layers
 from engine.evaluation.studies.material import Latents, read_specimens
 from engine.evaluation.studies.parts import study_parts
 from engine.evaluation.studies.registry import run_study
@@ -90,6 +90,11 @@ def test_the_layers_make_up_the_labellers_map_and_each_is_measured_alone(make_ta
     ]
     assert rows[2]["auroc_mean"] == pytest.approx(np.mean(own), abs=2e-4)
     assert is_picture(study.pictures["layers.png"]) and "mean of all" in study.table
+
+
+def test_layers_have_names_that_fit_under_a_bar() -> None:
+    assert shorten("down_blocks.1.attentions.0.transformer_blocks.0.attn2") == "down\n1.0.0"
+    assert shorten("mid_block.attentions.0.transformer_blocks.3.attn2") == "mid\n0.3"
 
 
 def test_agreement_is_the_correlation_with_the_mean_of_the_others_within_the_image() -> None:
