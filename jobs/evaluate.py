@@ -20,6 +20,7 @@ from engine.evaluation.report import compare_concepts, format_mean, format_repor
 from engine.evaluation.rows import find_labels
 from engine.run.command import run_command
 from engine.run.directory import find_corpus_url, find_input, read_manifest
+from engine.run.names import to_folder
 from engine.run.options import Int
 from engine.run.what_next import describe_next
 
@@ -85,7 +86,7 @@ class Evaluate:
     """The corpus that was labelled, with ground truth: KEY.mask.png, or KEY.CONCEPT.mask.png, or {"bbox": [x, y,
     width, height]} in KEY.json. miniature: the small corpus that comes with the project. Default: what the run says."""
     concept: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """Name of the ground truth. Default: the concept of the run."""
+    """Name of the ground truth. Default: the concept of the run; of several all, but a study takes one."""
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Also write the result to this file."""
     study: Annotated[
@@ -94,7 +95,8 @@ class Evaluate:
     ] = None
     """ablation, timesteps, tokens, layers, draws, guidance or parts."""
     output: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
-    """Folder or URL for the study's STUDY.json, STUDY.md and pictures. Default: RUN/studies."""
+    """Folder or URL for the study's STUDY.json, STUDY.md and pictures. Default: RUN/studies, or RUN/studies-NAME in a
+    run of several concepts."""
     moved: Moved
     studies: Studies
 
@@ -154,20 +156,18 @@ def _study(job: Evaluate) -> int:
     from engine.run.origin import find_origin
 
     assert job.study
-    origin = find_origin(job.run, **vars(job.moved), unfinished=True)
-    if job.concept not in (None, origin.spec.concept):
-        own = origin.spec.concept
-        raise ValueError(f"--concept {job.concept} is not the run's, {own}; leave it out with --study")
+    origin = find_origin(job.run, concept=job.concept, **vars(job.moved), unfinished=True)
     values = {name: value for name, value in vars(job.studies).items() if value is not None}
     if "train_batch_size" in values:
         values["batch_size"] = values.pop("train_batch_size")
     values["parts"] = tuple(filter(None, map(str.strip, values.get("parts", "").split(","))))
     if job.studies.test:
         values["test"] = storage.absolute(find_input(job.studies.test, origin.spec.concept))
+    folder = f"studies-{to_folder(origin.spec.concept)}" if origin.several else "studies"
     task = StudyTask(
         origin=origin,
         corpus=_corpus(job, origin.spec.concept),
-        output=storage.absolute(job.output or storage.join(origin.url, "studies")),
+        output=storage.absolute(job.output or storage.join(origin.url, folder)),
         device="cuda" if torch.cuda.is_available() else "cpu",
         options=StudyOptions(**values),
         tell=functools.partial(print, flush=True),

@@ -82,10 +82,10 @@ def main(arguments: list[str] | None = None, *, source: LabellerSource | None = 
         if options.execution.dry_run:
             return 0
         # Imported here because Ray takes seconds, and many calls end before they need it.
-        from engine.pipeline.driver import make_concept_of
+        from engine.pipeline.driver import make_concepts_of
 
-        make_concept_of(plan, workers=options.execution.workers, tell=functools.partial(print, flush=True))
-        print(f"weights      {storage.redact(plan.weights or '')}")
+        make_concepts_of(plan, workers=options.execution.workers, tell=functools.partial(print, flush=True))
+        print(f"weights      {', '.join(map(storage.redact, plan.weights))}")
         print(describe_go_on("label", given, run=plan.run.url))
         return 0
 

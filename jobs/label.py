@@ -15,11 +15,11 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine import storage
+from engine.labelling.spec import SeveralSpec
 from engine.run.command import run_command
 from engine.run.forecast import read_rate
 from engine.run.labelling import Label, make_plan
 from engine.run.plan import LabelPlan
-from engine.run.several import SeveralPlan
 from engine.run.source import LabellerSource
 from engine.run.summary import Outcome
 from engine.run.what_next import describe_next
@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None, *, source: LabellerSource | None = 
         print(outcome.describe(contact_sheet=_draw(plan, outcome), predicted=read_rate(plan.run.url)))
         if outcome.labelled and not outcome.failed_leases:
             job = "label" if plan.run.stage == "refined" else "label --stage preliminary"
-            one_of = plan.concepts[0].run.concept if isinstance(plan, SeveralPlan) else None
+            one_of = plan.spec.concepts[0] if isinstance(plan.spec, SeveralSpec) else None
             print(describe_next(job, run=plan.run.url, one_of=one_of))
         return int(outcome.failed(options.execution.max_failures))
 
@@ -90,19 +90,16 @@ def _show(options: Status) -> int:
     return 0
 
 
-def _label(plan: LabelPlan | SeveralPlan, workers: int | None) -> Outcome:
+def _label(plan: LabelPlan, workers: int | None) -> Outcome:
     if plan.done:
         return Outcome(plan=plan, receipts=plan.receipts, failed_leases={})
     # Imported here because Ray takes seconds, and many calls end before they need it.
-    from engine.pipeline.driver import run_plan, run_several
+    from engine.pipeline.driver import run_plan
 
-    tell = functools.partial(print, flush=True)
-    if isinstance(plan, SeveralPlan):
-        return run_several(plan, workers=workers, tell=tell)
-    return run_plan(plan, workers=workers, tell=tell)
+    return run_plan(plan, workers=workers, tell=functools.partial(print, flush=True))
 
 
-def _draw(plan: LabelPlan | SeveralPlan, outcome: Outcome) -> str | None:
+def _draw(plan: LabelPlan, outcome: Outcome) -> str | None:
     """The contact sheet of a run that has something to show; a run is no failure for want of a picture."""
     from engine.evaluation.contact_sheet import write_contact_sheet
 

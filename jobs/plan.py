@@ -16,7 +16,6 @@ from engine.run.command import run_command
 from engine.run.forecast import make_forecast
 from engine.run.labelling import Label, make_plan
 from engine.run.options import Float
-from engine.run.plan import LabelPlan
 from engine.run.source import LabellerSource
 from engine.run.what_next import describe_go_on
 
@@ -66,8 +65,6 @@ def main(arguments: list[str] | None = None, *, source: LabellerSource | None = 
 
     def run(options: Plan) -> int:
         plan = make_plan(options, source)
-        if not isinstance(plan, LabelPlan):
-            raise ValueError("several concepts take as long as each of them in turn; ask for one --concept at a time")
         print(plan.describe(), flush=True)
         if not plan.remaining:
             return 0

@@ -84,7 +84,8 @@ def _painter(job: ReportJob) -> Painter:
 
     from engine.report.backgrounds import make_painter
 
-    return make_painter(job.run, model=job.model, device="cuda" if torch.cuda.is_available() else "cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return make_painter(job.run, concept=job.concept, model=job.model, device=device)
 
 
 if __name__ == "__main__":

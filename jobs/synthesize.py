@@ -17,6 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine import storage
 from engine.run.command import run_command
+from engine.run.directory import read_manifest
+from engine.run.example_source import explain_synthetic
 from engine.run.options import Running, Synthesis
 from engine.run.origin import find_origin
 from engine.run.source import SynthesizerSource
@@ -88,6 +90,8 @@ def main(arguments: list[str] | None = None, *, source: SynthesizerSource | None
 
 def _plan(options: Synthesize, source: SynthesizerSource | None) -> SynthesisPlan:
     where = options.origin
+    if several := read_manifest(storage.absolute(where.run)).fingerprint.get("concepts"):
+        raise ValueError(explain_synthetic(where.run, several))
     origin = find_origin(where.run, source=source, model=where.model, revision=where.revision, adapter=where.adapter)
     settings = SynthesisSpec(**dataclasses.asdict(options.samples))
     return plan_synthesis(origin, settings, output=where.output, config=dataclasses.asdict(options))

@@ -20,7 +20,7 @@ class Receipt:
         stage: stage of the method that was run.
         fingerprint: hash of the run's settings.
         seen: samples and defects met; equals labelled + the sum of quarantined.
-        labelled: rows of the label file.
+        labelled: images with rows in the label file, one for each concept.
         quarantined: rows of the quarantine file, by reason.
         seconds: time spent, by step (wall clock; steps overlap, so they don't add up to "total"). Those of "label.x"
             make "label" together.
@@ -29,8 +29,7 @@ class Receipt:
         ignored: files of the shard that are never read, by kind.
         finished: when, ISO 8601 with time zone; "" in receipts of versions that did not say.
         session: the start of the driver that it was written for.
-        kept: how many of the rows were there before, from an earlier session.
-        sources: of joined labels: the session that each concept's labels of the lease are from, by concept.
+        kept: how many of the labelled images were there before, from an earlier session.
     """
 
     lease: dict[str, Any]
@@ -47,7 +46,6 @@ class Receipt:
     finished: str = ""
     session: str = ""
     kept: int = 0
-    sources: dict[str, str] = field(default_factory=dict)
     schema_version: int = RECEIPT_SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -70,6 +68,7 @@ class Receipt:
             version = values["schema_version"]
             if version != RECEIPT_SCHEMA_VERSION:
                 raise ValueError(f"its schema version is {version}, this program reads {RECEIPT_SCHEMA_VERSION}")
+            values.pop("sources", None)  # of earlier versions, empty but where each concept had a run of its own
             receipt = cls(**values)
             shard = receipt.lease["shard"]
             if not isinstance(shard["name"], str) or not {type(shard["size"]), type(receipt.lease["parts"])} <= {int}:

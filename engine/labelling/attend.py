@@ -25,12 +25,15 @@ The second look asks at some of the same z_t for two more things.
 
   with M̂ of the first look, scaled to 0..1 within each image.
 
-Shapes: B images, R = T0 N reverse steps per image, C concepts, h × w latent cells.
+Of several prompts, each has the others for distractors: what they make of a z_t is known from their first looks. The
+second look at n prompts takes as many passes as at one: all maps spread together, and "" and y_b are the same for all.
+
+Shapes: B images, R = T0 N reverse steps per image, C concepts, h × w latent cells, P prompts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -86,6 +89,7 @@ class NoisyLatents:
         self.z0, self.batch_size = z0.float(), batch_size
         self.timesteps = torch.tensor(model.sampler_timesteps(spec.timesteps)[: spec.attention_steps])
         self.alpha_bar = model.scheduler.alphas_cumprod[self.timesteps]
+        self.draws = spec.draws
         steps, draws = len(self.timesteps), spec.draws
         shape = (draws, *z0.shape[1:])
         # Noise belongs to a timestep, not to its place in the schedule: shorter schedules see some of the same z_t.
@@ -130,71 +134,112 @@ def attend(
         batch_size: latents per forward pass of the U-Net; does not change the result beyond rounding.
         per_timestep: keep the timesteps apart and skip the second look, for studies.
     """
-    images, (rows, columns) = len(z0), z0.shape[-2:]
+    if not per_timestep:
+        return attend_each(model, z0, keys, [prompt], spec, valid=valid, batch_size=batch_size)[0]
     noisy = NoisyLatents(model, z0, keys, spec, batch_size)
-    steps = len(noisy.timesteps)
-    foreground = model.encode_text([prompt.text])
-    sums = torch.zeros(images * steps, len(prompt.concepts), rows, columns, device=z0.device)
-    told = spread_evenly(spec.presence_steps, steps).to(z0.device)
-    errors = []  # of y_f, where the second look will ask for others
+    maps, _ = _look(model, noisy, prompt, spread_evenly(0, len(noisy.timesteps)))
+    never = torch.full((len(z0),), torch.nan, device=z0.device)
+    return Attention(maps=maps, presence=never, advantage=torch.zeros_like(maps[:, 0, 0]))
+
+
+@torch.no_grad()
+def attend_each(
+    model: LatentDiffusion,
+    z0: Tensor,
+    keys: list[str],
+    prompts: Sequence[ConceptPrompt],
+    spec: LabelSpec,
+    *,
+    valid: Tensor | None = None,
+    batch_size: int = 64,
+) -> list[Attention]:
+    """What `attend` finds for each prompt if the others are distractors as well, up to rounding.
+
+    Args:
+        spec: of all of them, but for concept and prompt.
+        z0, keys, valid, batch_size: as `attend` takes them.
+    """
+    noisy = NoisyLatents(model, z0, keys, spec, batch_size)
+    told = spread_evenly(spec.presence_steps, len(noisy.timesteps))
+    looks = [_look(model, noisy, prompt, told) for prompt in prompts]
+    counted = torch.ones_like(z0[:, 0], dtype=torch.float32) if valid is None else valid.to(z0.device).float()
+    maps, errors = [maps.mean(1) for maps, _ in looks], torch.stack([errors for _, errors in looks])
+    return _look_again(model, noisy, maps, errors, counted, told.to(z0.device), spec)
+
+
+def _look(model: LatentDiffusion, noisy: NoisyLatents, prompt: ConceptPrompt, told: Tensor) -> tuple[Tensor, Tensor]:
+    """The first look: M̂ of each timestep [B, T0, C, h, w], and what the second look will need.
+
+    Args:
+        told: [T0] bool, the steps that tell presence.
+
+    Returns:
+        also the squared errors under the prompt at the z_t of these steps [n, h, w].
+    """
+    (images, _, rows, columns), steps = noisy.z0.shape, len(noisy.timesteps)
+    text, told = model.encode_text([prompt.text]), told.to(noisy.z0.device)
+    sums = torch.zeros(images * steps, len(prompt.concepts), rows, columns, device=noisy.z0.device)
+    errors = []
     with AttentionCapture(model.unet, prompt.selector) as capture:
         for chunk in noisy():
-            predicted = predict_noise(model, chunk.zt, chunk.t, foreground.expand(len(chunk.zt), -1, -1))
+            predicted = predict_noise(model, chunk.zt, chunk.t, text.expand(len(chunk.zt), -1, -1))
             sums.index_add_(0, chunk.image * steps + chunk.step, capture.read(rows, columns))
             errors.append((predicted - chunk.epsilon).square().mean(1)[told[chunk.step]])
-    maps = sums.unflatten(0, (images, steps)) / spec.draws
-    if per_timestep:
-        never = torch.full((images,), torch.nan, device=z0.device)
-        return Attention(maps=maps, presence=never, advantage=torch.zeros_like(maps[:, 0, 0]))
-    counted = torch.ones_like(maps[:, 0, 0]) if valid is None else valid.to(z0.device).float()
-    return _look_again(model, noisy, maps.mean(1), torch.cat(errors), counted, told, spec)
+    return sums.unflatten(0, (images, steps)) / noisy.draws, torch.cat(errors)
 
 
 def _look_again(
     model: LatentDiffusion,
     noisy: NoisyLatents,
-    maps: Tensor,
-    error_of_prompt: Tensor,
+    maps: list[Tensor],
+    errors_of_prompts: Tensor,
     counted: Tensor,
     told: Tensor,
     spec: LabelSpec,
-) -> Attention:
+) -> list[Attention]:
     """The second look.
 
     Args:
-        maps: [B, C, h, w], M̂ of the first look.
-        error_of_prompt: [z_t of the steps of `told`, h, w], squared error under y_f.
+        maps: [B, C, h, w] of each prompt, M̂ of the first look.
+        errors_of_prompts: [P, z_t of the steps of `told`, h, w], squared errors under each y_f.
         counted: [B, h, w], 1 at the cells that belong to the images.
         told: [T0] bool, the steps that tell presence.
     """
-    images, concepts, rows, columns = maps.shape
     empty, *others = model.encode_text(["", spec.background_prompt, *spec.distractors]).split(1)
     propagated = torch.arange(len(told), device=told.device) < spec.propagation_steps
     # One more channel tells how much of the attention stays within the image.
-    spread = torch.zeros(images, concepts + 1, rows, columns, device=maps.device)
-    source = torch.cat([maps * counted[:, None], counted[:, None]], 1)
-    errors = torch.zeros(2 + len(others), images, rows, columns, device=maps.device)
+    source = torch.cat([*(own * counted[:, None] for own in maps), counted[:, None]], 1)
+    spread = torch.zeros_like(source)
+    asked = 1 + len(others)
+    errors = counted.new_zeros(asked + len(maps), *counted.shape)
     begun = 0
     for chunk in noisy((told | propagated).cpu()):
         near, tells = propagated[chunk.step], told[chunk.step]
-        with MapPropagation(model.unet, concepts + 1) as probe:
+        with MapPropagation(model.unet, source.shape[1]) as probe:
             probe.maps = source[chunk.image]
             guess = predict_noise(model, chunk.zt, chunk.t, empty.expand(len(chunk.zt), -1, -1))
-            spread.index_add_(0, chunk.image[near], probe.read(rows, columns)[near])
+            spread.index_add_(0, chunk.image[near], probe.read(*counted.shape[1:])[near])
         if tells.any():
             zt, t, epsilon, image = (v[tells] for v in (chunk.zt, chunk.t, chunk.epsilon, chunk.image))
             guesses = [predict_noise(model, zt, t, text.expand(len(zt), -1, -1)) for text in others]
             found = [(g - epsilon).square().mean(1) for g in (guess[tells], *guesses)]
-            found.append(error_of_prompt[begun : begun + len(zt)])
+            found += errors_of_prompts[:, begun : begun + len(zt)]
             begun += len(zt)
             error = torch.stack(found) * counted[image]
             errors.index_add_(1, image, error / error[1].mean((1, 2))[:, None, None])
-    advantage = _advantage(errors) * counted
-    weighed = weigh(maps[:, 0], advantage, counted > 0, spec.advantage_power)
-    *rest, own = (errors * weighed).sum((2, 3))
+    after = maps
     if spec.propagation_steps:
-        maps = spread[:, :concepts] / spread[:, concepts:]
-    return Attention(maps=maps, presence=1 - own / torch.stack(rest).amin(0), advantage=advantage)
+        after = list((spread[:, :-1] / spread[:, -1:]).split([own.shape[1] for own in maps], 1))
+    attentions = []
+    for place in range(len(maps)):
+        # Those under no words, y_b and every y_d, and last those under the prompt itself.
+        order = [other for other in range(len(errors)) if other != asked + place] + [asked + place]
+        advantage = _advantage(errors[order]) * counted
+        weighed = weigh(maps[place][:, 0], advantage, counted > 0, spec.advantage_power)
+        *rest, own = (errors[order] * weighed).sum((2, 3))
+        presence = 1 - own / torch.stack(rest).amin(0)
+        attentions.append(Attention(maps=after[place], presence=presence, advantage=advantage))
+    return attentions
 
 
 def _advantage(errors: Tensor) -> Tensor:

@@ -8,23 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.diffusion.geometry import (
-    Placement,
-    bounding_box,
-    canvas_to_image,
-    image_to_canvas,
-    resize_mask,
-    upsample_mask,
-    valid_cells,
-)
+from engine.diffusion.geometry import Placement, bounding_box, canvas_to_image, resize_mask, upsample_mask
 from engine.diffusion.model import LatentDiffusion
 from engine.diffusion.prompt import ConceptPrompt
 from engine.distillation.weights import ConceptModel
-from engine.labelling.attend import attend
+from engine.labelling.attend import Attention, attend
 from engine.labelling.batch import fit_batch
 from engine.labelling.difference import difference
+from engine.labelling.encode import Encoded, encode_images
 from engine.labelling.heatmap import advantage_to_bytes, scale_to_bytes, weigh
-from engine.labelling.inpainting import DECODED_AT_ONCE, grow, remove_object
+from engine.labelling.inpainting import grow, remove_object
 from engine.labelling.label import USELESS, Label
 from engine.labelling.preliminary import heatmap_to_preliminary, mask_flags
 from engine.labelling.quality import Signals, quality_of
@@ -81,35 +74,38 @@ class Labeller:
         assert len(images) == len(keys)
         if not images:
             return []
-        model, watch = self.original(), self.stopwatch
-        watch.start()
-        places = [
-            Placement.fit(image.shape[1], image.shape[0], cells=model.latent_size, factor=model.factor)
-            for image in images
-        ]
-        canvases = torch.stack([image_to_canvas(i, p) for i, p in zip(images, places, strict=True)]).to(model.device)
-        valid = valid_cells(places).to(model.device)
-        z0 = torch.cat([model.encode(part) for part in canvases.split(DECODED_AT_ONCE)])
-        watch.lap("encode")
-        attention = attend(model, z0, keys, self.prompt, self.spec, valid=valid, batch_size=self.batch_size)
-        watch.lap("attention")
+        model = self.original()
+        self.stopwatch.start()
+        batch = encode_images(model, images, keys)
+        self.stopwatch.lap("encode")
+        found = attend(model, batch.z0, keys, self.prompt, self.spec, valid=batch.valid, batch_size=self.batch_size)
+        self.stopwatch.lap("attention")
+        return self.label(batch, found, stage)
+
+    @torch.no_grad()
+    def label(self, batch: Encoded, attention: Attention, stage: Stage | None = None) -> list[Label]:
+        """The labels of images whose attention is known; one per image, in order.
+
+        Args:
+            stage: as in a call of the labeller.
+        """
         heatmap = attention.maps[:, 0].float()
-        preliminary = heatmap_to_preliminary(heatmap, valid, rule=self.spec.mixture_rule)
-        bytes_Bhw = scale_to_bytes(heatmap, valid).cpu().numpy()
+        preliminary = heatmap_to_preliminary(heatmap, batch.valid, rule=self.spec.mixture_rule)
+        bytes_Bhw = scale_to_bytes(heatmap, batch.valid).cpu().numpy()
         advantage_Bhw = advantage_to_bytes(attention.advantage).cpu().numpy()
         masks, mixture, presence = preliminary.mask.cpu().numpy(), preliminary.mixture, attention.presence.tolist()
         separation, one_mode = mixture.separation.tolist(), mixture.one_mode.tolist()
         labels = [
             self._preliminary(place, bytes_Bhw[i], advantage_Bhw[i], masks[i], separation[i], one_mode[i], presence[i])
-            for i, place in enumerate(places)
+            for i, place in enumerate(batch.places)
         ]
-        watch.lap("mixture")
+        self.stopwatch.lap("mixture")
         if (stage or self.spec.stage) == "refined":
             # Where there is nothing to paint over, or nothing to paint from, M_pre stays.
             usable = [i for i, label in enumerate(labels) if not USELESS & set(label.flags)]
             if usable:
-                heat = weigh(heatmap, attention.advantage, valid, self.spec.advantage_power)
-                self._refine(labels, usable, canvases, z0, heat, preliminary.mask, valid, keys, places)
+                heat = weigh(heatmap, attention.advantage, batch.valid, self.spec.advantage_power)
+                self._refine(labels, usable, batch, heat, preliminary.mask)
         return labels
 
     def original(self) -> LatentDiffusion:
@@ -151,31 +147,23 @@ class Labeller:
         )
 
     def _refine(
-        self,
-        labels: list[Label],
-        usable: list[int],
-        canvases: Tensor,
-        z0: Tensor,
-        heat: Tensor,
-        preliminary: Tensor,
-        valid: Tensor,
-        keys: list[str],
-        places: list[Placement],
+        self, labels: list[Label], usable: list[int], batch: Encoded, heat: Tensor, preliminary: Tensor
     ) -> None:
         """Replaces the usable labels by those with M."""
         settings = self.spec.refinement
         model, watch = self.distilled(), self.stopwatch
         watch.start()
-        region = grow(preliminary[usable], settings.dilate) & valid[usable]
-        own = [keys[i] for i in usable]
-        inpainted = remove_object(model, z0[usable], region, own, self.spec, batch_size=self.batch_size)
+        z0, canvases, valid = batch.z0[usable], batch.canvases[usable], batch.valid[usable]
+        region = grow(preliminary[usable], settings.dilate) & valid
+        keys = [batch.keys[i] for i in usable]
+        inpainted = remove_object(model, z0, region, keys, self.spec, batch_size=self.batch_size)
         watch.lap("inpainting")
-        images = model.decode(z0[usable]).float().clamp(-1, 1) if settings.reference == "decoded" else canvases[usable]
+        images = model.decode(z0).float().clamp(-1, 1) if settings.reference == "decoded" else canvases
         apart = difference(images, inpainted, settings)
-        refined = refine(canvases[usable], apart, heat[usable], region, valid[usable], settings).cpu()
-        pixels = canvases[usable].cpu()
+        refined = refine(canvases, apart, heat[usable], region, valid, settings).cpu()
+        pixels = canvases.cpu()
         for k, i in enumerate(usable):
-            place = places[i]
+            place = batch.places[i]
             height, width = place.rows * place.factor, place.columns * place.factor
             mask = refined.mask[k, :height, :width].numpy()
             labels[i] = self._finish(labels[i], place, mask, refined, k, pixels[k, :, :height, :width])

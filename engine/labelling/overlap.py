@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
+
+from engine.diffusion.geometry import bounding_box
+from engine.labelling.heatmap import bytes_to_advantage
+from engine.labelling.label import Label
 
 REACH = 0.15
 """Standard deviation of the Gaussian by which neighbours have a say, of the longer side: what explains one part of an
@@ -14,6 +20,51 @@ object explains the rest of it, too."""
 CRUMBS = 0.3
 """A mask that keeps less than this share of its pixels loses them all: most of it was another concept's object, and
 so is what is left."""
+PRESENCE_WEIGHT = 3.0
+"""Of a concept's presence in the whole image beside its advantage around a pixel, which fewer cells tell."""
+OF_A_MASK = ("empty", "full", "touches_border")
+"""Flags that a mask's own pixels decide."""
+
+
+def share_pixels(concepts: Sequence[str], found: Sequence[Sequence[Label]]) -> list[list[Label]]:
+    """For each image its labels of all concepts, by name, with masks that do not overlap.
+
+    Args:
+        found: of each concept, its labels of all images.
+    """
+    named = [[replace(label, concept=name) for label in own] for name, own in zip(concepts, found, strict=True)]
+    return [make_disjoint(labels) for labels in zip(*named, strict=True)]
+
+
+def make_disjoint(labels: Sequence[Label]) -> list[Label]:
+    """The labels of one image with masks that do not overlap, and with what follows from a mask that has changed."""
+    masks = [label.mask for label in labels]
+    advantages = [label.advantage for label in labels if label.advantage is not None]
+    if len(advantages) < len(labels) or any(math.isnan(label.presence) for label in labels):
+        shared = resolve_overlap(masks, [label.heatmap for label in labels])
+    else:
+        # Both say, the presence in first order, by what share the prompt's error is smaller: around a place, and where
+        # the concept's heat is.
+        priors = [PRESENCE_WEIGHT * label.presence for label in labels]
+        shared = resolve_overlap(masks, [bytes_to_advantage(each) for each in advantages], priors)
+    found = zip(labels, masks, shared, strict=True)
+    return [label if np.array_equal(old, new) else _with_mask(label, new) for label, old, new in found]
+
+
+def _with_mask(label: Label, mask: np.ndarray) -> Label:
+    flags = [flag for flag in label.flags if flag not in OF_A_MASK]
+    if not mask.any():  # what it was taken for is another concept
+        flags.append("absent")
+    elif mask[0].any() or mask[-1].any() or mask[:, 0].any() or mask[:, -1].any():
+        flags.append("touches_border")
+    return replace(
+        label,
+        mask=mask,
+        bbox=bounding_box(mask),
+        area=float(mask.mean()),
+        quality=label.quality if mask.any() else 0.0,
+        flags=flags,
+    )
 
 
 def resolve_overlap(

@@ -7,25 +7,27 @@ from dataclasses import dataclass
 import torch
 
 from engine.labelling.attend import spread_evenly
-from engine.labelling.spec import LabelSpec
+from engine.labelling.spec import LabelSpec, SeveralSpec
 
 
 @dataclass(frozen=True, kw_only=True)
 class Passes:
-    """Passes of the U-Net that one image takes, for the attention and for the inpainting."""
+    """Passes of the U-Net that one image takes, of all concepts: for the attention and for the inpainting."""
 
     attention: int
     inpainting: int
 
     @classmethod
-    def of(cls, spec: LabelSpec) -> Passes:
+    def of(cls, spec: LabelSpec | SeveralSpec) -> Passes:
         """As the labeller makes them."""
-        steps = spec.attention_steps
-        told = spread_evenly(spec.presence_steps, steps)
-        again = told | (torch.arange(steps) < spec.propagation_steps)
-        settings = spec.refinement
+        shared, concepts = spec.specs[0], len(spec.specs)
+        steps = shared.attention_steps
+        told = spread_evenly(shared.presence_steps, steps)
+        again = told | (torch.arange(steps) < shared.propagation_steps)
+        settings = shared.refinement
         contexts = 1 if settings.guidance in (0, 1) else 2
+        looks = concepts * steps + int(again.sum()) + int(told.sum()) * (1 + len(shared.distractors))
         return cls(
-            attention=spec.draws * (steps + int(again.sum()) + int(told.sum()) * (1 + len(spec.distractors))),
-            inpainting=settings.inpaint_steps * settings.inpaintings * contexts,
+            attention=shared.draws * looks,
+            inpainting=concepts * settings.inpaint_steps * settings.inpaintings * contexts,
         )

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 METHOD_VERSION = 7
 """Raised whenever the code of the method changes the labels it yields for unchanged settings."""
+SEVERAL_VERSION = 4
+"""Likewise, of what labels of several concepts make of those of each; part of the fingerprint of such runs only."""
 
 Stage = Literal["preliminary", "refined"]
 MixtureRule = Literal["posterior", "midpoint"]
@@ -125,6 +127,15 @@ class LabelSpec:
                 f"attention_steps is {self.attention_steps}; it must be between 1 and timesteps ({self.timesteps})"
             )
 
+    @property
+    def specs(self) -> tuple[LabelSpec, ...]:
+        """Of each concept, as `SeveralSpec` has them: there is but one."""
+        return (self,)
+
+    def at(self, stage: Stage) -> LabelSpec:
+        """The same for another stage."""
+        return dataclasses.replace(self, stage=stage)
+
     def fingerprint_fields(self) -> dict[str, Any]:
         """Everything of this spec that a run's fingerprint covers, as JSON values; a run holds both stages."""
         values = dataclasses.asdict(self)
@@ -150,3 +161,68 @@ class LabelSpec:
         except KeyError as error:
             raise ValueError(f"its settings lack {error}") from error
         return cls(**values, stage=stage, refinement=RefinementSpec(**refinement))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeveralSpec:
+    """Settings of the labelling of several concepts at once, which share the pixels of an image.
+
+    Attributes:
+        specs: of each concept, in the order of their labels. They differ in concept and prompt only; their distractors
+            are what none of the concepts is.
+    """
+
+    specs: tuple[LabelSpec, ...]
+    prompt = ""
+
+    @property
+    def concepts(self) -> tuple[str, ...]:
+        return tuple(spec.concept for spec in self.specs)
+
+    @property
+    def concept(self) -> str:
+        """All names."""
+        return ", ".join(self.concepts)
+
+    @property
+    def stage(self) -> Stage:
+        return self.specs[0].stage
+
+    @property
+    def seed(self) -> int:
+        return self.specs[0].seed
+
+    def at(self, stage: Stage) -> SeveralSpec:
+        """The same for another stage."""
+        return SeveralSpec(specs=tuple(spec.at(stage) for spec in self.specs))
+
+    def of(self, concept: str) -> LabelSpec:
+        """What finds one concept as these settings find it, before pixels are shared: the others are distractors.
+
+        Raises:
+            ValueError: it is none of them.
+        """
+        if concept not in self.concepts:
+            raise ValueError(f"there is no {concept!r} among {self.concept}")
+        own = self.specs[self.concepts.index(concept)]
+        # Without presence nothing is asked of them.
+        rivals = [spec.prompt for spec in self.specs if spec is not own and spec.presence_steps]
+        return dataclasses.replace(own, distractors=(*own.distractors, *rivals))
+
+    def fingerprint_fields(self) -> dict[str, Any]:
+        """Everything of these settings that a run's fingerprint covers, as JSON values."""
+        values = self.specs[0].fingerprint_fields()
+        del values["prompt"]
+        names = {"concept": self.concept, "concepts": list(self.concepts), "prompts": [s.prompt for s in self.specs]}
+        return {**values, **names, "several_version": SEVERAL_VERSION}
+
+    @classmethod
+    def from_fingerprint(cls, fields: dict[str, Any], *, stage: Stage = "refined") -> SeveralSpec:
+        """The settings whose `fingerprint_fields` are among a run's; ValueError as `LabelSpec.from_fingerprint`."""
+        if (version := fields.get("several_version")) != SEVERAL_VERSION:
+            raise ValueError(
+                f"its labels of several concepts are of version {version}, this program's of {SEVERAL_VERSION}"
+            )
+        pairs = zip(fields["concepts"], fields["prompts"], strict=True)
+        own = [{**fields, "concept": concept, "prompt": prompt} for concept, prompt in pairs]
+        return cls(specs=tuple(LabelSpec.from_fingerprint(each, stage=stage) for each in own))

@@ -19,8 +19,9 @@ from engine import storage
 from engine.corpus.decode import Picture, to_array
 from engine.labelling.spec import LabelSpec, Stage
 from engine.notebook.image_label import ImageLabel
-from engine.run.concept import FOLDER, check_adapter
+from engine.run.concept import check_adapter
 from engine.run.memory import Fitting
+from engine.run.names import concept_url
 from engine.run.options import Method, Refinement, What, label_spec
 from engine.run.origin import find_origin
 from engine.run.shard import MAX_BATCH_PIXELS, Labels
@@ -79,9 +80,9 @@ class Labeller:
         _check_choice("precision", precision, Precision)
         source = ModelSource.named(os.fspath(model), revision, precision=precision)
         fields = source.check(spec)
-        weights = None
+        weights = []
         if adapter is not None:
-            weights = storage.read_bytes(check_adapter(_find_adapter(os.fspath(adapter)), spec, fields)[0])
+            weights = [storage.read_bytes(check_adapter(_find_adapter(os.fspath(adapter)), spec, fields)[0])]
         return cls(source.build(spec, device=device or _find_device(), weights=weights), spec)
 
     @classmethod
@@ -89,6 +90,7 @@ class Labeller:
         cls,
         run: str | os.PathLike[str],
         *,
+        concept: str | None = None,
         stage: Stage = "refined",
         model: str | None = None,
         adapter: str | None = None,
@@ -98,15 +100,18 @@ class Labeller:
 
         Args:
             run: folder or URL of a run of `jobs/label.py`.
+            concept: of a run of several, the one to label. Its masks are those of the run before pixels that others
+                claim as well are shared.
             model, adapter: where these lie now, if elsewhere than when the run started.
 
         Raises:
-            ValueError: no such run, no finished fine-tuning, or a model that has changed since.
+            ValueError: no such run or concept, no finished fine-tuning, or a model that has changed since.
         """
         _check_choice("stage", stage, Stage)
-        origin = find_origin(os.fspath(run), model=model, adapter=adapter, unfinished=stage == "preliminary")
-        spec = dataclasses.replace(origin.spec, stage=stage)
-        weights = storage.read_bytes(origin.weights) if origin.weights else None
+        unfinished = stage == "preliminary"
+        origin = find_origin(os.fspath(run), concept=concept, model=model, adapter=adapter, unfinished=unfinished)
+        spec = origin.spec.at(stage)
+        weights = [storage.read_bytes(origin.weights)] if origin.weights else []
         return cls(origin.source.build(spec, device=device or _find_device(), weights=weights), spec)
 
     @overload  # a path is an Iterable, too, of strings
@@ -200,7 +205,7 @@ def _choices(kind: Any) -> tuple[Any, ...]:
 
 def _find_adapter(url: str) -> str:
     url = storage.absolute(url)
-    return storage.join(url, FOLDER) if storage.exists(storage.join(url, "run.json")) else url
+    return concept_url(url) if storage.exists(storage.join(url, "run.json")) else url
 
 
 def _find_device() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from engine.pipeline.trainer import train_on_ray
-from engine.run.concept import ConceptTask, find_concept, make_concept
+from engine.run.concept import ConceptTask, make_concept
 from schemas.training import TrainingReceipt
 
 
@@ -16,6 +16,6 @@ def distil_on_ray(task: ConceptTask) -> TrainingReceipt:
         ValueError, TrainingError: as `train_on_ray`.
     """
     train_on_ray(partial(make_concept, task), batch_size=task.distillation.batch_size, folder=task.url("training"))
-    receipt = find_concept(task.run.url, task.run.fingerprint)
+    receipt = task.find_receipt()
     assert receipt is not None, "the first worker writes it last"
     return receipt

@@ -28,7 +28,6 @@ from engine.run.claim import claim
 from engine.run.directory import start_run
 from engine.run.heartbeat import Heartbeat, timestamp
 from engine.run.plan import LabelPlan, LeasePlan
-from engine.run.several import SeveralPlan
 from engine.run.summary import Outcome
 from schemas.receipt import Receipt
 from schemas.snapshot import Snapshot
@@ -51,44 +50,26 @@ def run_plan(plan: LabelPlan, *, workers: int | None = None, tell: Callable[[str
         tell: is told what begins, and what is skipped and why.
 
     Raises:
-        as `drive` and `make_concept_of`.
+        as `drive` and `make_concepts_of`.
     """
     if not plan.remaining:
         return drive(plan)
     with at_work(plan):
-        make_concept_of(plan, workers=workers, tell=tell)
+        make_concepts_of(plan, workers=workers, tell=tell)
         tell(f"labels: {len(plan.remaining)} of {len(plan.leases)} leases to do")
         return drive(plan, workers=workers)
 
 
-def run_several(plan: SeveralPlan, *, workers: int | None = None, tell: Callable[[str], None] = print) -> Outcome:
-    """The labels of each concept in turn, then their joining.
-
-    Raises:
-        as `run_plan`; LabellingError also where a concept's labels of a lease could not be made.
-    """
-    with at_work(plan):
-        for part in plan.concepts:
-            tell(f"concept: {part.run.concept!r}")
-            outcome = run_plan(part, workers=workers, tell=tell)
-            if outcome.failed_leases:
-                lease, error = next(iter(outcome.failed_leases.items()))
-                raise LabellingError(f"{part.run.concept!r}, {lease}: {error}")
-        plan = plan.after_concepts()
-        tell(f"joining: {len(plan.remaining)} of {len(plan.leases)} leases to do")
-        return drive(plan, workers=workers)
-
-
-def make_concept_of(plan: LabelPlan, *, workers: int | None, tell: Callable[[str], None] = print) -> None:
-    """Preliminary masks of the sample and the fine-tuning on them, unless the plan has no need of it.
+def make_concepts_of(plan: LabelPlan, *, workers: int | None, tell: Callable[[str], None] = print) -> None:
+    """Preliminary masks of the sample and the fine-tunings on them, unless the plan has no need of them.
 
     Raises:
         ValueError: nothing to learn from, or as `drive`.
         TrainingError, LabellingError: it cannot go on; resuming is safe.
     """
-    if plan.concept is None or plan.sample is None:
+    if not plan.concepts or plan.sample is None:
         if plan.weights:
-            tell(f"fine-tuning: skipped, m′ is there ({storage.redact(plan.weights)})")
+            tell(f"fine-tuning: skipped, m′ is there ({', '.join(map(storage.redact, plan.weights))})")
         elif plan.run.stage == "refined":
             tell("fine-tuning: skipped as asked for, the model itself paints the backgrounds")
         return
@@ -102,14 +83,15 @@ def make_concept_of(plan: LabelPlan, *, workers: int | None, tell: Callable[[str
                 raise LabellingError(f"{lease}: {error}")
         else:
             tell("sample: preliminary masks, skipped, they are there")
-        settings = plan.concept.distillation
-        tell(f"fine-tuning: {settings.method}, {settings.steps} steps")
-        with explained():
-            receipt = distil_on_ray(plan.concept)
-        tell(
-            f"fine-tuning: loss {receipt.first_loss:.4f} -> {receipt.last_loss:.4f} on {receipt.images['used']} images;"
-            f" pictures in {storage.redact(plan.concept.url('progress'))}"
-        )
+        for task in plan.concepts:
+            settings, name = task.distillation, f" on {task.spec.concept!r}" if len(plan.weights) > 1 else ""
+            tell(f"fine-tuning{name}: {settings.method}, {settings.steps} steps")
+            with explained():
+                receipt = distil_on_ray(task)
+            tell(
+                f"fine-tuning{name}: loss {receipt.first_loss:.4f} -> {receipt.last_loss:.4f} on "
+                f"{receipt.images['used']} images; pictures in {storage.redact(task.url('progress'))}"
+            )
 
 
 def drive(plan: LeasePlan, *, workers: int | None = None) -> Outcome:

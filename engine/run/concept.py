@@ -1,9 +1,11 @@
-"""The fine-tuning of one run: what it learns from, where it is kept, and doing it. No Ray.
+"""The fine-tuning of a run on its concept: what it learns from, where it is kept, and doing it. No Ray.
 
 concept/weights.safetensors      m′: adapters or the whole U-Net
 concept/receipt.json             says that they are complete
 concept/training/                checkpoint and latents, for a training that was killed
 concept/progress/000500.png      samples of y_f, samples of y_b, objects removed; loss.png
+
+A run of several concepts has the same in concepts/NAME for each of them.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from engine.distillation.spec import DistillationSpec
 from engine.labelling.label import USELESS
 from engine.labelling.spec import LabelSpec
 from engine.run.directory import LabelRun, RunError
+from engine.run.names import concept_url
 from engine.run.prefetch import Picture, Prefetch
 from engine.run.rows import png_to_array
 from engine.run.source import LabellerSource
@@ -36,7 +39,6 @@ from schemas.training import TrainingReceipt
 
 logger = logging.getLogger(__name__)
 
-FOLDER = "concept"
 PICTURES_EVERY = 100
 """Steps between pictures of what m′ has learned."""
 
@@ -47,33 +49,34 @@ class ConceptTask:
 
     Attributes:
         run: of the preliminary stage, whose labels of the sample are there.
+        folder: URL of where m′ is kept.
         leases: of the sample.
         checkpoint_every: steps between checkpoints.
     """
 
     run: LabelRun
     spec: LabelSpec
+    folder: str
     distillation: DistillationSpec
     source: LabellerSource
     leases: list[Lease]
     checkpoint_every: int = 100
 
     def url(self, *names: str) -> str:
-        return storage.join(self.run.url, FOLDER, *names)
+        return storage.join(self.folder, *names)
+
+    def find_receipt(self) -> TrainingReceipt | None:
+        """Of a finished fine-tuning; None if it is still to be done.
+
+        Raises:
+            RunError: it is unreadable, or of other settings.
+        """
+        return find_training(self.folder, self.run.fingerprint)
 
 
-def weights_url(run_url: str) -> str:
-    """Where a run keeps m′."""
-    return storage.join(run_url, FOLDER, "weights.safetensors")
-
-
-def find_concept(run_url: str, fingerprint: str) -> TrainingReceipt | None:
-    """The receipt of a finished fine-tuning, None if it is still to be done.
-
-    Raises:
-        RunError: it is unreadable, or of other settings.
-    """
-    return find_training(storage.join(run_url, FOLDER), fingerprint)
+def weights_url(run_url: str, one_of: str | None = None) -> str:
+    """Where a run keeps m′ of its concept, or of one of several."""
+    return storage.join(concept_url(run_url, one_of), "weights.safetensors")
 
 
 def check_adapter(url: str, spec: LabelSpec, model: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -112,8 +115,8 @@ def read_sample(task: ConceptTask, tally: Counter[str]) -> Iterator[tuple[np.nda
     """Image and M_pre of every usable image of the sample; counts all of them in `tally`."""
     for lease in task.leases:
         data = storage.read_bytes(task.run.labels_url(lease.id))
-        table = pq.read_table(io.BytesIO(data), columns=["key", "preliminary_mask", "flags"])
-        rows = {row["key"]: row for row in table.to_pylist()}
+        table = pq.read_table(io.BytesIO(data), columns=["key", "concept", "preliminary_mask", "flags"])
+        rows = {row["key"]: row for row in table.to_pylist() if row["concept"] == task.spec.concept}
         with Prefetch(lease) as pictures:
             for item in pictures:
                 if not isinstance(item, Picture) or item.key not in rows:
@@ -143,7 +146,7 @@ def make_concept(
     from engine.distillation.examples import Examples, encode_examples
     from engine.distillation.pictures import draw_losses, draw_progress
 
-    if receipt := find_concept(task.run.url, task.run.fingerprint):
+    if receipt := task.find_receipt():
         return receipt
     began = time.perf_counter()
     model = task.source.load(device=device)
@@ -190,7 +193,7 @@ def make_concept(
         return None
     notes = {**{k: str(v) for k, v in task.source.check(task.spec).items()}, "concept": task.spec.concept}
     data = concept.pack(rank=task.distillation.rank, notes={**notes, "fingerprint": task.run.fingerprint})
-    storage.atomic_put(data, weights_url(task.run.url))
+    storage.atomic_put(data, task.url("weights.safetensors"))
     seconds = {"encode": encoded - began, "train": time.perf_counter() - encoded}
     receipt = make_receipt(task.run.fingerprint, tally, losses, name="weights.safetensors", data=data, seconds=seconds)
     storage.atomic_put(receipt.to_json().encode(), task.url("receipt.json"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,7 +22,7 @@ from engine.run.directory import (
     read_manifest,
     read_receipts,
 )
-from engine.run.names import SEGMENTER, concept_run_url, to_folder
+from engine.run.names import SEGMENTER, to_folder
 from engine.segmenter.spec import Labels, SegmenterSpec
 from schemas.receipt import Receipt
 from schemas.run import RunManifest
@@ -118,7 +119,7 @@ def find_corpus(run_url: str, labelled: RunManifest, labels: Labels, input_url: 
         labels_url=storage.join(run_url, STAGE_FOLDERS[stage]),
         leases=own,
         digest=_digest(own, receipts),
-        count=sum(receipts[lease.id].labelled for lease in own) // len(labelled.fingerprint.get("concepts", ["one"])),
+        count=sum(receipts[lease.id].labelled for lease in own),
         unlabelled=len(leases) - len(own),
     )
 
@@ -182,11 +183,7 @@ def choose_concepts(
     if not several:
         return (own,), SEGMENTER
     if spec.synthetic:
-        one = storage.redact(concept_run_url(run_url, several[0]))
-        raise RunError(
-            f"the run is of several concepts ({own}), synthetic images are of one; leave out --synthetic, or give the "
-            f"run of one: --run {one}"
-        )
+        raise RunError(f"{explain_synthetic(run_url, several)}; or leave out --synthetic")
     chosen = tuple(name for name in several if name in names) or several
     if spec.labels == "preliminary" and len(chosen) > 1:
         raise RunError(
@@ -195,6 +192,17 @@ def choose_concepts(
         )
     folder = "-".join([SEGMENTER, *(to_folder(name) for name in chosen)]) if chosen != several else SEGMENTER
     return chosen, folder
+
+
+def explain_synthetic(run_url: str, concepts: Sequence[str]) -> str:
+    """Why a run of several concepts has no synthetic images, and the way to some."""
+    first, *others = map(shlex.quote, concepts)
+    options = " ".join(f"--distractor {other}" for other in others)
+    return (
+        f"synthetic images are of one concept, {storage.redact(run_url)} is a run of several ({', '.join(concepts)}): "
+        f"label one of them in a run of its own (jobs/label.py --concept {first} {options} --run ANOTHER, and with "
+        "--adapter the fine-tuned model that is there) and give that"
+    )
 
 
 def name_concepts(names: Sequence[str]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from engine.labelling.label import Label
-from engine.labelling.spec import LabelSpec
+from engine.labelling.spec import LabelSpec, SeveralSpec
 from engine.synthesis.sample import SyntheticSample, without_object
 from engine.synthesis.spec import SynthesisSpec, key_of
 
@@ -64,6 +64,20 @@ class FakeLabeller:
             quality=digest[2] / 255,
             flags=["empty"] if empty else [],
         )
+
+
+class FakeSeveralLabeller:
+    """The same for several concepts, which see all the same object: the first keeps what the others claim as well."""
+
+    def __init__(self, model: object, spec: SeveralSpec, *, delay: float = 0.0) -> None:
+        self.spec = spec
+        self._each = [FakeLabeller(model, own, delay=delay) for own in spec.specs]
+
+    def __call__(self, images: list[np.ndarray], keys: list[str]) -> list[list[Label]]:
+        """Labels of each image, one for each concept."""
+        from engine.labelling.overlap import share_pixels  # torch takes seconds, and the others need none of it
+
+        return share_pixels(self.spec.concepts, [label(images, keys) for label in self._each])
 
 
 class FakeSynthesizer:
@@ -117,10 +131,16 @@ class FakeSource:
         return {"model_weights": self.model}
 
     def build(
-        self, spec: LabelSpec, *, device: str, threads: int | None = None, weights: bytes | None = None
-    ) -> FakeLabeller:
+        self,
+        spec: LabelSpec | SeveralSpec,
+        *,
+        device: str,
+        threads: int | None = None,
+        weights: Sequence[bytes] = (),
+    ) -> FakeLabeller | FakeSeveralLabeller:
         """A labeller for one worker."""
-        return FakeLabeller(self.model, spec, delay=self.delay)
+        kind: Any = FakeSeveralLabeller if isinstance(spec, SeveralSpec) else FakeLabeller
+        return kind(self.model, spec, delay=self.delay)
 
     def build_synthesizer(
         self,

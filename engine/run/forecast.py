@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -16,10 +16,11 @@ from engine import storage
 from engine.corpus.decode import DecodeError, decode_image
 from engine.corpus.reader import open_lease
 from engine.corpus.sample import Sample
+from engine.labelling.spec import LabelSpec, SeveralSpec
 from engine.run.plan import LabelPlan
 from engine.run.prefetch import Picture
 from engine.run.quantities import format_bytes
-from engine.run.rows import labels_to_parquet, make_row
+from engine.run.rows import labels_to_parquet, make_rows
 
 FILE = "plan.json"
 SHARDS = 8
@@ -33,7 +34,7 @@ class Probe:
     Attributes:
         images: that were labelled; `planned` are those that the run has to do.
         coarse: seconds per image up to the preliminary masks, as the fine-tuning's sample needs them.
-        label_bytes: of an image's row.
+        label_bytes: of an image's rows.
     """
 
     images: int
@@ -51,7 +52,7 @@ class Forecast:
         images: to be labelled; `sample` of them get a preliminary mask before, for the fine-tuning.
         seconds, coarse: of one worker for one image, all of it or the preliminary mask alone.
         fine_tuning: seconds, on one device; 0 where there is none to do.
-        label_bytes: of an image's row.
+        label_bytes: of an image's rows.
         device: of a worker.
         price_per_hour: of a worker's device.
     """
@@ -149,9 +150,9 @@ def probe(
     if device != "cpu":
         label()
     seconds, labels = label()
-    coarse = label(stage="preliminary")[0] if plan.concept else 0.0
+    coarse = label(stage="preliminary")[0] if plan.concepts else 0.0
     began = now()
-    rows = [make_row(picture, x, plan.run.concept) for picture, x in zip(pictures, labels, strict=True)]
+    rows = [row for p, x in zip(pictures, labels, strict=True) for row in make_rows(p, x, plan.run.concept)]
     encoding = now() - began
     beside = (reading + encoding) / len(pictures)
     return Probe(
@@ -159,7 +160,7 @@ def probe(
         planned=planned if limit is None else min(planned, limit),
         seconds=seconds + beside if device == "cpu" else max(seconds, beside),
         coarse=coarse,
-        label_bytes=len(labels_to_parquet(rows, plan.run)) / len(rows),
+        label_bytes=len(labels_to_parquet(rows, plan.run)) / len(pictures),
     )
 
 
@@ -181,11 +182,12 @@ def make_forecast(
     done = sum(receipt.seen for receipt in plan.receipts.values())
     found = probe(plan, images=images, device=device, limit=None if limit is None else max(limit - done, 0))
     sample, fine_tuning = 0, 0.0
-    if plan.concept:
-        settings, spec = plan.concept.distillation, plan.concept.spec
+    if plan.concepts:
+        settings, spec = plan.concepts[0].distillation, cast(LabelSpec | SeveralSpec, plan.spec)
         sample = min(settings.sample, found.planned)
         # A pass of the U-Net there and back takes about three passes there.
-        fine_tuning = 3 * settings.steps * settings.batch_size * found.coarse / Passes.of(spec).attention
+        passes = 3 * settings.steps * settings.batch_size * len(plan.concepts)
+        fine_tuning = passes * found.coarse / Passes.of(spec).attention
     return Forecast(
         images=found.planned,
         seconds=found.seconds,

@@ -65,18 +65,18 @@ class Harvest:
     """What the work on a lease brings.
 
     Attributes:
-        rows: of the label file, each with its place in the lease; they may come in any order.
+        rows: of the label file, each with its image's place in the lease; images may come in any order, those of one
+            image in that of its concepts.
         defects: of the quarantine file, likewise.
         archive: the images, where the work has made them; None where they were there.
-        kept: how many of the rows are those of an earlier session.
-        sources, seconds, bytes, ignored: for the receipt.
+        kept: how many of the images have the rows of an earlier session.
+        seconds, bytes, ignored: for the receipt.
     """
 
     rows: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
     defects: list[tuple[int, Defect]] = field(default_factory=list)
     archive: bytes | None = None
     kept: int = 0
-    sources: dict[str, str] = field(default_factory=dict)
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     bytes: dict[str, int] = field(default_factory=dict)
     ignored: dict[str, int] = field(default_factory=dict)
@@ -127,6 +127,7 @@ def _write(harvest: Harvest, lease: Lease, run: LabelRun, attempt: Attempt, star
     """Writes the quarantine, then images and labels, then the receipt that vouches for all."""
     began = time.perf_counter()
     rows = [row for _, row in sorted(harvest.rows, key=lambda pair: pair[0])]
+    images = len({place for place, _ in harvest.rows})
     defects = [defect for _, defect in sorted(harvest.defects, key=lambda pair: pair[0])]
     labels = labels_to_parquet(rows, run)
     quarantine = defects_to_parquet(defects)
@@ -144,8 +145,8 @@ def _write(harvest: Harvest, lease: Lease, run: LabelRun, attempt: Attempt, star
         lease_id=lease.id,
         stage=run.stage,
         fingerprint=run.fingerprint,
-        seen=len(rows) + len(defects),
-        labelled=len(rows),
+        seen=images + len(defects),
+        labelled=images,
         quarantined=_count(defect.reason for defect in defects),
         flags=_count(flag for row in rows for flag in row["flags"]),
         ignored=harvest.ignored,
@@ -154,7 +155,6 @@ def _write(harvest: Harvest, lease: Lease, run: LabelRun, attempt: Attempt, star
         finished=timestamp(),
         session=run.session,
         kept=harvest.kept,
-        sources=harvest.sources,
     )
     storage.atomic_put(receipt.to_json().encode(), run.receipt_url(lease.id), token=attempt.token)
     return receipt

@@ -47,11 +47,6 @@ class LabelledRun:
     def labels_url(self) -> str:
         return storage.join(self.url, STAGE_FOLDERS[self.stage])
 
-    @property
-    def count(self) -> int:
-        """Number of labels, of all concepts."""
-        return sum(receipt.labelled for receipt in self.receipts.values())
-
     def rows(self, columns: Sequence[str]) -> Iterator[Row]:
         """All label rows, without their images; nothing but label files is read."""
         for _, receipt in sorted(self.receipts.items()):

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from engine.labelling.spec import SeveralSpec
 from engine.run.directory import find_input
 from engine.run.names import default_run_url
 from engine.run.options import (
@@ -23,7 +24,7 @@ from engine.run.options import (
     source_of,
 )
 from engine.run.plan import LabelPlan, plan_labelling
-from engine.run.several import SeveralPlan, plan_several, read_concepts
+from engine.run.several import read_concepts, refuse_joined
 from engine.run.source import LabellerSource
 
 
@@ -71,44 +72,41 @@ class Label:
     execution: Labelling
 
 
-def make_plan(options: Label, source: LabellerSource | None = None) -> LabelPlan | SeveralPlan:
+def make_plan(options: Label, source: LabellerSource | None = None) -> LabelPlan:
     """The checked plan of the job; ValueError for what cannot be done.
 
     Args:
         source: of labellers, instead of one of the model that the options name.
     """
-    concepts = read_concepts(options.what.concept, options.what.concept_file)
-    asked = options.what
-    config = dataclasses.asdict(options)
-
-    def plan_one(concept: str, run_url: str) -> LabelPlan:
-        # Without presence nothing is asked of them.
-        rivals = [other for other in concepts if other != concept and options.method.presence_steps != 0]
-        what = What(
-            concept=concept,
-            prompt=asked.prompt,
-            background_prompt=asked.background_prompt,
-            distractor=tuple(dict.fromkeys([*asked.distractor, *rivals])),
-        )
-        return plan_labelling(
-            spec=label_spec(what, options.method, options.refinement, options.stage.stage),
-            source=source or source_of(options.model),
-            input_url=find_input(options.where.input, concept),
-            run_url=run_url,
-            distillation=distillation_spec(options.distillation),
-            adapter=options.stage.adapter,
-            limit=options.where.limit,
-            batch_size=options.execution.batch_size,
-            precision=options.model.model_precision,
-            retry=options.execution.retry_quarantined,
-            config={**config, "what": dataclasses.asdict(what)},
-        )
-
+    concepts, input_url = read_concepts(options.what.concept, options.what.concept_file), options.where.input
     run_url = options.where.run or default_run_url(*concepts)
+    asked = [
+        What(
+            concept=concept,
+            prompt=options.what.prompt,
+            background_prompt=options.what.background_prompt,
+            distractor=tuple(dict.fromkeys(options.what.distractor)),
+        )
+        for concept in concepts
+    ]
+    specs = tuple(label_spec(what, options.method, options.refinement, options.stage.stage) for what in asked)
+    config = dataclasses.asdict(options)
     if len(concepts) == 1:
-        return plan_one(concepts[0], run_url)
-    if options.where.input == "miniature":
-        raise ValueError("--input miniature is one corpus for each concept; name the images to find several in")
-    if options.stage.adapter is not None:
-        raise ValueError("--adapter is for one concept; label each concept with its own")
-    return plan_several(concepts, plan_one, run_url, config)
+        config["what"] = dataclasses.asdict(asked[0])
+    else:
+        if input_url == "miniature":
+            raise ValueError("--input miniature is one corpus for each concept; name the images to find several in")
+        refuse_joined(run_url)
+    return plan_labelling(
+        spec=specs[0] if len(concepts) == 1 else SeveralSpec(specs=specs),
+        source=source or source_of(options.model),
+        input_url=find_input(input_url, concepts[0]),
+        run_url=run_url,
+        distillation=distillation_spec(options.distillation),
+        adapter=options.stage.adapter,
+        limit=options.where.limit,
+        batch_size=options.execution.batch_size,
+        precision=options.model.model_precision,
+        retry=options.execution.retry_quarantined,
+        config=config,
+    )

@@ -7,6 +7,7 @@ import re
 
 from engine import storage
 
+CONCEPT = "concept"
 CONCEPTS = "concepts"
 SEGMENTER = "segmenter"
 """Folders of a run directory."""
@@ -22,9 +23,9 @@ def default_run_url(*concepts: str) -> str:
     return storage.join(storage.absolute(home), "runs", to_folder("-".join(concepts))[:LONGEST])
 
 
-def concept_run_url(run_url: str, concept: str) -> str:
-    """Where a run of several concepts keeps that of one."""
-    return storage.join(run_url, CONCEPTS, to_folder(concept))
+def concept_url(run_url: str, one_of: str | None = None) -> str:
+    """Where a run keeps the fine-tuning of its concept, or of one of several."""
+    return storage.join(run_url, CONCEPT) if one_of is None else storage.join(run_url, CONCEPTS, to_folder(one_of))
 
 
 def to_folder(concept: str) -> str:

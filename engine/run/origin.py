@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engine import storage
-from engine.labelling.spec import LabelSpec
-from engine.run.concept import check_adapter, find_concept, weights_url
+from engine.labelling.spec import LabelSpec, SeveralSpec
+from engine.run.concept import check_adapter, weights_url
 from engine.run.directory import FIRST, RunError, find_corpus_url, read_manifest
-from engine.run.names import concept_run_url
+from engine.run.names import concept_url
 from engine.run.source import ModelSource, SynthesizerSource
+from engine.run.training import find_training
 from schemas.run import RunManifest
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class RunModels:
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """A labelled run as others build on it.
+    """A labelled run of one concept, or what one of several was labelled with, as others build on it.
 
     Attributes:
         url: of the run directory, absolute.
@@ -47,6 +48,7 @@ class Origin:
         fields: what a fingerprint says about m and m′.
         fingerprint: hash of the run's own.
         input: the corpus that was labelled; None if the run does not say.
+        several: whether the run has other concepts beside the spec's.
     """
 
     url: str
@@ -56,6 +58,7 @@ class Origin:
     fields: dict[str, Any]
     fingerprint: str
     input: str | None = None
+    several: bool = False
 
     def load(self, *, device: str) -> RunModels:
         """m, and m′ where the run has made it."""
@@ -69,6 +72,7 @@ class Origin:
 def find_origin(
     url: str,
     *,
+    concept: str | None = None,
     source: SynthesizerSource | None = None,
     model: str | None = None,
     revision: str | None = None,
@@ -78,21 +82,29 @@ def find_origin(
     """Settings, model and m′ of a run.
 
     Args:
+        concept: of a run of several, the one to go on with: the others are its distractors. A run of one has its own.
         source: of the model, instead of the one that the run names.
         model, revision, adapter: where these lie now, if elsewhere than when the run started.
         unfinished: take a run whose m′ is still to be made as one without.
 
     Raises:
-        RunError: no run, no finished m′, another version of the method, or a model or m′ that has changed since.
+        RunError: no run, no such concept, no finished m′, another version of the method, or a model or m′ that has
+            changed since.
         ValueError: the model is missing or unusable.
     """
     url = storage.absolute(url)
     shown = storage.redact(url)
     manifest = read_manifest(url)
-    if several := manifest.fingerprint.get("concepts"):
-        raise RunError(f"{shown} is a run of several concepts; name that of one: {concept_run_url(shown, several[0])}")
+    several, own = (manifest.fingerprint.get(name) for name in ("concepts", "concept"))
+    if several and concept is None:
+        raise RunError(f"{shown} is a run of several concepts ({own}); name one of them with --concept")
+    if concept not in (several or [None, own]):
+        raise RunError(f"--concept {concept} is not that of {shown}, which is {own}; name what it has, or leave it out")
     try:
-        spec = LabelSpec.from_fingerprint(manifest.fingerprint)
+        if several:
+            spec = SeveralSpec.from_fingerprint(manifest.fingerprint).of(str(concept))
+        else:
+            spec = LabelSpec.from_fingerprint(manifest.fingerprint)
     except ValueError as error:
         raise RunError(f"{shown} cannot be built on: {error}; label the images again, in another --run") from error
     if source is None:
@@ -113,6 +125,7 @@ def find_origin(
         fields={**model_fields, "concept_weights": digest},
         fingerprint=manifest.hash,
         input=find_corpus_url(manifest),
+        several=several is not None,
     )
 
 
@@ -128,7 +141,7 @@ def _named_source(manifest: RunManifest, shown: str, model: str | None, revision
 def _find_weights(
     url: str, manifest: RunManifest, spec: LabelSpec, model: dict[str, Any], adapter: str | None, unfinished: bool
 ) -> tuple[str | None, str | None]:
-    """URL and SHA-256 of m′; both None in a run without fine-tuning."""
+    """URL and SHA-256 of m′ of the spec's concept; both None in a run without fine-tuning."""
     wanted = manifest.fingerprint.get("distillation.adapter")
     if wanted is not None:
         stage = manifest.config.get("stage")
@@ -147,9 +160,10 @@ def _find_weights(
     if manifest.fingerprint.get("distillation.method") == "none":
         logger.warning("%s was labelled without fine-tuning: the model itself stands in for m′", storage.redact(url))
         return None, None
-    receipt = find_concept(url, manifest.hash)
+    one_of = spec.concept if manifest.fingerprint.get("concepts") else None
+    receipt = find_training(concept_url(url, one_of), manifest.hash)
     if receipt is None and unfinished:
         return None, None
     if receipt is None:
         raise RunError(f"{storage.redact(url)} has no finished fine-tuning; {FIRST}")
-    return weights_url(url), receipt.weights["sha256"]
+    return weights_url(url, one_of), receipt.weights["sha256"]

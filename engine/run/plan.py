@@ -12,8 +12,8 @@ from engine import storage
 from engine.corpus.catalogue import list_shards
 from engine.corpus.lease import Lease, plan_leases
 from engine.distillation.spec import DistillationSpec
-from engine.labelling.spec import LabelSpec
-from engine.run.concept import ConceptTask, check_adapter, find_concept, plan_sample, weights_url
+from engine.labelling.spec import LabelSpec, SeveralSpec
+from engine.run.concept import ConceptTask, check_adapter, plan_sample, weights_url
 from engine.run.directory import (
     LabelRun,
     RunError,
@@ -24,6 +24,7 @@ from engine.run.directory import (
     subtract_receipts,
 )
 from engine.run.harvest import LeaseTask
+from engine.run.names import concept_url
 from engine.run.quantities import format_bytes
 from engine.run.shard import LabelTask
 from engine.run.source import LabellerSource, Precision, RunSpec
@@ -73,9 +74,9 @@ class LabelPlan:
         leases: all leases of the corpus (up to the limit); `remaining` are those without a receipt.
         receipts: of the leases that are done, by lease id.
         resumed: whether the run directory has a manifest already.
-        weights: URL of m′, None where m does all.
-        concept: the fine-tuning that makes m′, None where there is none to do.
-        sample: the labelling of what the fine-tuning learns from.
+        weights: URL of m′ of each concept; none where m does all.
+        concepts: the fine-tunings that are still to make m′.
+        sample: the labelling of what they learn from.
     """
 
     spec: RunSpec
@@ -87,8 +88,8 @@ class LabelPlan:
     remaining: list[Lease]
     receipts: dict[str, Receipt]
     resumed: bool
-    weights: str | None = None
-    concept: ConceptTask | None = None
+    weights: tuple[str, ...] = ()
+    concepts: tuple[ConceptTask, ...] = ()
     sample: LabelPlan | None = None
 
     @property
@@ -102,14 +103,13 @@ class LabelPlan:
 
     @property
     def task(self) -> LabelTask:
-        weights = self.weights if self.run.stage == "refined" else None
+        weights = self.weights if self.run.stage == "refined" else ()
         return LabelTask(source=self.source, spec=self.spec, run=self.run, weights=weights)
 
     @property
     def places(self) -> set[str]:
         local = [self.source.model] if os.path.isabs(self.source.model) else []
-        weights = [self.task.weights] if self.task.weights else []
-        return {self.run.url, *(lease.shard.url for lease in self.remaining[:1]), *local, *weights}
+        return {self.run.url, *(lease.shard.url for lease in self.remaining[:1]), *local, *self.task.weights}
 
     def describe(self) -> str:
         """The plan for a person, one fact per line."""
@@ -126,17 +126,18 @@ class LabelPlan:
             ("done", f"{len(self.leases) - len(self.remaining)} leases with {done} images"),
             ("to do", f"{len(self.remaining)} leases"),
         ]
-        if self.concept and self.sample:
-            images = f"of about {self.concept.distillation.sample} images in {len(self.sample.leases)} leases"
-            facts.insert(-2, ("fine-tuning", f"{self.concept.distillation.method}, on masks {images}, to be done"))
+        if self.concepts and self.sample:
+            settings = self.concepts[0].distillation
+            images = f"of about {settings.sample} images in {len(self.sample.leases)} leases"
+            facts.insert(-2, ("fine-tuning", f"{settings.method}, on masks {images}, to be done"))
         elif self.weights:
-            facts.insert(-2, ("fine-tuning", f"done: {storage.redact(self.weights)}"))
+            facts.insert(-2, ("fine-tuning", f"done: {', '.join(map(storage.redact, self.weights))}"))
         return "\n".join(f"{name:<12}{fact}" for name, fact in facts)
 
 
 def plan_labelling(
     *,
-    spec: LabelSpec,
+    spec: LabelSpec | SeveralSpec,
     source: LabellerSource,
     input_url: str,
     run_url: str,
@@ -152,16 +153,19 @@ def plan_labelling(
 
     Args:
         precision: of the source's labellers, for the fingerprint.
-        adapter: URL of an m′ made before, which replaces the fine-tuning.
+        adapter: URL of an m′ made before, which replaces the fine-tuning; of one concept only.
         retry: try again what is in quarantine.
 
     Raises:
         ValueError: something is wrong with what the user asked for; one sentence says what, and what to do.
     """
     model_fields = source.check(spec)
-    weights = None
+    weights: tuple[str, ...] = ()
     if adapter is not None:
-        weights, distillation_fields = check_adapter(storage.absolute(adapter), spec, model_fields)
+        if isinstance(spec, SeveralSpec):
+            raise RunError("--adapter is for one concept; label each concept with its own")
+        url, distillation_fields = check_adapter(storage.absolute(adapter), spec, model_fields)
+        weights = (url,)
     else:
         distillation_fields = distillation.fingerprint_fields()
     fields = {
@@ -184,7 +188,7 @@ def plan_labelling(
         config=config,
     )
     if spec.stage == "refined" and distillation.method != "none" and adapter is None:
-        plan = _plan_concept(plan, spec, distillation)
+        plan = _plan_concepts(plan, spec, distillation)
     return plan
 
 
@@ -195,7 +199,7 @@ def plan_run(
     fields: dict[str, Any],
     input_url: str,
     run_url: str,
-    weights: str | None = None,
+    weights: tuple[str, ...] = (),
     limit: int | None = None,
     batch_size: int = 8,
     retry: bool = False,
@@ -206,7 +210,7 @@ def plan_run(
 
     Args:
         fields: all that shapes the labels, for the fingerprint.
-        weights: URL of what the labellers load besides their model.
+        weights: URLs of what the labellers load besides their model.
         option: by which the user names the run directory.
     """
     input_url, run_url = storage.absolute(input_url), storage.absolute(run_url)
@@ -268,18 +272,28 @@ def split_done(leases: list[Lease], run: LabelRun) -> tuple[list[Lease], dict[st
     return remaining, done
 
 
-def _plan_concept(plan: LabelPlan, spec: LabelSpec, distillation: DistillationSpec) -> LabelPlan:
-    """The plan with the fine-tuning that its labels need, unless that is done."""
+def _plan_concepts(plan: LabelPlan, spec: LabelSpec | SeveralSpec, distillation: DistillationSpec) -> LabelPlan:
+    """The plan with the fine-tunings that its labels need, unless they are done."""
     url = plan.run.url
-    weights = weights_url(url)
-    if plan.resumed and find_concept(url, plan.run.fingerprint) is not None:
-        return replace(plan, weights=weights)
-    leases = plan_sample(plan.leases, distillation.sample)
     run = replace(plan.run, stage="preliminary", retry=False)
-    coarse = replace(spec, stage="preliminary")
-    sample = _without_done(replace(plan, spec=coarse, run=run, leases=leases, remaining=leases, receipts={}))
-    task = ConceptTask(run=run, spec=spec, distillation=distillation, source=plan.source, leases=leases)
-    return replace(plan, weights=weights, concept=task, sample=sample)
+    leases = plan_sample(plan.leases, distillation.sample)
+    names = [own.concept if isinstance(spec, SeveralSpec) else None for own in spec.specs]
+    tasks = [
+        ConceptTask(
+            run=run,
+            spec=own,
+            folder=concept_url(url, name),
+            distillation=distillation,
+            source=plan.source,
+            leases=leases,
+        )
+        for own, name in zip(spec.specs, names, strict=True)
+    ]
+    plan = replace(plan, weights=tuple(weights_url(url, name) for name in names))
+    if not (left := tuple(task for task in tasks if not plan.resumed or task.find_receipt() is None)):
+        return plan
+    sample = replace(plan, spec=spec.at("preliminary"), run=run, leases=leases, remaining=leases, receipts={})
+    return replace(plan, concepts=left, sample=_without_done(sample))
 
 
 def count_quarantined(receipts: Iterable[Receipt]) -> Counter[str]:

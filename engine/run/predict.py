@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -62,7 +63,7 @@ class SegmenterSource:
         return {"segmenter_weights": hashlib.sha256(read_files(self.model)[1]).hexdigest()}
 
     def build(
-        self, spec: PredictionSpec, *, device: str, threads: int | None = None, weights: bytes | None = None
+        self, spec: PredictionSpec, *, device: str, threads: int | None = None, weights: Sequence[bytes] = ()
     ) -> Labels:
         """Loads the segmenter onto the device."""
         import torch

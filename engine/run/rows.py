@@ -23,6 +23,9 @@ from schemas.quarantine import QUARANTINE_SCHEMA
 
 logger = logging.getLogger(__name__)
 
+Row = dict[str, Any]
+"""Of `schemas.label`, by column."""
+
 
 def mask_to_png(mask: np.ndarray) -> bytes:
     """A boolean mask (H, W) as a 1-bit PNG: white is the object."""
@@ -53,7 +56,17 @@ def masks_to_classes(masks: Sequence[np.ndarray], numbers: Sequence[int] | None 
     return classes
 
 
-def make_row(picture: Picture, label: Label, concept: str) -> dict[str, Any]:
+def make_rows(picture: Picture, found: Label | list[Label], concept: str) -> list[Row]:
+    """The rows of an image: of its label, or of those of several concepts.
+
+    Args:
+        concept: of labels that name none.
+    """
+    labels = found if isinstance(found, list) else [found]
+    return [make_row(picture, label, label.concept or concept) for label in labels]
+
+
+def make_row(picture: Picture, label: Label, concept: str) -> Row:
     """One row of `schemas.label`."""
     height, width = picture.image.shape[:2]
     assert label.mask.shape == (height, width), "a mask must have its image's own size"
@@ -82,7 +95,7 @@ def make_row(picture: Picture, label: Label, concept: str) -> dict[str, Any]:
     }
 
 
-def labels_to_parquet(rows: list[dict[str, Any]], run: LabelRun) -> bytes:
+def labels_to_parquet(rows: list[Row], run: LabelRun) -> bytes:
     """Rows as a label file, in the order given; no rows make a valid file without rows."""
     return _to_parquet(pa.Table.from_pylist(rows, schema=_schema_of(run)))
 
@@ -98,7 +111,7 @@ def _schema_of(run: LabelRun) -> pa.Schema:
     )
 
 
-def read_rows(run: LabelRun, lease_id: str) -> dict[str, dict[str, Any]]:
+def read_rows(run: LabelRun, lease_id: str) -> dict[str, list[Row]]:
     """The rows that a lease has in the run already, by key; none if they are damaged, or of other settings."""
     try:
         data = storage.read_bytes(run.labels_url(lease_id))
@@ -107,7 +120,10 @@ def read_rows(run: LabelRun, lease_id: str) -> dict[str, dict[str, Any]]:
     try:
         table = pq.read_table(io.BytesIO(data))
         if (table.schema.metadata or {}).get(b"maskmine.fingerprint") == run.fingerprint.encode():
-            return {row["key"]: row for row in table.cast(_schema_of(run)).to_pylist()}
+            rows: dict[str, list[Row]] = {}
+            for row in table.cast(_schema_of(run)).to_pylist():
+                rows.setdefault(row["key"], []).append(row)
+            return rows
     except (ValueError, OSError, pa.ArrowException):
         logger.warning("%s is damaged; it is made anew", storage.redact(run.labels_url(lease_id)))
     return {}

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from engine.run.directory import LabelRun
 from engine.run.harvest import Complete, Harvest, LabellerBroken, LeaseProgress, Report, complete_lease
 from engine.run.memory import Fitting, is_out_of_memory
 from engine.run.prefetch import Item, Picture, Prefetch, decode_sample
-from engine.run.rows import make_row, read_rows
+from engine.run.rows import Row, make_rows, read_rows
 from schemas.receipt import Receipt
 
 if TYPE_CHECKING:
@@ -65,13 +65,13 @@ class LabelTask:
     """The labelling as it travels to a worker.
 
     Attributes:
-        weights: URL of m′, None where m does all.
+        weights: URL of m′ of each concept; none where m does all.
     """
 
     source: LabellerSource
     spec: RunSpec
     run: LabelRun
-    weights: str | None = None
+    weights: tuple[str, ...] = ()
 
     @property
     def model(self) -> str:
@@ -79,8 +79,8 @@ class LabelTask:
 
     def load(self, *, device: str, threads: int | None) -> Complete:
         """What labels one lease after another."""
-        concept = storage.read_bytes(self.weights) if self.weights else None
-        labeller = Fitting(self.source.build(self.spec, device=device, threads=threads, weights=concept))
+        weights = [storage.read_bytes(url) for url in self.weights]
+        labeller = Fitting(self.source.build(self.spec, device=device, threads=threads, weights=weights))
         return lambda lease, report: label_lease(lease, labeller, self.run, report)
 
 
@@ -106,7 +106,7 @@ class _Work:
         else:
             self._label(kept)
 
-    def _label(self, kept: dict[str, dict[str, Any]]) -> None:
+    def _label(self, kept: dict[str, list[Row]]) -> None:
         """All that has no row yet, decoded ahead."""
         with Prefetch(self.lease, skip=kept) as prefetch:
             self.planned, self.harvest.ignored = prefetch.planned, prefetch.ignored
@@ -115,7 +115,7 @@ class _Work:
             self.harvest.seconds.update(prefetch.seconds)
             self.harvest.bytes["images"] = prefetch.bytes_read
 
-    def _label_apart(self, kept: dict[str, dict[str, Any]], attempt: Attempt) -> None:
+    def _label_apart(self, kept: dict[str, list[Row]], attempt: Attempt) -> None:
         """The same a few at a time, each few decoded, labelled and encoded under a mark of its own."""
         size = 0
         with open_lease(self.lease) as reader:
@@ -137,14 +137,14 @@ class _Work:
                     self._label_items(decode_sample(place, item) for place, item in read.items())
         self.harvest.bytes["images"] = size
 
-    def _keep(self, places: dict[int, str], kept: dict[str, dict[str, Any]]) -> None:
-        self.harvest.rows += [(place, kept[key]) for place, key in places.items()]
+    def _keep(self, places: dict[int, str], kept: dict[str, list[Row]]) -> None:
+        self.harvest.rows += [(place, row) for place, key in places.items() for row in kept[key]]
         self.harvest.kept = len(places)
         self._report(labelled=len(places))
 
     def _label_items(self, items: Iterable[Item], waiting: Callable[[], int] = lambda: 0) -> None:
         with ThreadPoolExecutor(1, thread_name_prefix="encode") as encoder:
-            encoding: list[Future[list[tuple[int, dict[str, Any]]]]] = []
+            encoding: list[Future[list[tuple[int, Row]]]] = []
             for batch in self._batches(items):
                 labels = self._label_batch(batch)
                 for done in encoding:
@@ -201,12 +201,10 @@ class _Work:
             self.harvest.defects.append((picture.index, defect))
             return None
 
-    def _encode(self, labels: list[tuple[Picture, Label | list[Label]]]) -> list[tuple[int, dict[str, Any]]]:
+    def _encode(self, labels: list[tuple[Picture, Label | list[Label]]]) -> list[tuple[int, Row]]:
         began = time.perf_counter()
         rows = [
-            (picture.index, make_row(picture, label, label.concept or self.run.concept))
-            for picture, found in labels
-            for label in (found if isinstance(found, list) else [found])
+            (picture.index, row) for picture, found in labels for row in make_rows(picture, found, self.run.concept)
         ]
         self.harvest.seconds["encode"] += time.perf_counter() - began
         return rows

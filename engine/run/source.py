@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from engine.labelling.spec import LabelSpec
+from engine.labelling.spec import LabelSpec, SeveralSpec
 from engine.run.shard import Labels
 
 if TYPE_CHECKING:
@@ -48,11 +49,15 @@ class LabellerSource(Protocol):
         """What a run's fingerprint says about the model, such as a hash of its weights.
 
         Raises:
-            ValueError: the model is missing or unusable, or cannot express the spec's concept and prompt.
+            ValueError: the model is missing or unusable, or cannot express the spec's concepts and prompts.
         """
 
-    def build(self, spec: Any, *, device: str, threads: int | None = None, weights: bytes | None = None) -> Labels:
-        """Loads the model (once per worker), with m′ if given its weights; `threads` limits those of the process."""
+    def build(self, spec: Any, *, device: str, threads: int | None = None, weights: Sequence[bytes] = ()) -> Labels:
+        """Loads the model (once per worker), with m′ of each concept if given their weights.
+
+        Args:
+            threads: limits those of the process.
+        """
 
     def load(self, *, device: str) -> LatentDiffusion:
         """The model alone, to be fine-tuned."""
@@ -96,31 +101,41 @@ class ModelSource:
         name = str(folder.resolve()) if folder.is_dir() else model
         return cls(model=name, revision=revision, precision=precision, compiled=compiled)
 
-    def check(self, spec: LabelSpec) -> dict[str, Any]:
+    def check(self, spec: LabelSpec | SeveralSpec) -> dict[str, Any]:
         """Hash of the weights; ValueError for a missing model or a concept that it cannot express."""
         from engine.diffusion.model import hash_weights, load_tokenizer
         from engine.diffusion.prompt import check_known, locate_concept
 
         folder = self._find()
         tokenizer = load_tokenizer(folder)
-        locate_concept(tokenizer, spec.prompt, spec.concept)
+        for own in spec.specs:
+            locate_concept(tokenizer, own.prompt, own.concept)
         if spec.stage == "refined":
-            check_known(tokenizer, spec.background_prompt)
-        for prompt in spec.distractors:
+            check_known(tokenizer, spec.specs[0].background_prompt)
+        for prompt in spec.specs[0].distractors:
             check_known(tokenizer, prompt)
         return {"model_weights": hash_weights(folder)}
 
     def build(
-        self, spec: LabelSpec, *, device: str, threads: int | None = None, weights: bytes | None = None
+        self,
+        spec: LabelSpec | SeveralSpec,
+        *,
+        device: str,
+        threads: int | None = None,
+        weights: Sequence[bytes] = (),
     ) -> Labels:
         """Loads the model onto the device."""
         import torch
 
         from engine.labelling.labeller import Labeller
+        from engine.labelling.several import SeveralLabeller
 
         if threads is not None:
             torch.set_num_threads(threads)
-        return Labeller(self._load(device, self.precision), spec, weights=weights, compiled=self.compiled)
+        model = self._load(device, self.precision)
+        if isinstance(spec, SeveralSpec):
+            return SeveralLabeller(model, spec, weights=weights, compiled=self.compiled)
+        return Labeller(model, spec, weights=weights[0] if weights else None, compiled=self.compiled)
 
     def build_synthesizer(
         self,

@@ -5,15 +5,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Literal
 
 from engine import storage
-from engine.run.concept import FOLDER as CONCEPT
 from engine.run.directory import STAGE_FOLDERS, read_manifest, read_receipts
 from engine.run.heartbeat import EVERY, snapshot_url
-from engine.run.names import SEGMENTER, concept_run_url
+from engine.run.names import CONCEPT, SEGMENTER, concept_url
 from engine.run.segmenter import CHECKPOINTS
 from engine.run.synthesis import FOLDER as SYNTHETIC
 from schemas.receipt import Receipt
@@ -79,7 +78,7 @@ class TrainingStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class RunStatus:
-    """How a run stands; what belongs to one of several concepts is called ``CONCEPT/NAME``."""
+    """How a run stands; the fine-tuning on one of several concepts is called ``WORD/concept``."""
 
     url: str
     concept: str
@@ -107,16 +106,15 @@ def read_status(url: str, *, now: datetime | None = None) -> RunStatus:
     synthetic = storage.join(url, SYNTHETIC)
     if storage.exists(storage.join(synthetic, "run.json")):
         stages += [read_stage(synthetic, "refined", SYNTHETIC, now)]
-    trainings = [_read_training(url, CONCEPT, manifest.fingerprint.get("distillation.steps"))]
-    for concept in manifest.fingerprint.get("concepts", ()):
-        part = concept_run_url(url, concept)
-        if storage.exists(storage.join(part, "run.json")):
-            stages += [read_stage(part, stage, f"{concept}/{stage}", now) for stage in STAGE_FOLDERS]
-            steps = read_manifest(part).fingerprint.get("distillation.steps")
-            trainings.append(replace(_read_training(part, CONCEPT, steps), name=f"{concept}/{CONCEPT}"))
-    if storage.exists(storage.join(url, SEGMENTER, "run.json")):
-        steps = read_manifest(storage.join(url, SEGMENTER)).fingerprint.get("segmenter.steps")
-        trainings.append(_read_training(url, SEGMENTER, steps))
+    steps, several = (manifest.fingerprint.get(name) for name in ("distillation.steps", "concepts"))
+    trainings = [
+        _read_training(concept_url(url, name), f"{name}/{CONCEPT}" if name else CONCEPT, steps)
+        for name in several or (None,)
+    ]
+    segmenter = storage.join(url, SEGMENTER)
+    if storage.exists(storage.join(segmenter, "run.json")):
+        steps = read_manifest(segmenter).fingerprint.get("segmenter.steps")
+        trainings.append(_read_training(segmenter, SEGMENTER, steps))
     return RunStatus(
         url=storage.redact(url),
         concept=str(manifest.fingerprint.get("concept", "")),
@@ -194,8 +192,7 @@ def _read_snapshot(url: str, stage: str) -> Snapshot | None:
         return None
 
 
-def _read_training(url: str, name: str, steps: int | None) -> TrainingStatus:
-    folder = storage.join(url, name)
+def _read_training(folder: str, name: str, steps: int | None) -> TrainingStatus:
     try:
         receipt = TrainingReceipt.from_json(storage.read_bytes(storage.join(folder, "receipt.json")).decode())
     except FileNotFoundError:

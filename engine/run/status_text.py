@@ -25,7 +25,7 @@ def describe_status(status: RunStatus, *, now: datetime | None = None) -> str:
     ]
     for training in status.trainings:
         facts.append((_name(training.name), describe_training(training)))
-    places = [place for place, (name, _) in enumerate(facts) if name == NAMES["concept"]]
+    places = [place for place, (name, _) in enumerate(facts) if name.endswith(NAMES["concept"])]
     for stage in status.stages:
         lines = [(_name(stage.name), describe_progress(stage)), *_details(stage)]
         # The sample comes before the fine-tuning that learns from it.

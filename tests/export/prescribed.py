@@ -16,12 +16,10 @@ from PIL import Image
 from engine.diffusion.geometry import bounding_box
 from engine.distillation.spec import DistillationSpec
 from engine.labelling.label import Label
-from engine.labelling.spec import LabelSpec
+from engine.labelling.spec import LabelSpec, SeveralSpec
 from engine.run.directory import start_run
 from engine.run.fake import FakeSource
-from engine.run.join import join_lease
-from engine.run.plan import LabelPlan, plan_labelling
-from engine.run.several import plan_several
+from engine.run.plan import plan_labelling
 from engine.run.shard import label_lease
 from tests.segmenter.bright import to_png, write_tar
 
@@ -142,13 +140,14 @@ def scenes() -> list[Case]:
 
 
 class PrescribedLabeller:
-    """Labels each image as its case says."""
+    """Labels each image as its cases say, those of several concepts in their order."""
 
-    def __init__(self, shard: Sequence[Case]) -> None:
-        self._cases = {case.key: case for case in shard}
+    def __init__(self, shard: Sequence[Case], concepts: Sequence[str]) -> None:
+        self._concepts = concepts
+        self._cases = {(case.key, case.concept): case for case in shard}
 
-    def __call__(self, images: list[np.ndarray], keys: list[str]) -> list[Label]:
-        return [self._label(self._cases[key]) for key in keys]
+    def __call__(self, images: list[np.ndarray], keys: list[str]) -> list[list[Label]]:
+        return [[self._label(self._cases[key, concept]) for concept in self._concepts] for key in keys]
 
     def _label(self, case: Case) -> Label:
         small = case.mask[::4, ::4]
@@ -163,6 +162,7 @@ class PrescribedLabeller:
             presence=0.1,
             quality=case.quality,
             flags=case.flags,
+            concept=case.concept,
         )
 
 
@@ -172,24 +172,18 @@ def write_run(folder: Path, given: Sequence[Case]) -> Path:
     _write_corpus(corpus, given)
     concepts = tuple(dict.fromkeys(case.concept for case in given))
 
-    def plan_one(concept: str, run_url: str) -> LabelPlan:
-        return plan_labelling(
-            spec=LabelSpec(concept=concept, prompt=f"a photo of a {concept}"),
-            source=FakeSource(),
-            input_url=str(corpus),
-            run_url=run_url,
-            distillation=DistillationSpec(method="none"),
-        )
-
-    if len(concepts) == 1:
-        _label(plan_one(concepts[0], str(run)), given)
-        return run
-    plan = plan_several(concepts, plan_one, str(run), {})
-    for part in plan.concepts:
-        _label(part, [case for case in given if case.concept == part.run.concept])
+    specs = [LabelSpec(concept=concept, prompt=f"a photo of a {concept}") for concept in concepts]
+    plan = plan_labelling(
+        spec=specs[0] if len(specs) == 1 else SeveralSpec(specs=tuple(specs)),
+        source=FakeSource(),
+        input_url=str(corpus),
+        run_url=str(run),
+        distillation=DistillationSpec(method="none"),
+    )
     start_run(plan.run.url, plan.manifest)
     for lease in plan.leases:
-        join_lease(lease, plan.task.runs, plan.run)
+        own = [case for case in given if case.shard == lease.shard.stem]
+        label_lease(lease, PrescribedLabeller(own, concepts), plan.run)
     return run
 
 
@@ -200,13 +194,6 @@ def _write_corpus(corpus: Path, given: Sequence[Case]) -> None:
         shards.setdefault(case.shard, {})[f"{case.key}.{suffix}"] = data
     for shard, members in shards.items():
         write_tar(corpus / f"{shard}.tar", members)
-
-
-def _label(plan: LabelPlan, given: Sequence[Case]) -> None:
-    start_run(plan.run.url, plan.manifest)
-    for lease in plan.leases:
-        own = [case for case in given if case.shard == lease.shard.stem]
-        label_lease(lease, PrescribedLabeller(own), plan.run)
 
 
 def change_rows(run: Path, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> None:

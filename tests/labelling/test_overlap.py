@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from scipy import ndimage
 
-from engine.labelling.overlap import resolve_overlap
+from engine.labelling.heatmap import advantage_to_bytes
+from engine.labelling.label import Label
+from engine.labelling.overlap import make_disjoint, resolve_overlap, share_pixels
 
 
 def halves() -> tuple[np.ndarray, np.ndarray]:
@@ -110,3 +113,67 @@ def test_masks_larger_than_their_scores_are_shared_as_the_cells_say_with_smooth_
     found = resolve_overlap(masks, scores)
     assert np.mean([(a != b).mean() for a, b in zip(found, expected, strict=True)]) < 0.01
     assert np.array_equal(np.stack(found).any(0), np.stack(masks).any(0))
+
+
+def label_of(mask: np.ndarray, *, heat: int = 0, advantage: float | None = None, **changes) -> Label:
+    values = {
+        "heatmap": np.full((4, 4), heat, np.uint8),
+        "preliminary_mask": mask[::4, ::4],
+        "mask": mask,
+        "bbox": (4, 4, 8, 8),
+        "area": float(mask.mean()),
+        "separation": 0.5,
+        "refined_separation": 0.5,
+        "presence": 0.0,
+        "quality": 0.9,
+        "advantage": None if advantage is None else advantage_to_bytes(torch.full((4, 4), advantage)).numpy(),
+        "flags": ["low_contrast"],
+    }
+    return Label(**{**values, **changes})
+
+
+def square() -> np.ndarray:
+    mask = np.zeros((16, 16), bool)
+    mask[4:12, 4:12] = True
+    return mask
+
+
+def test_a_concept_whose_pixels_are_all_those_of_others_is_absent() -> None:
+    label = label_of(square())
+    first, second = make_disjoint([label, label])
+    assert first is label
+    assert (second.flags, second.quality, second.area) == (["low_contrast", "absent"], 0.0, 0.0)
+    assert second.bbox == (0, 0, 0, 0) and not second.mask.any()
+    assert second.preliminary_mask is label.preliminary_mask, "what was found before stays as it was"
+
+
+def test_what_follows_from_a_mask_is_that_of_the_pixels_that_are_left() -> None:
+    left = square()
+    left[:, 8:] = False
+    whole = label_of(np.ones((16, 16), bool), advantage=0.0, flags=["full", "colourless"])
+    first, second = make_disjoint([label_of(left, advantage=0.1), whole])
+    assert np.array_equal(first.mask, left) and np.array_equal(second.mask, ~left)
+    assert second.flags == ["colourless", "touches_border"]
+    assert (second.area, second.bbox, second.quality) == ((256 - 32) / 256, (0, 0, 16, 16), 0.9)
+
+
+def test_a_pixel_goes_to_the_prompt_that_explains_it_not_to_the_hotter_map() -> None:
+    def who_is_there(advantage: float | None = -0.05, presence: float = 0.0) -> list[bool]:
+        car = label_of(square(), heat=250, advantage=advantage, presence=presence)
+        dog = label_of(square(), heat=20, advantage=0.05)
+        return [label.mask.any() for label in make_disjoint([car, dog])]
+
+    assert who_is_there() == [False, True]
+    # The presence counts three times: 0.12 make up for 0.1, 0.09 do not.
+    assert who_is_there(presence=0.03) == [False, True]
+    assert who_is_there(presence=0.04) == [True, False]
+    # Labels that say nothing of either are shared by their heat.
+    assert who_is_there(advantage=None) == who_is_there(presence=float("nan")) == [True, False]
+
+
+def test_labels_of_each_concept_become_those_of_each_image_by_name() -> None:
+    cars = [label_of(square(), heat=9), label_of(square())]
+    dogs = [label_of(square()), label_of(square(), heat=9)]
+    found = share_pixels(("car", "dog"), [cars, dogs])
+    assert [[label.concept for label in labels] for labels in found] == [["car", "dog"]] * 2
+    assert [[bool(label.mask.any()) for label in labels] for labels in found] == [[True, False], [False, True]]

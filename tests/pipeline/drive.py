@@ -145,7 +145,7 @@ class FaultySource(FakeSource):
     once: str = ""
 
     def build(
-        self, spec: LabelSpec, *, device: str, threads: int | None = None, weights: bytes | None = None
+        self, spec: Any, *, device: str, threads: int | None = None, weights: Sequence[bytes] = ()
     ) -> FaultyLabeller:
         faults = Fault.parse(self.fault, self.once)
         for fault in faults:
@@ -167,7 +167,7 @@ class FaultyModelSource(ModelSource):
     once: str = ""
 
     def build(
-        self, spec: LabelSpec, *, device: str, threads: int | None = None, weights: bytes | None = None
+        self, spec: Any, *, device: str, threads: int | None = None, weights: Sequence[bytes] = ()
     ) -> FaultyLabeller:
         labeller = super().build(spec, device=device, threads=threads, weights=weights)
         return FaultyLabeller(labeller, Fault.parse(self.fault, self.once))

@@ -109,7 +109,7 @@ def test_true_masks_of_several_concepts_need_no_run(run: Path, corpus: Path, tmp
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"synthetic": True}, r"several concepts \(car, dog\).*leave out --synthetic, or .*--run .*/concepts/car"),
+        ({"synthetic": True}, r"several \(car, dog\): .*--concept car --distractor dog --run .*leave out --synthetic$"),
         ({"labels": "preliminary"}, r"car, dog\) overlap; learn from --labels refined, or name one with --concept"),
         ({"concept": "bird"}, r"--concept bird is not the run's, which is car, dog"),
         ({"concept": ["car", "car"]}, r"--concept car is given twice"),

@@ -99,7 +99,7 @@ def study_ablation(task: StudyTask) -> Study:
 def _label_test(task: StudyTask, test: str) -> LabelPlan:
     """M_pre and M of the held-out corpus, in this process."""
     origin = task.origin
-    spec = replace(origin.spec, stage="refined")
+    spec = origin.spec.at("refined")
     made_of = f"{origin.fingerprint}/{origin.fields}/{test}/{task.options.limit}"
     digest = hashlib.sha256(made_of.encode()).hexdigest()[:8]
     plan = plan_labelling(
@@ -113,7 +113,7 @@ def _label_test(task: StudyTask, test: str) -> LabelPlan:
     )
     start_run(plan.run.url, plan.manifest)
     if plan.remaining:
-        weights = storage.read_bytes(origin.weights) if origin.weights else None
+        weights = [storage.read_bytes(origin.weights)] if origin.weights else []
         labeller = origin.source.build(spec, device=task.device, weights=weights)
         for lease in plan.remaining:
             receipt = label_lease(lease, labeller, plan.run)
@@ -140,7 +140,11 @@ def _plan(task: StudyTask, name: str, row: Row) -> SegmenterTask:
     )
     folder = storage.join(task.output, "ablation")
     training = plan_training(
-        run_url=task.origin.url, spec=spec, input_url=task.corpus, output_url=storage.join(folder, "planned")
+        run_url=task.origin.url,
+        spec=spec,
+        concept=task.origin.spec.concept,
+        input_url=task.corpus,
+        output_url=storage.join(folder, "planned"),
     )
     # Other images or labels are another training, in a folder of its own.
     return replace(training, url=storage.join(folder, f"{name}-{training.manifest.hash[:8]}"))
