@@ -33,8 +33,9 @@ class Concepts(What):
     """What to look for."""
 
     concept: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="WORD")] = ()  # type: ignore[assignment]
-    """The word or phrase whose pixels are wanted: car, "fire truck". Given more than once, there is a row for each
-    concept and image, each concept has the others for distractors, and no pixel is in two masks of an image."""
+    """The word or phrase whose pixels are wanted: car, "fire truck". Given more than once, all are found in one pass
+    over the images, with a row for each concept and image; each has the others for distractors, and no pixel is in two
+    masks of an image."""
     concept_file: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """More concepts: a word or phrase in every line, # begins a remark."""
 

@@ -99,7 +99,7 @@ def find_origin(
     if several and concept is None:
         raise RunError(f"{shown} is a run of several concepts ({own}); name one of them with --concept")
     if concept not in (several or [None, own]):
-        raise RunError(f"--concept {concept} is not that of {shown}, which is {own}; name what it has, or leave it out")
+        raise RunError(f"--concept {concept} is not the run's, which is {own}: name what {shown} has")
     try:
         if several:
             spec = SeveralSpec.from_fingerprint(manifest.fingerprint).of(str(concept))

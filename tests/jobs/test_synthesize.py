@@ -2,16 +2,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from engine.labelling.spec import SeveralSpec
 from engine.run.directory import start_run
 from engine.run.fake import FakeSource, FakeSynthesizer
 from engine.run.origin import find_origin
 from engine.run.synthesis import plan_synthesis, synthesize_shard
 from engine.synthesis.spec import SynthesisSpec
 from jobs.synthesize import main
+from schemas.run import RunManifest
 from tests.run.origins import SPEC, start_origin
 
 
@@ -95,3 +98,14 @@ def test_the_job_parses_and_plans_without_importing_ray_or_torch(run: Path) -> N
         "assert code == 0 and 'ray' not in sys.modules and 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_a_run_of_several_concepts_is_refused_with_the_way_to_samples_of_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    specs = (replace(SPEC, concept="fire truck", prompt="a photo of a fire truck"), SPEC)
+    (tmp_path / "run.json").write_text(RunManifest(fingerprint=SeveralSpec(specs=specs).fingerprint_fields()).to_json())
+    assert run_job("--run", tmp_path) == 2
+    error = capsys.readouterr().err
+    assert "synthetic images are of one concept" in error and "several (fire truck, car)" in error
+    assert "jobs/label.py --concept 'fire truck' --distractor car --run ANOTHER" in error

@@ -14,7 +14,7 @@ from engine import ImageLabel, Labeller
 from engine.corpus import Lease
 from engine.distillation.spec import DistillationSpec
 from engine.distillation.weights import ConceptModel
-from engine.labelling.spec import LabelSpec
+from engine.labelling.spec import LabelSpec, SeveralSpec
 from engine.miniature import corpus_url
 from engine.notebook.labeller import _make_spec
 from engine.run.directory import start_run
@@ -68,7 +68,7 @@ def run(tuned: Path, tmp_path_factory: pytest.TempPathFactory) -> LabelPlan:
         config={"model": {"model": "miniature", "revision": None}, "stage": {"adapter": adapter}},
     )
     start_run(plan.run.url, plan.manifest)
-    weights = Path(plan.weights or "").read_bytes()
+    weights = [Path(url).read_bytes() for url in plan.weights]
     for lease in plan.leases:
         label_lease(lease, plan.source.build(plan.spec, device="cpu", weights=weights), plan.run)
     return plan
@@ -83,7 +83,7 @@ def read_pictures(leases: list[Lease]) -> list[Picture]:
 
 
 def check_equal(plan: LabelPlan, labels: list[ImageLabel]) -> None:
-    rows = {key: row for lease in plan.leases for key, row in read_rows(plan.run, lease.id).items()}
+    rows = {key: row for lease in plan.leases for key, (row,) in read_rows(plan.run, lease.id).items()}
     assert [label.key for label in labels] == list(rows)
     for label in labels:
         row = rows[label.key]
@@ -105,9 +105,27 @@ def test_the_labeller_of_a_run_needs_no_settings(run: LabelPlan) -> None:
     labeller = Labeller.from_run(run.run.url, device="cpu")
     check_equal(run, labeller([picture.image for picture in pictures], keys=[picture.key for picture in pictures]))
     coarse = Labeller.from_run(run.run.url, device="cpu", stage="preliminary")(pictures[0].image, keys=pictures[0].key)
-    row = read_rows(run.run, run.leases[0].id)[pictures[0].key]
+    (row,) = read_rows(run.run, run.leases[0].id)[pictures[0].key]
     assert np.array_equal(coarse.preliminary_mask, png_to_array(row["preliminary_mask"]))
     assert np.isnan(coarse.refined_separation)
+
+
+def test_of_a_run_of_several_concepts_one_is_named(tmp_path: Path) -> None:
+    specs = (_make_spec("refined", concept=concept, profile="fast", **TINY) for concept in ("car", "dog"))
+    plan = plan_labelling(
+        spec=SeveralSpec(specs=tuple(specs)),
+        source=ModelSource.named("miniature"),
+        input_url=corpus_url("car"),
+        run_url=str(tmp_path / "run"),
+        distillation=DistillationSpec(method="none"),
+        config={"model": {"model": "miniature"}},
+    )
+    start_run(plan.run.url, plan.manifest)
+    with pytest.raises(ValueError, match=r"several concepts \(car, dog\); name one of them"):
+        Labeller.from_run(plan.run.url)
+    labeller = Labeller.from_run(plan.run.url, concept="dog", device="cpu")
+    assert labeller.spec.concept == "dog" and labeller.spec.distractors == ("a photo of a car",)
+    assert labeller(np.zeros((40, 60, 3), np.uint8)).mask.shape == (40, 60)
 
 
 class Recorder(FakeLabeller):

@@ -102,5 +102,5 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: object, **options: object) -> None:
         raise AssertionError("Ray must not be needed")
 
-    for name in ("run_plan", "make_concept_of", "connect"):
+    for name in ("run_plan", "make_concepts_of", "connect"):
         monkeypatch.setattr(f"engine.pipeline.driver.{name}", fail)

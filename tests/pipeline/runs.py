@@ -43,4 +43,5 @@ def copy_preliminary(run: Path, to: Path) -> None:
     to.mkdir()
     shutil.copy(run / "run.json", to)
     for folder in ("preliminary", "quarantine"):
-        shutil.copytree(run / folder, to / folder)
+        if (run / folder).exists():
+            shutil.copytree(run / folder, to / folder)

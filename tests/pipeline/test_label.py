@@ -141,9 +141,9 @@ def test_all_good_samples_of_a_hostile_corpus_are_labelled_and_each_bad_one_is_q
     assert job(run, tmp_path / "corpus", "--max-failures", "1") == 0
 
 
-def start_driver(run: Path, corpus: Path, address: str, **environment: str) -> subprocess.Popen[str]:
+def start_driver(run: Path, corpus: Path, address: str, *options: str, **environment: str) -> subprocess.Popen[str]:
     arguments = ["--concept", "car", "--input", str(corpus), "--run", str(run), "--batch-size", "2"]
-    arguments += ["--stage", "preliminary"]
+    arguments += options or ("--stage", "preliminary")
     return subprocess.Popen(
         [sys.executable, str(DRIVE), *arguments],
         env={**os.environ, "RAY_ADDRESS": address, "DELAY": "0.3", **environment},
@@ -153,8 +153,8 @@ def start_driver(run: Path, corpus: Path, address: str, **environment: str) -> s
     )
 
 
-def wait_for_receipt(run: Path, driver: subprocess.Popen[str]) -> None:
-    while not list((run / "preliminary").glob("*.json")):
+def wait_for_receipt(folder: Path, driver: subprocess.Popen[str]) -> None:
+    while not list(folder.glob("*.json")):
         assert driver.poll() is None, driver.communicate()[0]
         time.sleep(0.05)
 
@@ -166,7 +166,7 @@ def test_a_killed_driver_resumes_to_the_same_files(
 ) -> None:
     run = tmp_path / "run"
     driver = start_driver(run, corpus, ray_address)
-    wait_for_receipt(run, driver)
+    wait_for_receipt(run / "preliminary", driver)
     driver.send_signal(sent)
     output, _ = driver.communicate(timeout=120)
     assert len(list((run / "preliminary").glob("*.json"))) < SHARDS, "it must have been killed midway"
@@ -200,17 +200,52 @@ def test_a_worker_that_finds_the_disk_full_does_not_go_on_to_other_leases(corpus
     assert (row["fatal"], row["error"]) == ([True], ["cannot write x: No space left on device"])
 
 
+SEVERAL = ["--concept", "dog", "--stage", "refined", "--method", "none"]
+
+
+@pytest.fixture(scope="session")
+def street(drive: ModuleType, ray_address: str, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `undisturbed`, for two concepts and with final labels."""
+    run = tmp_path_factory.mktemp("runs") / "street"
+    arguments = ["--concept", "car", *SEVERAL, "--input", str(corpus), "--run", str(run), "--batch-size", "2"]
+    assert drive.main([*arguments, "--workers", "2"], source=drive.FaultySource()) == 0
+    return run
+
+
 @pytest.mark.slow
-def test_several_concepts_are_labelled_and_joined_and_done_but_once(job: Job, corpus: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    options = ["--concept", "dog", "--stage", "refined", "--method", "none"]
-    assert job(run, corpus, *options) == 0
-    tables = [pq.read_table(path, columns=["key", "concept"]) for path in (run / "labels").glob("*.parquet")]
+def test_several_concepts_are_labelled_but_once(job: Job, corpus: Path, street: Path) -> None:
+    tables = [pq.read_table(path, columns=["key", "concept"]) for path in (street / "labels").glob("*.parquet")]
     rows = [(row["key"], row["concept"]) for table in tables for row in table.to_pylist()]
     assert len(set(rows)) == len(rows) == 2 * SHARDS * PER_SHARD
-    before = parquets(run)
-    assert job(run, corpus, *options) == 0
-    assert parquets(run) == before
+    before = parquets(street)
+    assert job(street, corpus, *SEVERAL) == 0
+    assert parquets(street) == before
+
+
+@pytest.mark.slow
+def test_an_image_that_kills_every_worker_costs_a_run_of_several_concepts_its_own_labels_only(
+    job: Job, corpus: Path, street: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert job(run, corpus, *SEVERAL, fault="poison:000101") == 1
+    assert "worker_died 1" in capfd.readouterr().out
+    assert job(run, corpus, *SEVERAL, "--retry-quarantined") == 0
+    assert parquets(run) == parquets(street), "once it is mended, the run is as any other"
+
+
+@pytest.mark.slow
+def test_a_killed_driver_of_several_concepts_resumes_to_the_same_files(
+    job: Job, ray_address: str, corpus: Path, street: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    driver = start_driver(run, corpus, ray_address, *SEVERAL)
+    wait_for_receipt(run / "labels", driver)
+    driver.kill()
+    driver.communicate(timeout=120)
+    assert len(list((run / "labels").glob("*.json"))) < SHARDS, "it must have been killed midway"
+    assert job(run, corpus, *SEVERAL) == 0
+    assert parquets(run) == parquets(street)
+    assert leftovers(run) == []
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from engine.distillation.spec import DistillationSpec
-from engine.labelling.spec import LabelSpec
+from engine.labelling.spec import LabelSpec, SeveralSpec
 from engine.run import forecast as module
-from engine.run.fake import FakeLabeller, FakeSource
-from engine.run.forecast import Forecast, probe, read_rate
+from engine.run.fake import FakeSource
+from engine.run.forecast import Forecast, Probe, make_forecast, probe, read_rate
 from engine.run.plan import plan_labelling
 from jobs.plan import main
 from tests.corpus.hostile import make_corpus_tar
@@ -28,7 +28,7 @@ class TimedSource(FakeSource):
     clock: list[float]
 
     def build(self, spec, *, device, threads=None, weights=None):
-        labeller = FakeLabeller(self.model, spec)
+        labeller = super().build(spec, device=device)
 
         def label(images, keys, *, stage=None):
             self.clock[0] += len(images) * (0.5 if stage == "preliminary" else 2)
@@ -109,3 +109,16 @@ def test_no_or_a_broken_prediction_is_none(tmp_path: Path) -> None:
     assert read_rate(str(tmp_path)) is None
     (tmp_path / "plan.json").write_text("{")
     assert read_rate(str(tmp_path)) is None
+
+
+def test_all_concepts_of_a_run_are_probed_and_fine_tuned(corpus: Path, tmp_path: Path, monkeypatch) -> None:
+    both = SeveralSpec(specs=(SPEC, replace(SPEC, concept="dog", prompt="a photo of a dog")))
+    one, two = (plan_of(corpus, tmp_path / "run", spec=spec) for spec in (SPEC, both))
+    monkeypatch.setattr(module, "labels_to_parquet", lambda rows, run: bytes(len(rows)))
+    sizes = [probe(plan, images=9, device="cpu", now=lambda: 0.0).label_bytes for plan in (one, two)]
+    assert sizes == [1, 2], "an image has a row of each"
+    found = Probe(images=9, planned=36, seconds=2.0, coarse=0.5, label_bytes=1)
+    monkeypatch.setattr(module, "probe", lambda *a, **k: found)
+    forecasts = [make_forecast(plan, images=9, device="cpu", workers=1) for plan in (one, two)]
+    # As many steps again, but half a second is now 2 x 40 + 25 + 20 passes.
+    assert forecasts[1].fine_tuning == pytest.approx(2 * forecasts[0].fine_tuning * 85 / 125)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from engine.evaluation.studies import guidance
+from engine.labelling.spec import SeveralSpec
+from engine.run.source import ModelSource
 from jobs.evaluate import main
+from schemas.run import RunManifest
+from tests.evaluation.studies.conftest import SPEC
 
 
 def test_a_study_is_written_beside_the_run(
@@ -25,11 +30,25 @@ def test_a_study_is_written_beside_the_run(
     assert (run / "studies" / "guidance.md").read_text() in printed and str(run / "studies" / "guidance.png") in printed
 
 
+def test_one_concept_of_a_run_of_several_is_studied_in_a_folder_of_its_own(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = ModelSource(model="miniature")
+    both = SeveralSpec(specs=(replace(SPEC, concept="car", prompt="a photo of a car"), SPEC))
+    fields = {**both.fingerprint_fields(), **source.check(both), "distillation.method": "none"}
+    config = {"model": {"model": "miniature"}, "input_url": str(corpus)}
+    (tmp_path / "run.json").write_text(RunManifest(fingerprint=fields, config=config).to_json())
+    assert main(["--run", str(tmp_path), "--study", "tokens"]) == 2
+    assert "several concepts (car, human); name one of them with --concept" in capsys.readouterr().err
+    assert main(["--run", str(tmp_path), "--study", "tokens", "--concept", "human"]) == 0
+    assert (tmp_path / "studies-human" / "tokens.json").exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "problem"),
     [
         (["--study", "ablation"], "give --test CORPUS"),
-        (["--study", "tokens", "--concept", "dog"], "--concept dog is not the run's, human"),
+        (["--study", "tokens", "--concept", "dog"], "--concept dog is not the run's, which is human"),
         (["--study", "draws", "--draws", "0"], "draws is 0"),
         (["--draws", "3"], "name it with --study"),
         (["--model", "miniature"], "name it with --study"),
