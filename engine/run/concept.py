@@ -39,6 +39,7 @@ from schemas.training import TrainingReceipt
 
 logger = logging.getLogger(__name__)
 
+WEIGHTS = "weights.safetensors"
 PICTURES_EVERY = 100
 """Steps between pictures of what m′ has learned."""
 
@@ -76,7 +77,7 @@ class ConceptTask:
 
 def weights_url(run_url: str, one_of: str | None = None) -> str:
     """Where a run keeps m′ of its concept, or of one of several."""
-    return storage.join(concept_url(run_url, one_of), "weights.safetensors")
+    return storage.join(concept_url(run_url, one_of), WEIGHTS)
 
 
 def check_adapter(url: str, spec: LabelSpec, model: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -89,7 +90,7 @@ def check_adapter(url: str, spec: LabelSpec, model: dict[str, Any]) -> tuple[str
     Raises:
         RunError: no such file, or one that was made for another concept or of another model.
     """
-    file = url if url.endswith(".safetensors") else storage.join(url, "weights.safetensors")
+    file = url if url.endswith(".safetensors") else storage.join(url, WEIGHTS)
     try:
         data = storage.read_bytes(file)
         notes = read_notes(data)
@@ -193,8 +194,8 @@ def make_concept(
         return None
     notes = {**{k: str(v) for k, v in task.source.check(task.spec).items()}, "concept": task.spec.concept}
     data = concept.pack(rank=task.distillation.rank, notes={**notes, "fingerprint": task.run.fingerprint})
-    storage.atomic_put(data, task.url("weights.safetensors"))
+    storage.atomic_put(data, task.url(WEIGHTS))
     seconds = {"encode": encoded - began, "train": time.perf_counter() - encoded}
-    receipt = make_receipt(task.run.fingerprint, tally, losses, name="weights.safetensors", data=data, seconds=seconds)
+    receipt = make_receipt(task.run.fingerprint, tally, losses, name=WEIGHTS, data=data, seconds=seconds)
     storage.atomic_put(receipt.to_json().encode(), task.url("receipt.json"))
     return receipt

@@ -13,7 +13,7 @@ from engine.corpus.catalogue import list_shards
 from engine.corpus.lease import Lease, plan_leases
 from engine.distillation.spec import DistillationSpec
 from engine.labelling.spec import LabelSpec, SeveralSpec
-from engine.run.concept import ConceptTask, check_adapter, plan_sample, weights_url
+from engine.run.concept import WEIGHTS, ConceptTask, check_adapter, plan_sample
 from engine.run.directory import (
     LabelRun,
     RunError,
@@ -274,22 +274,20 @@ def split_done(leases: list[Lease], run: LabelRun) -> tuple[list[Lease], dict[st
 
 def _plan_concepts(plan: LabelPlan, spec: LabelSpec | SeveralSpec, distillation: DistillationSpec) -> LabelPlan:
     """The plan with the fine-tunings that its labels need, unless they are done."""
-    url = plan.run.url
     run = replace(plan.run, stage="preliminary", retry=False)
     leases = plan_sample(plan.leases, distillation.sample)
-    names = [own.concept if isinstance(spec, SeveralSpec) else None for own in spec.specs]
     tasks = [
         ConceptTask(
             run=run,
             spec=own,
-            folder=concept_url(url, name),
+            folder=concept_url(run.url, own.concept if isinstance(spec, SeveralSpec) else None),
             distillation=distillation,
             source=plan.source,
             leases=leases,
         )
-        for own, name in zip(spec.specs, names, strict=True)
+        for own in spec.specs
     ]
-    plan = replace(plan, weights=tuple(weights_url(url, name) for name in names))
+    plan = replace(plan, weights=tuple(task.url(WEIGHTS) for task in tasks))
     if not (left := tuple(task for task in tasks if not plan.resumed or task.find_receipt() is None)):
         return plan
     sample = replace(plan, spec=spec.at("preliminary"), run=run, leases=leases, remaining=leases, receipts={})

@@ -125,8 +125,8 @@ def check_parquet(data: bytes) -> None:
     run = run_in_memory()
     storage.atomic_put(data, run.labels_url("x"))
     rows = read_rows(run, "x")
-    assert all(row["key"] == key for key, row in rows.items())
-    labels_to_parquet(list(rows.values()), run)
+    assert all(row["key"] == key for key, own in rows.items() for row in own)
+    labels_to_parquet([row for own in rows.values() for row in own], run)
 
 
 def seed_parquet() -> list[bytes]:
