@@ -11,7 +11,7 @@ from PIL import Image
 
 from engine.miniature.corpus import write_corpus
 from engine.miniature.scenes import draw_scene
-from engine.run.concept import FOLDER, weights_url
+from engine.run.concept import weights_url
 from engine.run.directory import start_run
 from engine.run.fake import FakeLabeller, FakeSynthesizer
 from engine.run.labelling import make_plan
@@ -96,7 +96,7 @@ def bird(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights.parent.mkdir()
     weights.write_bytes(b"weights")
     receipt = make_receipt(plan.run.fingerprint, Counter(), [1.0], name=weights.name, data=b"weights", seconds={})
-    (Path(plan.run.url) / FOLDER / "receipt.json").write_text(receipt.to_json())
+    (weights.parent / "receipt.json").write_text(receipt.to_json())
     synthesis = plan_synthesis(find_origin(plan.run.url), SynthesisSpec(count=4))
     start_run(synthesis.run.url, synthesis.manifest)
     synthesizer = FakeSynthesizer("fake", plan.spec, synthesis.settings)
