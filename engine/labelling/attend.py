@@ -25,8 +25,8 @@ The second look asks at some of the same z_t for two more things.
 
   with M̂ of the first look, scaled to 0..1 within each image.
 
-Of several prompts, each has the others for distractors: what they make of a z_t is known from their first looks. The
-second look at n prompts takes as many passes as at one: all maps spread together, and "" and y_b are the same for all.
+Of several prompts, each has the others for distractors, but for those that are the same text, of which other words are
+looked for: what they make of a z_t is known from their first looks. The second look at n prompts takes as many passes as at one: all maps spread together, and "" and y_b are the same for all.
 
 Shapes: B images, R = T0 N reverse steps per image, C concepts, h × w latent cells, P prompts.
 """
@@ -153,7 +153,7 @@ def attend_each(
     valid: Tensor | None = None,
     batch_size: int = 64,
 ) -> list[Attention]:
-    """What `attend` finds for each prompt if the others are distractors as well, up to rounding.
+    """What `attend` finds for each prompt if the others, as far as they differ, are distractors as well, up to rounding.
 
     Args:
         spec: of all of them, but for concept and prompt.
@@ -164,7 +164,7 @@ def attend_each(
     looks = [_look(model, noisy, prompt, told) for prompt in prompts]
     counted = torch.ones_like(z0[:, 0], dtype=torch.float32) if valid is None else valid.to(z0.device).float()
     maps, errors = [maps.mean(1) for maps, _ in looks], torch.stack([errors for _, errors in looks])
-    return _look_again(model, noisy, maps, errors, counted, told.to(z0.device), spec)
+    return _look_again(model, noisy, [p.text for p in prompts], maps, errors, counted, told.to(z0.device), spec)
 
 
 def _look(model: LatentDiffusion, noisy: NoisyLatents, prompt: ConceptPrompt, told: Tensor) -> tuple[Tensor, Tensor]:
@@ -191,6 +191,7 @@ def _look(model: LatentDiffusion, noisy: NoisyLatents, prompt: ConceptPrompt, to
 def _look_again(
     model: LatentDiffusion,
     noisy: NoisyLatents,
+    texts: list[str],
     maps: list[Tensor],
     errors_of_prompts: Tensor,
     counted: Tensor,
@@ -200,6 +201,7 @@ def _look_again(
     """The second look.
 
     Args:
+        texts: the prompts.
         maps: [B, C, h, w] of each prompt, M̂ of the first look.
         errors_of_prompts: [P, z_t of the steps of `told`, h, w], squared errors under each y_f.
         counted: [B, h, w], 1 at the cells that belong to the images.
@@ -210,7 +212,7 @@ def _look_again(
     # One more channel tells how much of the attention stays within the image.
     source = torch.cat([*(own * counted[:, None] for own in maps), counted[:, None]], 1)
     spread = torch.zeros_like(source)
-    asked = 1 + len(others)
+    asked = 1 + len(others)  # "", y_b and the distractors of all
     errors = counted.new_zeros(asked + len(maps), *counted.shape)
     begun = 0
     for chunk in noisy((told | propagated).cpu()):
@@ -231,9 +233,10 @@ def _look_again(
     if spec.propagation_steps:
         after = list((spread[:, :-1] / spread[:, -1:]).split([own.shape[1] for own in maps], 1))
     attentions = []
-    for place in range(len(maps)):
+    for place, text in enumerate(texts):
         # Those under no words, y_b and every y_d, and last those under the prompt itself.
-        order = [other for other in range(len(errors)) if other != asked + place] + [asked + place]
+        rivals = [asked + other for other, rival in enumerate(texts) if rival != text]
+        order = [*range(asked), *rivals, asked + place]
         advantage = _advantage(errors[order]) * counted
         weighed = weigh(maps[place][:, 0], advantage, counted > 0, spec.advantage_power)
         *rest, own = (errors[order] * weighed).sum((2, 3))

@@ -40,7 +40,8 @@ def make_disjoint(labels: Sequence[Label]) -> list[Label]:
     """The labels of one image with masks that do not overlap, and with what follows from a mask that has changed."""
     masks = [label.mask for label in labels]
     advantages = [label.advantage for label in labels if label.advantage is not None]
-    if len(advantages) < len(labels) or any(math.isnan(label.presence) for label in labels):
+    nobody_asked = len(advantages) < len(labels) or any(math.isnan(label.presence) for label in labels)
+    if nobody_asked or all(np.array_equal(each, advantages[0]) for each in advantages):  # the latter: of one prompt
         shared = resolve_overlap(masks, [label.heatmap for label in labels])
     else:
         # Both say, the presence in first order, by what share the prompt's error is smaller: around a place, and where

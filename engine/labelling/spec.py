@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 METHOD_VERSION = 7
 """Raised whenever the code of the method changes the labels it yields for unchanged settings."""
-SEVERAL_VERSION = 4
+SEVERAL_VERSION = 5
 """Likewise, of what labels of several concepts make of those of each; part of the fingerprint of such runs only."""
 
 Stage = Literal["preliminary", "refined"]
@@ -122,6 +122,11 @@ class LabelSpec:
             raise ValueError(
                 "distractors are asked where presence is, and presence_steps is 0; take at least 1, or none"
             )
+        if self.prompt in self.distractors:
+            raise ValueError(
+                f"the distractor asks {self.prompt!r}, which is the prompt itself; write {{concept}} into the prompt, so "
+                "that the distractor's word can stand in its place"
+            )
         if not 1 <= self.attention_steps <= self.timesteps:
             raise ValueError(
                 f"attention_steps is {self.attention_steps}; it must be between 1 and timesteps ({self.timesteps})"
@@ -205,8 +210,8 @@ class SeveralSpec:
         if concept not in self.concepts:
             raise ValueError(f"there is no {concept!r} among {self.concept}")
         own = self.specs[self.concepts.index(concept)]
-        # Without presence nothing is asked of them.
-        rivals = [spec.prompt for spec in self.specs if spec is not own and spec.presence_steps]
+        # Without presence nothing is asked of them; words of one prompt are no distractors of each other.
+        rivals = [spec.prompt for spec in self.specs if spec.prompt != own.prompt and spec.presence_steps]
         return dataclasses.replace(own, distractors=(*own.distractors, *rivals))
 
     def fingerprint_fields(self) -> dict[str, Any]:

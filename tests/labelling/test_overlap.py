@@ -171,6 +171,12 @@ def test_a_pixel_goes_to_the_prompt_that_explains_it_not_to_the_hotter_map() -> 
     assert who_is_there(advantage=None) == who_is_there(presence=float("nan")) == [True, False]
 
 
+def test_words_of_one_prompt_share_pixels_by_their_heat() -> None:
+    cold, hot = (label_of(square(), heat=heat, advantage=0.1) for heat in (100, 101))
+    first, second = make_disjoint([cold, hot])
+    assert not first.mask.any() and np.array_equal(second.mask, square())
+
+
 def test_labels_of_each_concept_become_those_of_each_image_by_name() -> None:
     cars = [label_of(square(), heat=9), label_of(square())]
     dogs = [label_of(square()), label_of(square(), heat=9)]

@@ -101,6 +101,18 @@ def test_each_concept_gets_what_it_gets_by_itself_with_the_others_for_distractor
         assert not torch.allclose(without.advantage, together[0].advantage, atol=1e-4)
 
 
+def test_words_of_one_prompt_are_no_distractors_of_each_other():
+    """An error is no smaller than itself: each would be told that it explains nothing."""
+    model, text = make_model("sd1"), "a photo of a human with a fire truck"
+    specs = tuple(replace(own, prompt=text) for own in several(concepts=("human", "fire truck")).specs)
+    prompts = prompts_of(model, SeveralSpec(specs=specs))
+    for own, prompt, found in zip(specs, prompts, attend_each(model, latents(), KEYS, prompts, specs[0]), strict=True):
+        assert SeveralSpec(specs=specs).of(own.concept) == own
+        alone = attend(model, latents(), KEYS, prompt, own)
+        for name in ("maps", "presence", "advantage"):
+            torch.testing.assert_close(getattr(found, name), getattr(alone, name), rtol=1e-4, atol=2e-6)
+
+
 def test_one_prompt_among_several_gets_bit_for_bit_what_it_gets_alone():
     model, spec = make_model("sd1"), several().specs[0]
     prompt = ConceptPrompt.parse(model.tokenizer, spec.prompt, [spec.concept])

@@ -48,6 +48,12 @@ def test_the_concept_is_no_distractor_of_itself() -> None:
         label_spec(What(concept="dog", distractor=("cat", "dog")), Method(), Refinement(), "refined")
 
 
+def test_a_distractor_that_asks_what_the_prompt_asks_is_refused() -> None:
+    what = What(concept="human", prompt="a photo of a human with a hat", distractor=("hat",))
+    with pytest.raises(ValueError, match="'a photo of a human with a hat', which is the prompt itself; write {concept}"):
+        label_spec(what, Method(), Refinement(), "refined")
+
+
 def test_a_distractor_without_presence_is_refused() -> None:
     with pytest.raises(ValueError, match="distractors are asked where presence is, and presence_steps is 0"):
         label_spec(What(concept="dog", distractor=("cat",)), Method(presence_steps=0), Refinement(), "refined")
