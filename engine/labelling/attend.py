@@ -25,8 +25,9 @@ The second look asks at some of the same z_t for two more things.
 
   with M̂ of the first look, scaled to 0..1 within each image.
 
-Of several prompts, each has the others for distractors, but for those that are the same text, of which other words are
-looked for: what they make of a z_t is known from their first looks. The second look at n prompts takes as many passes as at one: all maps spread together, and "" and y_b are the same for all.
+Of several prompts, each has the others for distractors, unless they are the same text, in which other words are looked
+for: what they make of a z_t is known from their first looks. The second look at n prompts takes as many passes as at
+one: all maps spread together, and "" and y_b are the same for all.
 
 Shapes: B images, R = T0 N reverse steps per image, C concepts, h × w latent cells, P prompts.
 """
@@ -153,7 +154,7 @@ def attend_each(
     valid: Tensor | None = None,
     batch_size: int = 64,
 ) -> list[Attention]:
-    """What `attend` finds for each prompt if the others, as far as they differ, are distractors as well, up to rounding.
+    """What `attend` finds for each prompt with the others, where they differ, as distractors too; up to rounding.
 
     Args:
         spec: of all of them, but for concept and prompt.

@@ -124,8 +124,8 @@ class LabelSpec:
             )
         if self.prompt in self.distractors:
             raise ValueError(
-                f"the distractor asks {self.prompt!r}, which is the prompt itself; write {{concept}} into the prompt, so "
-                "that the distractor's word can stand in its place"
+                f"the distractor asks {self.prompt!r}, which is the prompt itself; write {{concept}} into the "
+                "prompt, so that the distractor's word can stand in its place"
             )
         if not 1 <= self.attention_steps <= self.timesteps:
             raise ValueError(

@@ -50,7 +50,7 @@ def test_the_concept_is_no_distractor_of_itself() -> None:
 
 def test_a_distractor_that_asks_what_the_prompt_asks_is_refused() -> None:
     what = What(concept="human", prompt="a photo of a human with a hat", distractor=("hat",))
-    with pytest.raises(ValueError, match="'a photo of a human with a hat', which is the prompt itself; write {concept}"):
+    with pytest.raises(ValueError, match="'a photo of a human with a hat', which is the prompt itself; write"):
         label_spec(what, Method(), Refinement(), "refined")
 
 
