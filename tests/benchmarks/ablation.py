@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -50,32 +51,49 @@ def measure(concept: str, arguments: argparse.Namespace) -> dict[str, Any]:
     options = ("--concept", concept, "--input", folder / "train", "--run", run, "--profile", "fast")
     call("label", *options, "--workers", 1, "--max-failures", 1, log=log)
     call("synthesize", "--run", run, "--count", arguments.synthetic, "--workers", 1, log=log)
-    options = ("--test", folder / "test", "--limit", arguments.test, "--steps", arguments.steps)
-    options += ("--train-batch-size", arguments.batch_size, "--width", arguments.width)
-    options += ("--crop", arguments.side, "--short-side", arguments.side, "--min-quality", arguments.min_quality)
-    call("evaluate", "--run", run, "--study", "ablation", *options, "--json", folder / "ablation.json", log=log)
+    options = study_options(folder / "test", arguments.test, arguments)
+    call("evaluate", "--run", run, *options, "--json", folder / "ablation.json", log=log)
     return json.loads((folder / "ablation.json").read_text())
+
+
+def study_options(test: Path, images: int, arguments: argparse.Namespace) -> tuple[object, ...]:
+    """Of `jobs/evaluate.py`, for the study on these held-out images."""
+    options = ("--study", "ablation", "--test", test, "--limit", images, "--steps", arguments.steps)
+    options += ("--train-batch-size", arguments.batch_size, "--width", arguments.width)
+    return (*options, "--crop", arguments.side, "--short-side", arguments.side, "--min-quality", arguments.min_quality)
+
+
+def add_options(parser: argparse.ArgumentParser, *, folder: str, steps: int, synthetic: int) -> None:
+    """What every benchmark of U-Nets takes: their settings, and where and how to work."""
+    parser.add_argument("--synthetic", type=int, default=synthetic, help="synthetic images, a concept")
+    parser.add_argument("--steps", type=int, default=steps, help="of each U-Net")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--width", type=int, default=16, help="channels of a U-Net's first level (the default has 32)")
+    parser.add_argument("--side", type=int, default=64, help="of the images as a U-Net sees them, pixels")
+    parser.add_argument("--min-quality", type=float, default=0.0, help="labels of less are not learned from")
+    parser.add_argument("--folder", type=Path, default=Path(folder), help="for everything that is made")
+    parser.add_argument("--processes", type=int, default=2, help="concepts at once, one thread each")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+
+
+def measure_each(
+    measure: Callable[[str, argparse.Namespace], dict[str, Any]], arguments: argparse.Namespace
+) -> dict[str, dict[str, Any]]:
+    """The figures of every concept, several at once."""
+    names = arguments.concepts.split(",")
+    with ThreadPoolExecutor(arguments.processes) as pool:
+        return dict(zip(names, pool.map(lambda name: measure(name, arguments), names), strict=True))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--concepts", default=",".join(CONCEPTS))
     parser.add_argument("--images", type=int, default=400, help="scenes to label and learn from, a concept")
-    parser.add_argument("--synthetic", type=int, default=192, help="synthetic images, a concept")
     parser.add_argument("--test", type=int, default=100, help="scenes held out, a concept")
-    parser.add_argument("--steps", type=int, default=400, help="of each U-Net")
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--width", type=int, default=16, help="channels of a U-Net's first level (the default has 32)")
-    parser.add_argument("--side", type=int, default=64, help="of the images as a U-Net sees them, pixels")
-    parser.add_argument("--min-quality", type=float, default=0.0, help="labels of less are not learned from")
-    parser.add_argument("--folder", type=Path, default=Path("ablation"), help="for everything that is made")
-    parser.add_argument("--processes", type=int, default=2, help="concepts at once, one thread each")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    add_options(parser, folder="ablation", steps=400, synthetic=192)
     arguments = parser.parse_args()
-    names = arguments.concepts.split(",")
     began = time.perf_counter()
-    with ThreadPoolExecutor(arguments.processes) as pool:
-        found = dict(zip(names, pool.map(lambda name: measure(name, arguments), names), strict=True))
+    found = measure_each(measure, arguments)
     tables = [{row["row"]: row for row in study["rows"]} for study in found.values()]
     if any(table.keys() != tables[0].keys() for table in tables):
         raise SystemExit(f"the concepts have different rows: {[study['left_out'] for study in found.values()]}")
