@@ -83,7 +83,8 @@ class Halves(FakeSeveralLabeller):
             for place, each in enumerate(labels):
                 mask = np.zeros(image.shape[:2], bool)
                 mask[:, place * image.shape[1] // 2 : (place + 1) * image.shape[1] // 2] = True
-                labels[place] = Label(**{**vars(each), "mask": mask, "area": float(mask.mean()), "flags": []})
+                own = {"mask": mask, "preliminary_mask": mask, "area": float(mask.mean()), "flags": []}
+                labels[place] = Label(**{**vars(each), **own})
         return found
 
 
