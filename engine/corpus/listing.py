@@ -12,6 +12,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from engine.corpus.links import LinkedFileSystem
 from engine.remote import ask
 from engine.storage import open_filesystem, redact
 
@@ -41,6 +42,8 @@ def list_files(url: str, options: dict[str, Any]) -> Listing:
     What exists under the very name given is not taken for a pattern.
     """
     filesystem, given = open_filesystem(url, **options)
+    if isinstance(filesystem, LocalFileSystem):
+        filesystem = LinkedFileSystem()
     literal = ask(filesystem, "exists", given)
     urls = [url] if literal else _expand_braces(url)
     paths = [open_filesystem(each, **options)[1] for each in urls]
@@ -51,7 +54,7 @@ def list_files(url: str, options: dict[str, Any]) -> Listing:
     else:
         for path in paths:
             found = ask(filesystem, "glob", path, detail=True)
-            matched = {name: info for name, info in found.items() if info["type"] == "file"}
+            matched = {name: info for name, info in found.items() if _is_file(info)}
             # `corpus/*` means what lies in corpus; folders there are entered only when there is nothing else.
             files.update(matched or _find_files(filesystem, list(found)))
         root = _folder_of_pattern(given)
@@ -87,7 +90,7 @@ def _find_files(filesystem: fsspec.AbstractFileSystem, paths: list[str]) -> dict
             files[path] = info
             continue
         entries = ask(filesystem, "ls", path, detail=True)
-        own = {entry["name"]: entry for entry in entries if entry["type"] == "file"}
+        own = {entry["name"]: entry for entry in entries if _is_file(entry)}
         has_tars = any(tar_name(name) or COMPRESSED_TAR.search(name) for name in own)
         files.update(own if has_tars else ask(filesystem, "find", path, detail=True))
     return files
@@ -98,6 +101,11 @@ def _info(filesystem: fsspec.AbstractFileSystem, path: str) -> dict[str, Any] | 
         return ask(filesystem, "info", path)
     except FileNotFoundError:
         return None
+
+
+def _is_file(info: dict[str, Any]) -> bool:
+    """Also a link that leads nowhere: it was meant to be one, and reading it tells what is missing."""
+    return info["type"] == "file" or (info["type"] == "other" and info.get("islink", False))
 
 
 def _expand_braces(url: str) -> list[str]:

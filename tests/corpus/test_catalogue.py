@@ -120,3 +120,27 @@ def test_passwords_in_urls_stay_out_of_messages() -> None:
     with pytest.raises(CorpusError) as caught:
         list_shards("nosuchscheme://me:secret@host/x")
     assert "secret" not in str(caught.value)
+
+
+def test_links_are_what_they_stand_for(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    # As in caches of downloads, where every file is a link to a blob.
+    other = tmp_path_factory.mktemp("other")
+    (other / "000002.tar").symlink_to(corpus / "000001.tar")
+    (other / "000003.tar").write_bytes(b"a tar of its own")
+    assert names(str(other)) == names(f"{other}/*") == names(f"{other}/*.tar") == ["000002.tar", "000003.tar"]
+    assert [shard.size for shard in list_shards(str(other))] == [10, 16]
+    (other / "linked").symlink_to(corpus)
+    assert names(f"{other}/linked") == names(f"{other}/*/*.tar") == ["000000.tar", "000001.tar", "000010.tar"]
+
+
+def test_a_folder_of_images_goes_on_behind_links_but_not_in_a_ring(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "b.jpg").write_bytes(b"12345")
+    (elsewhere / "back").symlink_to(tmp_path)
+    (tmp_path / "a.jpg").write_bytes(b"12345")
+    (tmp_path / "more").symlink_to(elsewhere)
+    (tmp_path / "self").symlink_to(tmp_path)
+    (shard,) = list_shards(str(tmp_path))
+    assert shard.members == ("a.jpg", "more/b.jpg")

@@ -142,3 +142,11 @@ class TestFolder:
         assert isinstance(sample, Sample)
         assert (sample.key, sample.image) == ("x/a", b"image")
         filesystem.rm("/folder-test", recursive=True)
+
+
+def test_a_link_that_leads_nowhere_is_a_defect(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").symlink_to(tmp_path / "gone.jpg")
+    (tmp_path / "b.jpg").write_bytes(b"an image")
+    gone, there = read(str(tmp_path))
+    assert isinstance(gone, Defect) and (gone.key, gone.reason) == ("a", "unreadable") and "a.jpg" in gone.message
+    assert isinstance(there, Sample) and there.key == "b"
