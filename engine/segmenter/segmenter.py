@@ -24,7 +24,7 @@ from engine.corpus.decode import Picture, to_array
 from engine.segmenter.files import CONFIG, WEIGHTS, SegmenterConfig, SegmenterError, read_files
 from engine.segmenter.resize import resize_image, resize_map, target_size
 from engine.segmenter.spec import MULTIPLE, SMALLEST
-from engine.segmenter.unet import build_unet, images_to_tensor, logits_to_probability
+from engine.segmenter.unet import build_unet, images_to_tensor, layout, logits_to_probability
 
 THRESHOLD = 0.5
 OVERLAP = 0.5
@@ -63,7 +63,7 @@ class Segmenter:
         self.config = config
         self.device = device
         self.window = window
-        self.network = network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
+        self.network = network.to(device, memory_format=layout(device)).eval().requires_grad_(False)  # type: ignore[call-overload]
 
     @classmethod
     def from_pretrained(cls, url: str | os.PathLike[str], device: str = "cpu", **options: Any) -> Segmenter:
@@ -140,7 +140,7 @@ class Segmenter:
     def _forward(self, x: Tensor) -> Tensor:
         """[B, 3, h, w] of any size -> [B, C, h, w] probabilities."""
         height, width = x.shape[-2:]
-        x = pad_to_multiple(x).to(memory_format=torch.channels_last)
+        x = pad_to_multiple(x).to(memory_format=layout(self.device))
         if self.window:
             # Windows see what the crops of the training showed; blended, their seams do not.
             inferer = SlidingWindowInferer(

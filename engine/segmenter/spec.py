@@ -9,7 +9,7 @@ from typing import Any, Literal
 from engine.labelling.label import USELESS
 from engine.labelling.spec import check_at_least
 
-SEGMENTER_VERSION = 2
+SEGMENTER_VERSION = 3
 """Raised whenever the code trains to other weights for unchanged settings."""
 
 Labels = Literal["refined", "preliminary", "truth"]
@@ -39,7 +39,7 @@ class SegmenterSpec:
         min_quality: labels of smaller quality are left out.
         drop_flags: labels with one of these flags are left out.
         review: hash of the decisions of a person, "" without any; they overrule quality and flags.
-        precision: of the forward pass on a GPU; a CPU computes in float32.
+        precision: of the forward pass, on GPUs and on CPUs that compute bfloat16 in hardware; others use float32.
     """
 
     labels: Labels = "refined"

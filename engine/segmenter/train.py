@@ -23,7 +23,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from engine.diffusion.training import Checkpoint, Progress, warmup_cosine
 from engine.segmenter.examples import Example
 from engine.segmenter.spec import SegmenterSpec
-from engine.segmenter.unet import build_unet, images_to_tensor
+from engine.segmenter.unet import build_unet, computes_bfloat16, images_to_tensor, layout
 
 REPORT_EVERY = 10
 """Steps between looks at the loss: each makes the processor wait for the GPU."""
@@ -124,10 +124,10 @@ def train_segmenter(
     """
     if not examples:
         raise ValueError("there is no example to learn from")
-    on_cpu = torch.device(device).type == "cpu"
-    accelerator = Accelerator(cpu=on_cpu)
+    place = torch.device(device)
+    accelerator = Accelerator(cpu=place.type == "cpu")
     own = _share(spec, accelerator.num_processes, accelerator.process_index)
-    network = build_unet(spec.width, seed=spec.seed, channels=channels).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = build_unet(spec.width, seed=spec.seed, channels=channels).to(place, memory_format=layout(place))  # type: ignore[call-overload]
     weights = dict(network.named_parameters())
     optimizer: Any = torch.optim.Adam(weights.values(), lr=spec.learning_rate)
     found = Checkpoint.load(checkpoint, optimizer)
@@ -137,6 +137,7 @@ def train_segmenter(
     history = History(losses=found.losses, ious=found.weights["history"]["iou"].tolist() if found.step else [])
     ledger = _Ledger(accelerator, history, spec.steps, on_progress)
     unet, optimizer = accelerator.prepare(network, optimizer)
+    half = spec.precision == "bfloat16" and computes_bfloat16(place)
 
     def save(done: int) -> None:
         ious = {"iou": torch.tensor(history.ious, dtype=torch.float64)}
@@ -148,8 +149,8 @@ def train_segmenter(
     for step, images, masks in _batches(examples, spec, first=found.step, own=own, device=device):
         for group in optimizer.param_groups:
             group["lr"] = warmup_cosine(step, spec.steps, peak=spec.learning_rate, warmup=spec.warmup)
-        with torch.autocast("cuda", torch.bfloat16, enabled=not on_cpu and spec.precision == "bfloat16"):
-            logits = unet(images.to(memory_format=torch.channels_last))
+        with torch.autocast(place.type, torch.bfloat16, enabled=half):
+            logits = unet(images.to(memory_format=layout(place)))
         loss = (binary_cross_entropy_with_logits if channels == 1 else cross_entropy)(logits.float(), masks)
         accelerator.backward(loss)
         optimizer.step()

@@ -23,7 +23,7 @@ def make_examples(count: int = 7) -> list[Example]:
 
 def make_spec(**changes: Any) -> SegmenterSpec:
     values = {"steps": 6, "batch_size": 4, "crop": 32, "short_side": 40, "width": 2, "warmup": 1, "ema_decay": 0.5}
-    return SegmenterSpec(**{**values, **changes})
+    return SegmenterSpec(**{"precision": "float32", **values, **changes})
 
 
 def number(count: int) -> list[Example]:
@@ -146,6 +146,21 @@ def test_the_first_loss_is_the_mean_cross_entropy_of_the_batch(
     predicted = p >= 0.5
     iou = (predicted & (masks > 0)).sum() / (predicted | (masks > 0)).sum()
     assert undisturbed[1].ious[0] == pytest.approx(float(iou), rel=1e-5)
+
+
+@pytest.mark.parametrize("able", [False, True])
+def test_the_forward_pass_is_in_bfloat16_where_asked_for_and_the_processor_computes_it(
+    undisturbed: tuple[dict[str, torch.Tensor], History, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    able: bool,
+) -> None:
+    monkeypatch.setattr("engine.segmenter.train.computes_bfloat16", lambda device: able)
+    weights, history = train(make_spec(precision="bfloat16"), tmp_path / "state")
+    expected, in_full, _ = undisturbed
+    assert (history.losses == in_full.losses) is not able
+    assert history.losses == pytest.approx(in_full.losses, rel=0.01)
+    assert all(value.dtype == expected[name].dtype for name, value in weights.items())
 
 
 def test_boxes_are_learned(tmp_path: Path) -> None:
