@@ -5,6 +5,8 @@ Shapes: B images of H × W pixels, both multiples of 16 and no less than 32 (see
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from monai.networks.nets import BasicUNet
@@ -34,8 +36,8 @@ def computes_bfloat16(device: str | torch.device) -> bool:
     if torch.device(device).type != "cpu":
         return True
     ask = getattr(torch.cpu, "get_capabilities", dict)  # older versions of torch cannot tell
-    found = ask()
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+    capabilities: dict[str, Any] = ask()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def images_to_tensor(images: np.ndarray) -> Tensor:
