@@ -64,7 +64,7 @@ RUN/synthetic/labels the same rows as for any image; look at RUN/synthetic/conta
 Examples:
   python jobs/label.py --concept car --run runs/car
   python jobs/synthesize.py --run runs/car --count 1000
-  python jobs/synthesize.py --run runs/car --count 200 --guidance 3 --output runs/car/vivid
+  python jobs/synthesize.py --run runs/car --count 200 --guidance 6 --output runs/car/vivid
 
 Interrupt at any time: the same command resumes, and a larger --count adds to what is there. Exit code: 0 done,
 1 stopped or with failures, 2 wrong usage."""

@@ -21,7 +21,7 @@ class SynthesisSpec:
     Attributes:
         count: samples in all. It may grow later: a sample depends on its index and the other settings only.
         guidance: w between the prompts: ε̃ = w ε(y_f) − (w − 1) ε(y_b). 1 follows y_f alone; above, it also pushes away
-            from background, which makes objects that are whole.
+            from background: at 2 a miniature dog is often none, at 4 most are whole, and at 8 colours are glaring.
         backgrounds: fraction of the samples that are pure backgrounds.
         background_guidance: w of these; 0 follows y_b alone, below 0 also pushes away from the object (paper,
             Sec. F: −1 is guidance of 2 with the prompts swapped).
@@ -31,7 +31,7 @@ class SynthesisSpec:
     """
 
     count: int = 1000
-    guidance: float = 2.0
+    guidance: float = 4.0
     backgrounds: float = 0.2
     background_guidance: float = -1.0
     seed: int = 0

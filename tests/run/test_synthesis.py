@@ -123,7 +123,7 @@ def test_samples_of_the_last_batch_do_not_depend_on_the_count(origin: Origin, tm
 def test_other_settings_are_refused_and_each_difference_is_named(origin: Origin, tmp_path: Path) -> None:
     make(origin, tmp_path, settings(5))
     other = settings(5, guidance=1.0, seed=1)
-    with pytest.raises(RunError, match=r"synthesis\.guidance: 2\.0 -> 1\.0; synthesis\.seed: 0 -> 1.*--output"):
+    with pytest.raises(RunError, match=r"synthesis\.guidance: 4\.0 -> 1\.0; synthesis\.seed: 0 -> 1.*--output"):
         plan_synthesis(origin, other, output=str(tmp_path))
 
 

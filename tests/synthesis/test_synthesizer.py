@@ -126,5 +126,5 @@ def test_a_model_that_yields_no_numbers_makes_no_samples(monkeypatch):
     model = make_model()
     with torch.no_grad():
         model.unet.conv_out.bias.fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match="no image of finite numbers with guidance 2"):
+    with pytest.raises(FloatingPointError, match="no image of finite numbers with guidance 4"):
         Synthesizer(model, SPEC, settings())([0])
