@@ -3,7 +3,8 @@
     python -m tests.benchmarks.ablation --json docs/results/ablation.json
 
 For each concept, with the jobs a user would type: scenes without labels, labels by the fast profile, synthetic images,
-and the study `ablation` on scenes of a seed that nothing was learned from. All of it is kept in --folder and resumed
+and the study `ablation` on scenes of a seed that nothing was learned from. The supervised U-Net then judges the
+synthetic images, which it has never seen (see `tests.benchmarks.synthetic`). All of it is kept in --folder and resumed
 from there. A CPU affords a narrower U-Net, smaller images and fewer steps than the paper's; they are the same for every
 row, and named in the result.
 """
@@ -16,7 +17,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,14 @@ from typing import Any
 import numpy as np
 
 from engine.miniature.things import CONCEPTS
+from engine.segmenter.segmenter import Segmenter
 from tests.benchmarks.labelling import show
+from tests.benchmarks.synthetic import judge
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN_SEED, TEST_SEED = 5, 3
 MEASURES = ("acc", "iou", "miou")
+JUDGED = ("iou_with_judge", "iou_with_judge_of_these", "judge_finds_an_object", "backgrounds_without_object")
 
 
 def call(job: str, *options: object, log: Path) -> None:
@@ -53,7 +57,9 @@ def measure(concept: str, arguments: argparse.Namespace) -> dict[str, Any]:
     call("synthesize", "--run", run, "--count", arguments.synthetic, "--workers", 1, log=log)
     options = study_options(folder / "test", arguments.test, arguments)
     call("evaluate", "--run", run, *options, "--json", folder / "ablation.json", log=log)
-    return json.loads((folder / "ablation.json").read_text())
+    figures = json.loads((folder / "ablation.json").read_text())
+    (supervised,) = (run / "studies" / "ablation").glob("unet-truth-*")
+    return {**figures, "synthetic": judge(run, Segmenter.from_pretrained(supervised))}
 
 
 def study_options(test: Path, images: int, arguments: argparse.Namespace) -> tuple[object, ...]:
@@ -85,6 +91,10 @@ def measure_each(
         return dict(zip(names, pool.map(lambda name: measure(name, arguments), names), strict=True))
 
 
+def mean_of(values: Iterable[float]) -> float:
+    return round(float(np.mean(list(values))), 4)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--concepts", default=",".join(CONCEPTS))
@@ -97,10 +107,8 @@ def main() -> None:
     tables = [{row["row"]: row for row in study["rows"]} for study in found.values()]
     if any(table.keys() != tables[0].keys() for table in tables):
         raise SystemExit(f"the concepts have different rows: {[study['left_out'] for study in found.values()]}")
-    mean = {
-        row: {name: round(float(np.mean([table[row][name] for table in tables])), 4) for name in MEASURES}
-        for row in tables[0]
-    }
+    mean = {row: {name: mean_of(table[row][name] for table in tables) for name in MEASURES} for row in tables[0]}
+    judged = [study["synthetic"] for study in found.values()]
     settings = ("concepts", "images", "synthetic", "test", "steps", "batch_size", "width", "side", "min_quality")
     options = " ".join(f"--{name.replace('_', '-')} {getattr(arguments, name)}" for name in settings)
     figures = {
@@ -108,6 +116,7 @@ def main() -> None:
         "date": time.strftime("%Y-%m-%d"),
         "seconds": round(time.perf_counter() - began),
         "mean": mean,
+        "synthetic": {name: mean_of(each[name] for each in judged) for name in JUDGED},
         "of_supervised": round(mean["U-Net on D_s ∪ D′_s"]["iou"] / mean["U-Net, supervised"]["iou"], 4),
         "concepts": found,
     }
