@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -28,23 +27,15 @@ import torch
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
-from engine.corpus import Sample, list_shards, open_lease, plan_leases
-from engine.corpus.decode import decode_image
 from engine.diffusion.geometry import upsample_mask
-from engine.diffusion.model import find_model, hash_weights, load_model
-from engine.distillation.distil import distil
-from engine.distillation.examples import encode_examples
-from engine.distillation.pictures import draw_progress
+from engine.diffusion.model import find_model, load_model
 from engine.distillation.spec import DistillationSpec
-from engine.labelling.label import USELESS, Label
 from engine.labelling.labeller import Labeller
-from engine.labelling.spec import LabelSpec
-from engine.miniature import corpus_url, model_path
+from engine.miniature import model_path
 from engine.miniature.scenes import Scene, draw_scene
 from engine.miniature.things import CONCEPTS
 from engine.run.options import Method, Refinement, What, label_spec
-
-BATCH = 8
+from tests.benchmarks.teaching import label, taught
 
 
 def draw_without(concept: str, seed: int, count: int) -> list[Scene]:
@@ -59,65 +50,11 @@ def draw_without(concept: str, seed: int, count: int) -> list[Scene]:
     return scenes
 
 
-def label(labeller: Labeller, images: list[np.ndarray], prefix: str) -> tuple[list[Label], float]:
-    """Labels in batches, and the CPU seconds it took: in one thread, what else the machine does counts for nothing."""
-    began = time.process_time()
-    labels: list[Label] = []
-    for start in range(0, len(images), BATCH):
-        part = images[start : start + BATCH]
-        labels += labeller(part, [f"{prefix}{start + k:06d}" for k in range(len(part))])
-    return labels, time.process_time() - began
-
-
 def overlap(masks: list[np.ndarray], truths: list[np.ndarray]) -> tuple[float, np.ndarray]:
     """Pooled IoU, and that of every image."""
     both = np.array([(m & t).sum() for m, t in zip(masks, truths, strict=True)])
     either = np.array([(m | t).sum() for m, t in zip(masks, truths, strict=True)])
     return float(both.sum() / max(either.sum(), 1)), both / np.maximum(either, 1)
-
-
-def read_corpus(concept: str) -> list[np.ndarray]:
-    leases = plan_leases(list_shards(corpus_url(concept)))
-    return [decode_image(item.image) for lease in leases for item in open_lease(lease) if isinstance(item, Sample)]
-
-
-def taught(concept: str, settings: DistillationSpec, spec: LabelSpec, arguments: argparse.Namespace) -> bytes:
-    """m′ of the bundled corpus; made once for these steps and this model if there is a folder to keep it in."""
-    if not arguments.weights:
-        return teach(concept, settings, spec, arguments.model, arguments.pictures)
-    model = hash_weights(find_model(arguments.model))[:12]
-    kept = arguments.weights / f"{concept}-{settings.steps}-{model}.safetensors"
-    if not kept.exists():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_bytes(teach(concept, settings, spec, arguments.model, arguments.pictures))
-    return kept.read_bytes()
-
-
-def teach(concept: str, settings: DistillationSpec, spec: LabelSpec, model_folder: str, pictures: Path) -> bytes:
-    """m′ of the bundled corpus, fine-tuned now."""
-    model = load_model(find_model(model_folder))
-    images = read_corpus(concept)
-    labels, _ = label(Labeller(model, replace(spec, stage="preliminary")), images, "")
-    good = [(i, x.preliminary_mask) for i, x in zip(images, labels, strict=True) if not USELESS & set(x.flags)]
-    examples = encode_examples(model, good, flip=settings.flip)
-    prompts = (spec.prompt, spec.background_prompt)
-
-    def draw(step: int, losses: list[float], tuned: Any) -> None:
-        pictures.mkdir(parents=True, exist_ok=True)
-        draw_progress(tuned, examples, prompts, seed=0).save(pictures / f"{concept}.png")
-
-    with tempfile.TemporaryDirectory() as folder:
-        tuned, _ = distil(
-            model,
-            examples,
-            prompts,
-            settings,
-            seed=0,
-            checkpoint=f"{folder}/checkpoint.safetensors",
-            checkpoint_every=settings.steps,
-            on_checkpoint=draw,
-        )
-    return tuned.pack(rank=settings.rank, notes={})
 
 
 PAPERS_REFINEMENT = Refinement(

@@ -25,7 +25,8 @@ from engine.labelling.labeller import Labeller
 from engine.labelling.quality import WEIGHTS
 from engine.miniature.scenes import draw_scene
 from engine.run.options import Method, Refinement, What, label_spec
-from tests.benchmarks.labelling import add_options, command_of, label, map_concepts, overlap, show, taught
+from tests.benchmarks.labelling import add_options, command_of, map_concepts, overlap, show
+from tests.benchmarks.teaching import label, taught
 
 FOLDS = 5
 

@@ -30,7 +30,8 @@ from engine.labelling.refinement import refine
 from engine.labelling.spec import RefinementSpec
 from engine.miniature.scenes import draw_scene
 from engine.run.options import Method, Refinement, What, label_spec
-from tests.benchmarks.labelling import PAPERS_REFINEMENT, add_options, command_of, map_concepts, show, taught
+from tests.benchmarks.labelling import PAPERS_REFINEMENT, add_options, command_of, map_concepts, show
+from tests.benchmarks.teaching import taught
 
 PAINTINGS = 4
 COMPARED = {
