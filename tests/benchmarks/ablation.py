@@ -4,9 +4,9 @@
 
 For each concept, with the jobs a user would type: scenes without labels, labels by the fast profile, synthetic images,
 and the study `ablation` on scenes of a seed that nothing was learned from. The supervised U-Net then judges the
-synthetic images, which it has never seen (see `tests.benchmarks.synthetic`). All of it is kept in --folder and resumed
-from there. A CPU affords a narrower U-Net, smaller images and fewer steps than the paper's; they are the same for every
-row, and named in the result.
+synthetic objects, which it has never seen (see `tests.benchmarks.synthetic`; pure backgrounds it cannot judge, as all
+that it has seen shows the concept). All of it is kept in --folder and resumed from there. A CPU affords a narrower
+U-Net, smaller images and fewer steps than the paper's; they are the same for every row, and named in the result.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tests.benchmarks.synthetic import judge
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN_SEED, TEST_SEED = 5, 3
 MEASURES = ("acc", "iou", "miou")
-JUDGED = ("iou_with_judge", "iou_with_judge_of_these", "judge_finds_an_object", "backgrounds_without_object")
+JUDGED = ("objects", "iou_with_judge", "of_quality_0.7", "iou_with_judge_of_these")
 
 
 def call(job: str, *options: object, log: Path) -> None:
@@ -59,7 +59,8 @@ def measure(concept: str, arguments: argparse.Namespace) -> dict[str, Any]:
     call("evaluate", "--run", run, *options, "--json", folder / "ablation.json", log=log)
     figures = json.loads((folder / "ablation.json").read_text())
     (supervised,) = (run / "studies" / "ablation").glob("unet-truth-*")
-    return {**figures, "synthetic": judge(run, Segmenter.from_pretrained(supervised))}
+    judged = judge(run, Segmenter.from_pretrained(supervised))
+    return {**figures, "synthetic": {name: judged[name] for name in JUDGED}}
 
 
 def study_options(test: Path, images: int, arguments: argparse.Namespace) -> tuple[object, ...]:
