@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -94,6 +95,10 @@ def draw_bars(
     return _finish(figure)
 
 
+COLUMN = 15
+"""Letters of a name that are as wide as the pictures below it."""
+
+
 def draw_tiles(
     rows: Sequence[Sequence[np.ndarray]], names: Sequence[str], *, title: str, bold: Sequence[int] = ()
 ) -> bytes:
@@ -112,7 +117,8 @@ def draw_tiles(
             axes.imshow(picture, cmap="gray" if mask else "inferno", vmin=0, vmax=1 if mask else 255)
             axes.set_axis_off()
             if r == 0:
-                axes.set_title(names[c], fontsize=9, fontweight="bold" if c in bold else "normal")
+                name, weight = textwrap.fill(names[c], COLUMN), "bold" if c in bold else "normal"
+                axes.set_title(name, fontsize=9, fontweight=weight)
     return _finish(figure)
 
 
