@@ -117,7 +117,7 @@ def main() -> None:
         "date": time.strftime("%Y-%m-%d"),
         "seconds": round(time.perf_counter() - began),
         "mean": mean,
-        "synthetic": {name: mean_of(each[name] for each in judged) for name in JUDGED},
+        "synthetic": {name: mean_of(each[name] for each in judged) for name in JUDGED if name.startswith("iou")},
         "of_supervised": round(mean["U-Net on D_s ∪ D′_s"]["iou"] / mean["U-Net, supervised"]["iou"], 4),
         "concepts": found,
     }
