@@ -58,8 +58,8 @@ def measure(concept: str, arguments: argparse.Namespace) -> dict[str, Any]:
     options = study_options(folder / "test", arguments.test, arguments)
     call("evaluate", "--run", run, *options, "--json", folder / "ablation.json", log=log)
     figures = json.loads((folder / "ablation.json").read_text())
-    (supervised,) = (run / "studies" / "ablation").glob("unet-truth-*")
-    judged = judge(run, Segmenter.from_pretrained(supervised))
+    supervised = figures["folders"]["U-Net, supervised"]
+    judged = judge(run, Segmenter.from_pretrained(run / "studies" / "ablation" / supervised))
     return {**figures, "synthetic": {name: judged[name] for name in JUDGED}}
 
 

@@ -35,7 +35,7 @@ from engine.miniature import model_path
 from engine.miniature.scenes import Scene, draw_scene
 from engine.miniature.things import CONCEPTS
 from engine.run.options import Method, Refinement, What, label_spec
-from tests.benchmarks.teaching import label, taught
+from tests.benchmarks.fine_tuning import fine_tuned, label
 
 
 def draw_without(concept: str, seed: int, count: int) -> list[Scene]:
@@ -136,7 +136,7 @@ def measure(concept: str, arguments: argparse.Namespace) -> tuple[dict[str, Any]
     torch.set_flush_denormal(True)
     specs = {name: label_spec(What(concept=concept), k.method, k.refinement, "refined") for name, k in KINDS.items()}
     began = time.perf_counter()
-    weights = taught(concept, DistillationSpec(steps=arguments.steps), specs["fast"], arguments)
+    weights = fine_tuned(concept, DistillationSpec(steps=arguments.steps), specs["fast"], arguments)
     fine_tuning = time.perf_counter() - began
     scenes = [draw_scene(arguments.seed, index, concept=concept) for index in range(arguments.count)]
     without = draw_without(concept, arguments.seed, arguments.count // 5)

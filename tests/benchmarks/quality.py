@@ -25,8 +25,8 @@ from engine.labelling.labeller import Labeller
 from engine.labelling.quality import WEIGHTS
 from engine.miniature.scenes import draw_scene
 from engine.run.options import Method, Refinement, What, label_spec
+from tests.benchmarks.fine_tuning import fine_tuned, label
 from tests.benchmarks.labelling import add_options, command_of, map_concepts, overlap, show
-from tests.benchmarks.teaching import label, taught
 
 FOLDS = 5
 
@@ -36,7 +36,7 @@ def measure(concept: str, arguments: argparse.Namespace) -> tuple[np.ndarray, np
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     spec = label_spec(What(concept=concept), Method(profile="fast"), Refinement(), "refined")
-    weights = taught(concept, DistillationSpec(steps=arguments.steps), spec, arguments) if arguments.steps else None
+    weights = fine_tuned(concept, DistillationSpec(steps=arguments.steps), spec, arguments) if arguments.steps else None
     labeller = Labeller(load_model(find_model(arguments.model)), spec, weights=weights)
     scenes = [draw_scene(arguments.seed, index, concept=concept) for index in range(arguments.count)]
     labels, _ = label(labeller, [scene.image for scene in scenes], "quality")

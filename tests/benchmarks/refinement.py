@@ -30,8 +30,8 @@ from engine.labelling.refinement import refine
 from engine.labelling.spec import RefinementSpec
 from engine.miniature.scenes import draw_scene
 from engine.run.options import Method, Refinement, What, label_spec
+from tests.benchmarks.fine_tuning import fine_tuned
 from tests.benchmarks.labelling import PAPERS_REFINEMENT, add_options, command_of, map_concepts, show
-from tests.benchmarks.teaching import taught
 
 PAINTINGS = 4
 COMPARED = {
@@ -72,7 +72,7 @@ def measure(concept: str, arguments: argparse.Namespace) -> dict[str, Any]:
     torch.set_flush_denormal(True)
     spec = label_spec(What(concept=concept), Method(profile="fast"), Refinement(), "refined")
     spec = replace(spec, refinement=replace(spec.refinement, inpaintings=PAINTINGS))
-    weights = taught(concept, DistillationSpec(steps=arguments.steps), spec, arguments)
+    weights = fine_tuned(concept, DistillationSpec(steps=arguments.steps), spec, arguments)
     concept_model = ConceptModel.load(load_model(find_model(arguments.model)), weights)
     model = concept_model.original()
     scenes = [draw_scene(arguments.seed, index, concept=concept) for index in range(arguments.count)]

@@ -11,27 +11,27 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from engine.diffusion.geometry import upsample_mask
 from engine.diffusion.model import find_model, load_model
 from engine.distillation.spec import DistillationSpec
 from engine.labelling.labeller import Labeller
 from engine.miniature.scenes import Scene, draw_scene
 from engine.run.options import Refinement, What, label_spec
-from tests.benchmarks.labelling import SURE, add_options, command_of, map_concepts, overlap, show
-from tests.benchmarks.teaching import label, teach
+from tests.benchmarks.fine_tuning import fine_tune
+from tests.benchmarks.labelling import SURE, Kind, add_options, command_of, map_concepts, measure_kind, show
 
 LEARNED_SEED, LEARNED = 5, 100
 """Scenes that m′ learns from, of each concept."""
 
 
-def recolour(scene: Scene) -> np.ndarray:
-    """The scene's image with red and blue in each other's place."""
-    return np.ascontiguousarray(scene.image[:, :, ::-1])
+def recolour(scene: Scene) -> Scene:
+    """The scene with red and blue in each other's place."""
+    return replace(scene, image=np.ascontiguousarray(scene.image[:, :, ::-1]))
 
 
 def measure(concept: str, arguments: argparse.Namespace) -> dict[str, float]:
@@ -39,18 +39,15 @@ def measure(concept: str, arguments: argparse.Namespace) -> dict[str, float]:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     spec = label_spec(What(concept=concept), SURE, Refinement(), "refined")
-    learned = [recolour(draw_scene(LEARNED_SEED, index, concept=concept)) for index in range(LEARNED)]
+    learned = [recolour(draw_scene(LEARNED_SEED, index, concept=concept)).image for index in range(LEARNED)]
     settings = DistillationSpec(steps=arguments.steps)
-    weights = teach(learned, settings, spec, arguments.model, arguments.pictures / "unfamiliar")
-    scenes = [draw_scene(arguments.seed, index, concept=concept) for index in range(arguments.count)]
-    truths = [scene.masks[concept] for scene in scenes]
+    weights = fine_tune(learned, settings, spec, arguments.model, arguments.pictures / "unfamiliar")
+    scenes = [recolour(draw_scene(arguments.seed, index, concept=concept)) for index in range(arguments.count)]
     found = {}
     for name, painter in (("m", None), ("m′", weights)):
         labeller = Labeller(load_model(find_model(arguments.model)), spec, weights=painter)
-        labels, _ = label(labeller, [recolour(scene) for scene in scenes], "with")
-        coarse = [upsample_mask(one.preliminary_mask, *one.mask.shape[::-1]) for one in labels]
-        found["M_pre"] = round(overlap(coarse, truths)[0], 4)
-        found[f"M, painted by {name}"] = round(overlap([one.mask for one in labels], truths)[0], 4)
+        figures = measure_kind(Kind(method=SURE, presence=False), labeller, concept, scenes, []).figures
+        found["M_pre"], found[f"M, painted by {name}"] = figures["preliminary_iou"], figures["iou"]
     return found
 
 

@@ -265,6 +265,7 @@ def _report(
         "test": storage.redact(labelled.input_url),
         "segmenter": {name: getattr(options, name) for name in SEGMENTER},
         "rows": list(found.values()),
+        "folders": {ROWS[name].name: url.rpartition("/")[2] for name, url in folders.items()},
         "left_out": left_out,
     }
     pictures = {"ablation.png": bars, "ablation-masks.png": _draw_masks(task, labelled, folders)}

@@ -95,8 +95,8 @@ def draw_bars(
     return _finish(figure)
 
 
-COLUMN = 15
-"""Letters of a name that are as wide as the pictures below it."""
+TITLE_LETTERS = 15
+"""How many letters of a name are as wide as the picture below it; longer ones are broken."""
 
 
 def draw_tiles(
@@ -117,7 +117,7 @@ def draw_tiles(
             axes.imshow(picture, cmap="gray" if mask else "inferno", vmin=0, vmax=1 if mask else 255)
             axes.set_axis_off()
             if r == 0:
-                name, weight = textwrap.fill(names[c], COLUMN), "bold" if c in bold else "normal"
+                name, weight = textwrap.fill(names[c], TITLE_LETTERS), "bold" if c in bold else "normal"
                 axes.set_title(name, fontsize=9, fontweight=weight)
     return _finish(figure)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,13 @@ def test_all_rows_are_measured_on_the_same_images_and_kept(task: StudyTask, monk
         "U-Net on D_s ∪ D′_s": "the run has no synthetic images; run jobs/synthesize.py with this --run first"
     }
     assert sorted(study.pictures) == ["ablation-masks.png", "ablation.png"]
+    learned_from = {
+        name: json.loads(Path(task.output, "ablation", folder, "run.json").read_text())["fingerprint"][
+            "segmenter.labels"
+        ]
+        for name, folder in study.figures["folders"].items()
+    }
+    assert learned_from == {"U-Net on M_pre": "preliminary", "U-Net on D_s": "refined", "U-Net, supervised": "truth"}
 
     def never(*arguments: object, **options: object) -> None:
         raise AssertionError("trained again")

@@ -41,19 +41,19 @@ def read_corpus(concept: str) -> list[np.ndarray]:
     return [decode_image(item.image) for lease in leases for item in open_lease(lease) if isinstance(item, Sample)]
 
 
-def taught(concept: str, settings: DistillationSpec, spec: LabelSpec, arguments: argparse.Namespace) -> bytes:
+def fine_tuned(concept: str, settings: DistillationSpec, spec: LabelSpec, arguments: argparse.Namespace) -> bytes:
     """m′ of the bundled corpus; made once for these steps and this model if there is a folder to keep it in."""
     if not arguments.weights:
-        return teach(read_corpus(concept), settings, spec, arguments.model, arguments.pictures)
+        return fine_tune(read_corpus(concept), settings, spec, arguments.model, arguments.pictures)
     model = hash_weights(find_model(arguments.model))[:12]
     kept = arguments.weights / f"{concept}-{settings.steps}-{model}.safetensors"
     if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_bytes(teach(read_corpus(concept), settings, spec, arguments.model, arguments.pictures))
+        kept.write_bytes(fine_tune(read_corpus(concept), settings, spec, arguments.model, arguments.pictures))
     return kept.read_bytes()
 
 
-def teach(
+def fine_tune(
     images: list[np.ndarray], settings: DistillationSpec, spec: LabelSpec, model_folder: str, pictures: Path
 ) -> bytes:
     """m′ of these images, fine-tuned now; what it paints in the end is kept among the pictures."""
