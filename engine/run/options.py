@@ -230,7 +230,7 @@ class Segmentation:
     drop_flags: tuple[str, ...] = SegmenterSpec.drop_flags
     """Leave out labels with one of these flags."""
     precision: Literal["float32", "bfloat16"] = SegmenterSpec.precision
-    """Of the forward pass on a GPU."""
+    """Of the forward pass; what does not compute bfloat16 in hardware, as many CPUs, takes float32."""
 
 
 @dataclass(frozen=True, kw_only=True)

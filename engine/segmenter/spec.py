@@ -39,7 +39,7 @@ class SegmenterSpec:
         min_quality: labels of smaller quality are left out.
         drop_flags: labels with one of these flags are left out.
         review: hash of the decisions of a person, "" without any; they overrule quality and flags.
-        precision: of the forward pass, on GPUs and on CPUs that compute bfloat16 in hardware; others use float32.
+        precision: of the forward pass; GPUs and CPUs that do not compute bfloat16 in hardware take float32.
     """
 
     labels: Labels = "refined"

@@ -32,11 +32,12 @@ def layout(device: str | torch.device) -> torch.memory_format:
 
 
 def computes_bfloat16(device: str | torch.device) -> bool:
-    """Whether the hardware computes in bfloat16, and twice as fast as in float32: GPUs, and some CPUs."""
-    if torch.device(device).type != "cpu":
-        return True
+    """Whether the hardware itself computes in bfloat16, which is faster than float32: newer GPUs and some CPUs."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     ask = getattr(torch.cpu, "get_capabilities", dict)  # older versions of torch cannot tell
-    capabilities: dict[str, Any] = ask()
+    capabilities: dict[str, Any] = ask() if kind == "cpu" else {}
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 

@@ -163,6 +163,20 @@ def test_the_forward_pass_is_in_bfloat16_where_asked_for_and_the_processor_compu
     assert all(value.dtype == expected[name].dtype for name, value in weights.items())
 
 
+@pytest.mark.parametrize(("device", "found"), [("cpu", "avx512_bf16"), ("cpu", "amx_bf16"), ("cuda", "GPU")])
+def test_hardware_is_asked_whether_it_computes_bfloat16(
+    monkeypatch: pytest.MonkeyPatch, device: str, found: str
+) -> None:
+    from engine.segmenter.unet import computes_bfloat16
+
+    for able in (True, False):
+        capabilities = {"avx512_f": True, found: able}
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda known=capabilities: known, raising=False)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, able=able: able)
+        assert computes_bfloat16(device) is able
+        assert not computes_bfloat16("mps")
+
+
 def test_boxes_are_learned(tmp_path: Path) -> None:
     spec = make_spec(steps=40, width=4, learning_rate=0.02, warmup=2, ema_decay=0.8)
     _, history = train(spec, tmp_path / "state")
