@@ -55,8 +55,9 @@ def list_files(url: str, options: dict[str, Any]) -> Listing:
         for path in paths:
             found = ask(filesystem, "glob", path, detail=True)
             matched = {name: info for name, info in found.items() if _is_file(info)}
-            # `corpus/*` means what lies in corpus; folders there are entered only when there is nothing else.
-            files.update(matched or _find_files(filesystem, list(found)))
+            # `corpus/*` means what lies in corpus; folders there are entered only when there are no files.
+            plain = any(info["type"] == "file" for info in matched.values())
+            files.update(matched if plain else _find_files(filesystem, list(found)))
         root = _folder_of_pattern(given)
 
     def to_url(path: str) -> str:

@@ -144,3 +144,13 @@ def test_a_folder_of_images_goes_on_behind_links_but_not_in_a_ring(
     (tmp_path / "self").symlink_to(tmp_path)
     (shard,) = list_shards(str(tmp_path))
     assert shard.members == ("a.jpg", "more/b.jpg")
+
+
+def test_a_link_that_leads_nowhere_hides_no_folder_beside_it(corpus: Path) -> None:
+    (corpus / "sub" / "gone.tar").symlink_to(corpus / "nowhere.tar")
+    assert names(f"{corpus}/sub/*.tar") == ["000005.tar", "gone.tar"]
+    (corpus / "apart").mkdir()
+    (corpus / "apart" / "sub").symlink_to(corpus / "sub")
+    (corpus / "apart" / "gone").symlink_to(corpus / "nowhere")
+    with pytest.raises(CorpusError, match="apart/gone' does not exist"):
+        list_shards(f"{corpus}/apart/*")
