@@ -7,7 +7,8 @@ depend on their number. All randomness of a step derives from (seed, step), so t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +68,102 @@ def draw_batch(examples: Examples, spec: DistillationSpec, *, timesteps: int, se
     return Batch(z0=z0, noise=noise, t=t, synthesis=synthesis, region=torch.stack(regions))
 
 
+class _Tuning:
+    """m′ while it learns: its weights, their moving average, and the optimizer.
+
+    Args:
+        model: m; prompts: y_f and y_b.
+        micro_batch: largest number of examples of one forward pass.
+
+    Raises:
+        ValueError: a batch size that the processes cannot share.
+    """
+
+    def __init__(
+        self, model: LatentDiffusion, prompts: tuple[str, str], spec: DistillationSpec, *, seed: int, micro_batch: int
+    ) -> None:
+        self.accelerator = Accelerator(
+            cpu=model.device.type == "cpu", mixed_precision="bf16" if spec.precision == "bfloat16" else "no"
+        )
+        ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
+        if spec.batch_size % ranks:
+            raise ValueError(
+                f"a batch of {spec.batch_size} cannot be shared by {ranks} processes; change --train-batch-size"
+            )
+        torch.manual_seed(seed)
+        self.spec, self.micro_batch = spec, micro_batch
+        mine = spec.batch_size // ranks
+        self.own = range(rank * mine, (rank + 1) * mine)
+        self.concept = ConceptModel(model, spec.method, rank=spec.rank)
+        self.tuned = self.concept.distilled()
+        self.tuned.unet.train()
+        self.weights = self.concept.trainable()
+        self.average = {name: value.detach().clone() for name, value in self.weights.items()}
+        self.optimizer: Any = torch.optim.AdamW(self.weights.values(), lr=spec.peak_rate, weight_decay=0.01)
+        self.context = model.encode_text(list(prompts))
+
+    def begin(self, checkpoint: str) -> Checkpoint:
+        """Take up the state of training, if there is one: steps done, and their losses."""
+        found = Checkpoint.load(checkpoint, self.optimizer)
+        if found.step:
+            copy_into(self.weights, dict(found.weights["weights"]))
+        found_average = found.weights.get("average", {})
+        self.average.update({name: value.to(self.tuned.device) for name, value in found_average.items()})
+        self.unet, self.optimizer = self.accelerator.prepare(self.tuned.unet, self.optimizer)
+        return found
+
+    def learn(self, batch: Batch, step: int) -> float:
+        """One step of all processes; the loss."""
+        rate = warmup_cosine(step, self.spec.steps, peak=self.spec.peak_rate, warmup=self.spec.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        *parts, last = (self.own[k : k + self.micro_batch] for k in range(0, len(self.own), self.micro_batch))
+        total = torch.zeros((), device=self.tuned.device)
+        for part in parts:
+            with self.accelerator.no_sync(self.unet):
+                total += self._backward(batch, part)
+        total += self._backward(batch, last)
+        self.accelerator.clip_grad_norm_(self.weights.values(), CLIP)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        decay = min(self.spec.ema_decay, (step + 1) / (step + 10))
+        now = [parameter.detach() for parameter in self.weights.values()]
+        torch._foreach_lerp_(list(self.average.values()), now, 1 - decay)
+        return float(self.accelerator.reduce(total, "mean"))
+
+    def _backward(self, batch: Batch, part: range) -> Tensor:
+        """Gradients of some examples; their share of this process' loss."""
+        own, model = slice(part.start, part.stop), self.tuned
+        z0, noise, t = (value[own].to(model.device) for value in (batch.z0, batch.noise, batch.t))
+        zt = add_noise(z0, noise, model.scheduler.alphas_cumprod[batch.t[own]])
+        y = self.context[(~batch.synthesis[own]).long().to(model.device)]
+        with self.accelerator.autocast():
+            prediction = self.unet(zt.to(model.unet.dtype), t, y).sample
+        velocity = model.scheduler.config.prediction_type == "v_prediction"
+        target = model.scheduler.get_velocity(z0, noise, t) if velocity else noise
+        share = len(part) / len(self.own)
+        loss = masked_loss(prediction.float(), target, batch.region[own].to(model.device)) * share
+        self.accelerator.backward(loss)
+        return loss.detach()
+
+    @contextmanager
+    def averaged(self) -> Iterator[LatentDiffusion]:
+        """m′ as it would be if training ended here."""
+        kept = {name: value.detach().clone() for name, value in self.weights.items()}
+        copy_into(self.weights, self.average)
+        self.tuned.unet.eval()
+        yield self.tuned
+        self.tuned.unet.train()
+        copy_into(self.weights, kept)
+
+    def end(self) -> ConceptModel:
+        """m and m′, of averaged weights."""
+        self.accelerator.wait_for_everyone()
+        copy_into(self.weights, self.average)
+        self.tuned.unet.eval().requires_grad_(False)
+        return self.concept
+
+
 def distil(
     model: LatentDiffusion,
     examples: Examples,
@@ -96,79 +193,19 @@ def distil(
         ValueError: a batch size that the processes cannot share.
         FloatingPointError: the loss is no number any more.
     """
-    accelerator = Accelerator(
-        cpu=model.device.type == "cpu", mixed_precision="bf16" if spec.precision == "bfloat16" else "no"
-    )
-    ranks, rank = accelerator.num_processes, accelerator.process_index
-    if spec.batch_size % ranks:
-        raise ValueError(
-            f"a batch of {spec.batch_size} cannot be shared by {ranks} processes; change --train-batch-size"
-        )
-    torch.manual_seed(seed)
-    concept = ConceptModel(model, spec.method, rank=spec.rank)
-    tuned = concept.distilled()
-    tuned.unet.train()
-    weights = concept.trainable()
-    optimizer: Any = torch.optim.AdamW(weights.values(), lr=spec.peak_rate, weight_decay=0.01)
-    found = Checkpoint.load(checkpoint, optimizer)
-    if found.step:
-        copy_into(weights, dict(found.weights["weights"]))
-    average = {name: value.detach().clone() for name, value in weights.items()}
-    average.update({name: value.to(tuned.device) for name, value in found.weights.get("average", {}).items()})
-    losses = found.losses
-    unet, optimizer = accelerator.prepare(tuned.unet, optimizer)
-    context = model.encode_text(list(prompts))
-    alphas = model.scheduler.alphas_cumprod
-
-    def backward(batch: Batch, own: slice, share: float) -> Tensor:
-        z0, noise, t = (value[own].to(tuned.device) for value in (batch.z0, batch.noise, batch.t))
-        zt = add_noise(z0, noise, alphas[batch.t[own]])
-        y = context[(~batch.synthesis[own]).long().to(tuned.device)]
-        with accelerator.autocast():
-            prediction = unet(zt.to(tuned.unet.dtype), t, y).sample
-        velocity = model.scheduler.config.prediction_type == "v_prediction"
-        target = model.scheduler.get_velocity(z0, noise, t) if velocity else noise
-        loss = masked_loss(prediction.float(), target, batch.region[own].to(tuned.device)) * share
-        accelerator.backward(loss)
-        return loss.detach()
-
-    def swap() -> dict[str, Tensor]:
-        kept = {name: value.detach().clone() for name, value in weights.items()}
-        copy_into(weights, average)
-        return kept
-
+    tuning = _Tuning(model, prompts, spec, seed=seed, micro_batch=micro_batch)
+    found = tuning.begin(checkpoint)
+    losses, timesteps = found.losses, model.scheduler.config.num_train_timesteps
     for step in range(found.step, spec.steps):
-        rate = warmup_cosine(step, spec.steps, peak=spec.peak_rate, warmup=spec.warmup)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        batch = draw_batch(examples, spec, timesteps=model.scheduler.config.num_train_timesteps, seed=seed, step=step)
-        mine = spec.batch_size // ranks
-        parts = [slice(rank * mine + k, rank * mine + min(k + micro_batch, mine)) for k in range(0, mine, micro_batch)]
-        total = torch.zeros((), device=tuned.device)
-        for part in parts[:-1]:
-            with accelerator.no_sync(unet):
-                total += backward(batch, part, (part.stop - part.start) / mine)
-        total += backward(batch, parts[-1], (parts[-1].stop - parts[-1].start) / mine)
-        accelerator.clip_grad_norm_(weights.values(), CLIP)
-        optimizer.step()
-        optimizer.zero_grad()
-        decay = min(spec.ema_decay, (step + 1) / (step + 10))
-        torch._foreach_lerp_(list(average.values()), [p.detach() for p in weights.values()], 1 - decay)
-        losses.append(float(accelerator.reduce(total, "mean")))
+        losses.append(tuning.learn(draw_batch(examples, spec, timesteps=timesteps, seed=seed, step=step), step))
         if not math.isfinite(losses[-1]):
             raise FloatingPointError(f"the loss is {losses[-1]} at step {step}; lower the learning rate")
         done = step + 1
         on_progress(Progress(step=done, steps=spec.steps, loss=sum(losses[-50:]) / len(losses[-50:])))
-        if accelerator.is_main_process and (done % checkpoint_every == 0 or done == spec.steps):
+        if tuning.accelerator.is_main_process and (done % checkpoint_every == 0 or done == spec.steps):
             # First told of: a training that is killed in between is not told again of what its checkpoint has.
-            kept = swap()
-            tuned.unet.eval()
-            on_checkpoint(done, losses, tuned)
-            tuned.unet.train()
-            copy_into(weights, kept)
-            state = {"weights": weights, "average": average}
-            Checkpoint(step=done, losses=losses, weights=state).save(checkpoint, optimizer)
-    accelerator.wait_for_everyone()
-    copy_into(weights, average)
-    tuned.unet.eval().requires_grad_(False)
-    return concept, losses
+            with tuning.averaged() as tuned:
+                on_checkpoint(done, losses, tuned)
+            state = {"weights": tuning.weights, "average": tuning.average}
+            Checkpoint(step=done, losses=losses, weights=state).save(checkpoint, tuning.optimizer)
+    return tuning.end(), losses
