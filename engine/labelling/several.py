@@ -46,7 +46,7 @@ class SeveralLabeller:
         compiled: bool = False,
     ) -> None:
         given: Sequence[bytes | None] = weights or [None] * len(spec.specs)
-        pairs = zip(spec.specs, given, strict=True)
+        pairs = zip(map(spec.of, spec.concepts), given, strict=True)
         # How much fits is asked once all of m′ is there.
         self.each = [Labeller(model, own, weights=data, batch_size=1) for own, data in pairs]
         self.batch_size = batch_size or fit_batch(self.each[-1].distilled())

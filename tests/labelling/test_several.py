@@ -212,6 +212,21 @@ def test_the_steps_of_all_concepts_are_in_one_account():
     assert all(value > 0 for value in seconds.values())
 
 
+def test_of_several_concepts_a_little_less_presence_is_asked_for():
+    """0.01 less: what lacks 0.005 to the threshold is found, and what lacks 0.015 is not."""
+    (scene, *_), model = images(), load()
+    (labels,) = SeveralLabeller(model, several(stage="preliminary"))([scene], ["a"])
+    place = max(range(len(labels)), key=lambda k: labels[k].area)
+    threshold = labels[place].presence
+    for lack, absent in ((0.005, False), (0.015, True)):
+        asked = several(presence_threshold=threshold + lack, stage="preliminary")
+        (labels,) = SeveralLabeller(model, asked)([scene], ["a"])
+        assert ("absent" in labels[place].flags) is absent
+        own = replace(asked.of(CONCEPTS[place]), presence_threshold=threshold + lack)
+        (alone,) = Labeller(model, own)([scene], ["a"])
+        assert "absent" in alone.flags
+
+
 def test_a_smaller_batch_is_one_for_every_concept():
     labeller = SeveralLabeller(load(), several(), batch_size=16)
     assert [one.batch_size for one in labeller.each] == [16] * 3
@@ -220,14 +235,18 @@ def test_a_smaller_batch_is_one_for_every_concept():
 
 
 def test_the_settings_of_several_survive_the_fingerprint_and_name_what_each_is_labelled_with():
-    spec = several(distractors=("a photo of grass",))
+    spec = several(distractors=("a photo of grass",), presence_threshold=-0.02)
     fields = spec.fingerprint_fields()
     assert SeveralSpec.from_fingerprint(fields) == spec
     assert (fields["concept"], fields["concepts"]) == ("car, dog, human", list(CONCEPTS))
     own = spec.of("human")
     assert own.distractors == ("a photo of grass", "a photo of a car", "a photo of a dog")
-    assert replace(own, distractors=spec.specs[2].distractors) == spec.specs[2]
-    assert several(presence_steps=0).of("car").distractors == ()  # nothing is asked of them
+    assert own.presence_threshold == pytest.approx(-0.03)
+    changed = {"distractors": spec.specs[2].distractors, "presence_threshold": -0.02}
+    assert replace(own, **changed) == spec.specs[2]
+    # Nothing is asked of the others, and nothing taken from them.
+    unasked = several(presence_steps=0, presence_threshold=-0.02)
+    assert unasked.of("car") == unasked.specs[0]
     with pytest.raises(ValueError, match="no 'bird' among car, dog, human"):
         spec.of("bird")
     with pytest.raises(ValueError, match=r"several concepts are of version 3, this program's of"):
