@@ -162,10 +162,25 @@ def attend_each(
     """
     noisy = NoisyLatents(model, z0, keys, spec, batch_size)
     told = spread_evenly(spec.presence_steps, len(noisy.timesteps))
-    looks = [_look(model, noisy, prompt, told) for prompt in prompts]
+    looks = _look_at_each(model, noisy, prompts, told)
     counted = torch.ones_like(z0[:, 0], dtype=torch.float32) if valid is None else valid.to(z0.device).float()
     maps, errors = [maps.mean(1) for maps, _ in looks], torch.stack([errors for _, errors in looks])
     return _look_again(model, noisy, [p.text for p in prompts], maps, errors, counted, told.to(z0.device), spec)
+
+
+def _look_at_each(
+    model: LatentDiffusion, noisy: NoisyLatents, prompts: Sequence[ConceptPrompt], told: Tensor
+) -> list[tuple[Tensor, Tensor]]:
+    """What `_look` finds for each prompt; words of one text are looked for at once."""
+    found: dict[int, tuple[Tensor, Tensor]] = {}
+    for text in dict.fromkeys(prompt.text for prompt in prompts):
+        same = {place: prompt for place, prompt in enumerate(prompts) if prompt.text == text}
+        concepts = tuple(concept for prompt in same.values() for concept in prompt.concepts)
+        selector = torch.cat([prompt.selector for prompt in same.values()])
+        maps, errors = _look(model, noisy, ConceptPrompt(text=text, concepts=concepts, selector=selector), told)
+        own = maps.split([len(prompt.concepts) for prompt in same.values()], 2)
+        found.update({place: (part, errors) for place, part in zip(same, own, strict=True)})
+    return [found[place] for place in range(len(prompts))]
 
 
 def _look(model: LatentDiffusion, noisy: NoisyLatents, prompt: ConceptPrompt, told: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,8 @@ class Passes:
         again = told | (torch.arange(steps) < shared.propagation_steps)
         settings = shared.refinement
         contexts = 1 if settings.guidance in (0, 1) else 2
-        looks = concepts * steps + int(again.sum()) + int(told.sum()) * (1 + len(shared.distractors))
+        texts = len({own.prompt for own in spec.specs})  # words of one prompt are looked for at once
+        looks = texts * steps + int(again.sum()) + int(told.sum()) * (1 + len(shared.distractors))
         return cls(
             attention=shared.draws * looks,
             inpainting=concepts * settings.inpaint_steps * settings.inpaintings * contexts,

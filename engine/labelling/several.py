@@ -1,7 +1,7 @@
 """Several concepts in one pass: every image is encoded once, and what is asked for one concept tells of the others.
 
-n concepts take n first looks, one second look and n inpaintings (see `engine.labelling.attend`), where a labeller of
-each would take n second looks, and n − 1 distractors in each of them.
+n concepts take n first looks, or as many as there are prompts, one second look and n inpaintings (see
+`engine.labelling.attend`), where a labeller of each would take n second looks, and n − 1 distractors in each of them.
 """
 
 from __future__ import annotations

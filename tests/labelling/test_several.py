@@ -113,6 +113,23 @@ def test_words_of_one_prompt_are_no_distractors_of_each_other():
             torch.testing.assert_close(getattr(found, name), getattr(alone, name), rtol=1e-4, atol=2e-6)
 
 
+def test_words_of_one_prompt_are_looked_for_in_one_pass(monkeypatch):
+    model, text = make_model("sd1"), "a photo of a human with a fire truck"
+    specs = [replace(own, prompt=text) for own in several(concepts=("human", "fire truck")).specs]
+    other = several(concepts=("car",)).specs[0]
+    mixed = SeveralSpec(specs=(specs[0], other, specs[1]))
+    expected = [
+        attend(model, latents(), KEYS, prompt, mixed.of(prompt.concepts[0])).maps for prompt in prompts_of(model, mixed)
+    ]
+    seen = count_passes(model, monkeypatch)
+    found = attend_each(model, latents(), KEYS, prompts_of(model, mixed), mixed.specs[0])
+    # 2 images: 5 timesteps of the first look at two texts; the second look as ever
+    assert sum(seen) == 2 * (2 * 5 + 4 + 3) == 2 * Passes.of(mixed).attention
+    for own, maps in zip(found, expected, strict=True):
+        torch.testing.assert_close(own.maps, maps, rtol=1e-4, atol=2e-6)
+    assert not torch.allclose(found[0].maps, found[2].maps, atol=1e-3)
+
+
 def test_one_prompt_among_several_gets_bit_for_bit_what_it_gets_alone():
     model, spec = make_model("sd1"), several().specs[0]
     prompt = ConceptPrompt.parse(model.tokenizer, spec.prompt, [spec.concept])
