@@ -68,19 +68,30 @@ def draw_batch(examples: Examples, spec: DistillationSpec, *, timesteps: int, se
     return Batch(z0=z0, noise=noise, t=t, synthesis=synthesis, region=torch.stack(regions))
 
 
-class _Tuning:
-    """m′ while it learns: its weights, their moving average, and the optimizer.
+class _FineTuning:
+    """m′ while it learns: its weights, their moving average, the optimizer, and how far it is.
 
     Args:
         model: m; prompts: y_f and y_b.
+        checkpoint: URL of the state to go on from, if there is one.
         micro_batch: largest number of examples of one forward pass.
+
+    Attributes:
+        losses: of the steps done.
 
     Raises:
         ValueError: a batch size that the processes cannot share.
     """
 
     def __init__(
-        self, model: LatentDiffusion, prompts: tuple[str, str], spec: DistillationSpec, *, seed: int, micro_batch: int
+        self,
+        model: LatentDiffusion,
+        prompts: tuple[str, str],
+        spec: DistillationSpec,
+        *,
+        seed: int,
+        checkpoint: str,
+        micro_batch: int,
     ) -> None:
         self.accelerator = Accelerator(
             cpu=model.device.type == "cpu", mixed_precision="bf16" if spec.precision == "bfloat16" else "no"
@@ -99,21 +110,24 @@ class _Tuning:
         self.tuned.unet.train()
         self.weights = self.concept.trainable()
         self.average = {name: value.detach().clone() for name, value in self.weights.items()}
-        self.optimizer: Any = torch.optim.AdamW(self.weights.values(), lr=spec.peak_rate, weight_decay=0.01)
-        self.context = model.encode_text(list(prompts))
-
-    def begin(self, checkpoint: str) -> Checkpoint:
-        """Take up the state of training, if there is one: steps done, and their losses."""
-        found = Checkpoint.load(checkpoint, self.optimizer)
+        optimizer = torch.optim.AdamW(self.weights.values(), lr=spec.peak_rate, weight_decay=0.01)
+        found = Checkpoint.load(checkpoint, optimizer)
         if found.step:
             copy_into(self.weights, dict(found.weights["weights"]))
-        found_average = found.weights.get("average", {})
-        self.average.update({name: value.to(self.tuned.device) for name, value in found_average.items()})
-        self.unet, self.optimizer = self.accelerator.prepare(self.tuned.unet, self.optimizer)
-        return found
+            copy_into(self.average, dict(found.weights["average"]))
+        self.losses = found.losses
+        self.unet: Any
+        self.optimizer: Any
+        self.unet, self.optimizer = self.accelerator.prepare(self.tuned.unet, optimizer)
+        self.context = model.encode_text(list(prompts))
 
-    def learn(self, batch: Batch, step: int) -> float:
-        """One step of all processes; the loss."""
+    def learn(self, batch: Batch) -> None:
+        """One step of all processes.
+
+        Raises:
+            FloatingPointError: the loss is no number any more.
+        """
+        step = len(self.losses)
         rate = warmup_cosine(step, self.spec.steps, peak=self.spec.peak_rate, warmup=self.spec.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -129,7 +143,9 @@ class _Tuning:
         decay = min(self.spec.ema_decay, (step + 1) / (step + 10))
         now = [parameter.detach() for parameter in self.weights.values()]
         torch._foreach_lerp_(list(self.average.values()), now, 1 - decay)
-        return float(self.accelerator.reduce(total, "mean"))
+        self.losses.append(float(self.accelerator.reduce(total, "mean")))
+        if not math.isfinite(self.losses[-1]):
+            raise FloatingPointError(f"the loss is {self.losses[-1]} at step {step}; lower the learning rate")
 
     def _backward(self, batch: Batch, part: range) -> Tensor:
         """Gradients of some examples; their share of this process' loss."""
@@ -152,9 +168,16 @@ class _Tuning:
         kept = {name: value.detach().clone() for name, value in self.weights.items()}
         copy_into(self.weights, self.average)
         self.tuned.unet.eval()
-        yield self.tuned
-        self.tuned.unet.train()
-        copy_into(self.weights, kept)
+        try:
+            yield self.tuned
+        finally:
+            self.tuned.unet.train()
+            copy_into(self.weights, kept)
+
+    def save(self, checkpoint: str) -> None:
+        """Keep the state, to go on from."""
+        state = {"weights": self.weights, "average": self.average}
+        Checkpoint(step=len(self.losses), losses=self.losses, weights=state).save(checkpoint, self.optimizer)
 
     def end(self) -> ConceptModel:
         """m and m′, of averaged weights."""
@@ -193,19 +216,15 @@ def distil(
         ValueError: a batch size that the processes cannot share.
         FloatingPointError: the loss is no number any more.
     """
-    tuning = _Tuning(model, prompts, spec, seed=seed, micro_batch=micro_batch)
-    found = tuning.begin(checkpoint)
-    losses, timesteps = found.losses, model.scheduler.config.num_train_timesteps
-    for step in range(found.step, spec.steps):
-        losses.append(tuning.learn(draw_batch(examples, spec, timesteps=timesteps, seed=seed, step=step), step))
-        if not math.isfinite(losses[-1]):
-            raise FloatingPointError(f"the loss is {losses[-1]} at step {step}; lower the learning rate")
+    tuning = _FineTuning(model, prompts, spec, seed=seed, checkpoint=checkpoint, micro_batch=micro_batch)
+    losses, timesteps = tuning.losses, model.scheduler.config.num_train_timesteps
+    for step in range(len(losses), spec.steps):
+        tuning.learn(draw_batch(examples, spec, timesteps=timesteps, seed=seed, step=step))
         done = step + 1
         on_progress(Progress(step=done, steps=spec.steps, loss=sum(losses[-50:]) / len(losses[-50:])))
         if tuning.accelerator.is_main_process and (done % checkpoint_every == 0 or done == spec.steps):
             # First told of: a training that is killed in between is not told again of what its checkpoint has.
             with tuning.averaged() as tuned:
                 on_checkpoint(done, losses, tuned)
-            state = {"weights": tuning.weights, "average": tuning.average}
-            Checkpoint(step=done, losses=losses, weights=state).save(checkpoint, tuning.optimizer)
+            tuning.save(checkpoint)
     return tuning.end(), losses
