@@ -26,6 +26,7 @@ from engine.diffusion.model import LatentDiffusion
 from engine.diffusion.noise import draw_noise
 from engine.diffusion.prompt import ConceptPrompt
 from engine.distillation.weights import ConceptModel
+from engine.labelling.attend import KEENNESS
 from engine.labelling.spec import LabelSpec
 
 BATCH = 3
@@ -129,7 +130,7 @@ class NaiveLabeller:
                 scale = errors[t][1].mean((1, 2), True)
                 sums += torch.stack([error / scale for error in errors[t]])
         own, other, none = F.avg_pool2d(sums, 2 * round(size[1] / 16) + 1, stride=1, padding=round(size[1] / 16))
-        weight = weight * ((other * none).sqrt() / own) ** spec.advantage_power
+        weight = weight * ((other * none).sqrt() / own) ** KEENNESS
         weighed = (sums * weight).sum((2, 3))
         presence = 1 - weighed[0] / torch.minimum(weighed[1], weighed[2])
         return (spread / spec.propagation_steps if spec.propagation_steps else first), presence

@@ -22,7 +22,7 @@ from engine.labelling.labeller import Labeller
 from engine.labelling.mixture import fit_mixture
 from engine.labelling.passes import Passes
 from engine.labelling.preliminary import heatmap_to_preliminary
-from engine.labelling.refinement import refine
+from engine.labelling.refinement import refine, weigh_difference
 from engine.run.prefetch import Picture
 from engine.run.rows import make_row
 
@@ -85,7 +85,7 @@ def time_stages(subject: Subject, labeller: Labeller, clock: Clock) -> dict[str,
     seconds["inpainting"] -= seconds["decode"] * settings.inpaintings
     apart = timed("difference", lambda: difference(canvases, painted, settings))
     pixels = enlarge(region, subject.model.factor)
-    evidence = apart * enlarge_smoothly(heatmap, valid, subject.model.factor) ** settings.heatmap_power
+    evidence = weigh_difference(apart, enlarge_smoothly(heatmap, valid, subject.model.factor), settings)
     timed(MIXTURES[1], lambda: fit_mixture(evidence, torch.ones_like(pixels), rule=settings.refined_mixture_rule))
     timed(MIXTURES[2], lambda: count_components(apart, pixels))
     timed("rest of the refinement", lambda: refine(canvases, apart, heatmap, region, valid, settings).cpu())

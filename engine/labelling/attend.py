@@ -21,9 +21,10 @@ The second look asks at some of the same z_t for two more things.
 - Presence. Where the concept is, y_f explains z_t better than all of these: against y_b alone any object would pass for
   the concept. The score is by how much the error falls where M̂ and A say that it is,
 
-    E(y) = Σ_cells M̂ exp(k A) e(y),    p = 1 − E(y_f) / min(E(y_b), E(""), min_d E(y_d)),
+    E(y) = Σ_cells M̂ exp(κ A) e(y),    p = 1 − E(y_f) / min(E(y_b), E(""), min_d E(y_d)),
 
-  with M̂ of the first look, scaled to 0..1 within each image.
+  with M̂ of the first look, scaled to 0..1 within each image. κ is higher than the power that a mask wants: it is enough
+  that y_f explains a part of the image.
 
 Of several prompts, each has the others for distractors, unless they are the same text, in which other words are looked
 for: what they make of a z_t is known from their first looks. The second look at n prompts takes as many passes as at
@@ -52,6 +53,9 @@ from engine.labelling.spec import LabelSpec
 STAGE = "preliminary"
 NEIGHBOURHOOD = 1 / 16
 """How far around a cell the errors are averaged for its advantage, of the width of the latents."""
+KEENNESS = 5.0
+"""κ. Of miniature scenes with one thing and two, any concept asked for: AUROC of presence by the fast schedule .888 at
+2.5, .906 at 5, .912 at 6; with the others as distractors .948, .958, .958."""
 RIVALRY = 2.0
 """How much what a distractor explains takes off the advantage, of what y_f explains."""
 
@@ -254,7 +258,7 @@ def _look_again(
         rivals = [asked + other for other, rival in enumerate(texts) if rival != text]
         order = [*range(asked), *rivals, asked + place]
         advantage = _advantage(errors[order]) * counted
-        weighed = weigh(maps[place][:, 0], advantage, counted > 0, spec.advantage_power)
+        weighed = weigh(maps[place][:, 0], advantage, counted > 0, KEENNESS)
         *rest, own = (errors[order] * weighed).sum((2, 3))
         presence = 1 - own / torch.stack(rest).amin(0)
         attentions.append(Attention(maps=after[place], presence=presence, advantage=advantage))

@@ -1,10 +1,11 @@
 """The refined mask M: what changes when m′ paints background over M_pre (paper, Sec. 3.2, Eq. 5).
 
-M = M_pre,up ⊙ g(M̂ᵞ ⊙ mean over channels |x − x̂|)
+M = M_pre,up ⊙ g(M̂ᵞ ⊙ dᵟ),    d = mean over channels |x − x̂|, or the distance in CIELAB
 
-with M̂ scaled to 0..1 within each image; at γ = 0 that is the paper's. M_pre covers clutter beside the object, which
-goes when m′ paints, as the object does; it is where M̂ is lower. Then what g finds is smoothed along the image's own
-edges, and tidied up.
+with M̂ scaled to 0..1 within each image; at γ = 0 and δ = 1 that is the paper's. M_pre covers clutter beside the object,
+which goes when m′ paints, as the object does; it is where M̂ is lower. g cuts between two clusters: of a person whose
+shirt is unlike anything, at δ = 1 it would take the shirt for one of them, and the legs for the other. Then what g
+finds is smoothed along the image's own edges, and tidied up.
 
 Shapes: B images, h × w latent cells, H × W pixels of the model's canvas (f cells each).
 """
@@ -62,6 +63,12 @@ class Refined:
         return Refined(mixture=mixture, **moved)
 
 
+def weigh_difference(apart: Tensor, heat: Tensor, settings: RefinementSpec) -> Tensor:
+    """g's input, M̂ᵞ ⊙ dᵟ: [B, H, W] of differences d and of M̂ in 0..1, both [B, H, W]."""
+    evidence = apart**settings.difference_power
+    return evidence * heat**settings.heatmap_power if settings.heatmap_power else evidence
+
+
 def refine(
     images: Tensor, apart: Tensor, heatmap: Tensor, preliminary: Tensor, valid: Tensor, settings: RefinementSpec
 ) -> Refined:
@@ -78,7 +85,7 @@ def refine(
     region = enlarge(preliminary, factor) & inside
     counted = region if settings.fit == "region" else inside
     heat = enlarge_smoothly(heatmap, valid, factor)
-    evidence = apart * heat**settings.heatmap_power if settings.heatmap_power else apart
+    evidence = weigh_difference(apart, heat, settings)
     mixture = fit_mixture(evidence, counted, rule=settings.refined_mixture_rule)
     mask = (evidence > mixture.threshold[:, None, None]) & region
     stability, missed = evidence.new_zeros(2, len(mask))

@@ -108,7 +108,8 @@ class Method:
     presence_steps: Int = None
     """At how many timesteps to look whether the concept is there at all; 0 takes it for granted. (paper 20, fast 8)"""
     advantage_power: float = LabelSpec.advantage_power
-    """How much the heatmap is weighed with how well the prompt explains each place; 0 not at all, as in the paper."""
+    """How much the heatmap of a refined mask is weighed with how well the prompt explains each place; 0 not at all, as
+    in the paper."""
     presence_threshold: float = LabelSpec.presence_threshold
     """Images with a smaller presence get an empty mask and the flag absent; of several concepts, 0.01 less is asked of
     each. Measured on the miniature; look at the presence of some images before you trust it with another model."""
@@ -134,6 +135,8 @@ class Refinement:
     """Colour space of the difference."""
     dilate: int = RefinementSpec.dilate
     """Latent cells by which a preliminary mask grows before it is painted over."""
+    difference_power: float = RefinementSpec.difference_power
+    """Below 1, dull parts of an object are kept beside striking ones; 1 leaves differences alone, as in the paper."""
     heatmap_power: float = RefinementSpec.heatmap_power
     """How much the heatmap weighs the difference; 0 not at all, as in the paper."""
     fit: Literal["image", "region"] = RefinementSpec.fit

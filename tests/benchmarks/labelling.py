@@ -61,6 +61,7 @@ PAPERS_REFINEMENT = Refinement(
     inpaintings=1,
     dilate=0,
     colour="rgb",
+    difference_power=1,
     heatmap_power=0,
     fit="region",
     refined_mixture_rule="posterior",

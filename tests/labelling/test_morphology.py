@@ -115,6 +115,19 @@ def test_enlarged_heat_is_that_of_the_image_alone_whatever_the_letterbox_holds()
     assert not enlarge_smoothly(torch.full((1, 6, 8), 3.0), valid, 2).any()
 
 
+def test_dull_parts_of_an_object_are_kept_beside_a_striking_one():
+    apart, heat = torch.rand(1, 64, 64) * 0.05, torch.full((1, 8, 8), 0.1)
+    apart[:, 8:32, 8:40], apart[:, 32:56, 8:40] = 0.9, 0.3
+    heat[:, 1:7, 1:5] = 1.0
+    everywhere = torch.ones(1, 8, 8, dtype=torch.bool)
+    striking, all_of_it = (
+        refine(torch.zeros(1, 3, 64, 64), apart, heat, everywhere, everywhere, settings(difference_power=power)).mask[0]
+        for power in (1.0, 0.5)
+    )
+    assert striking[12:30, 12:36].all() and not striking[32:].any()
+    assert all_of_it[12:52, 12:36].all() and not all_of_it[:, 40:].any()
+
+
 def test_clutter_that_changed_as_much_as_the_object_is_left_out_where_attention_is_low():
     apart, heat = torch.rand(1, 64, 64) * 0.05, torch.full((1, 8, 8), 0.1)
     apart[:, 8:32, 8:32], apart[:, 40:56, 40:56] = 0.5, 0.5

@@ -34,6 +34,7 @@ EVERYWHERE = cells(0, CELLS, 0, CELLS)
 def paper(**changes) -> RefinementSpec:
     """Eq. 5 and nothing else, unless asked for."""
     plain = {
+        "difference_power": 1,
         "heatmap_power": 0,
         "fit": "region",
         "refined_mixture_rule": "posterior",
