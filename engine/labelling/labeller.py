@@ -161,18 +161,26 @@ class Labeller:
         images = model.decode(z0).float().clamp(-1, 1) if settings.reference == "decoded" else canvases
         apart = difference(images, inpainted, settings)
         refined = refine(canvases, apart, heat[usable], region, valid, settings).cpu()
-        pixels = canvases.cpu()
+        pixels, shades = canvases.cpu(), heat[usable].cpu().numpy()
         for k, i in enumerate(usable):
             place = batch.places[i]
             height, width = place.rows * place.factor, place.columns * place.factor
             mask = refined.mask[k, :height, :width].numpy()
-            labels[i] = self._finish(labels[i], place, mask, refined, k, pixels[k, :, :height, :width])
+            own = shades[k, : place.rows, : place.columns]
+            labels[i] = self._finish(labels[i], place, mask, refined, k, own, pixels[k, :, :height, :width])
             if self.keep_backgrounds:
                 labels[i] = replace(labels[i], background=canvas_to_image(inpainted[k, 0], place))
         watch.lap("refinement")
 
     def _finish(
-        self, label: Label, place: Placement, mask: np.ndarray, refined: Refined, k: int, pixels: Tensor
+        self,
+        label: Label,
+        place: Placement,
+        mask: np.ndarray,
+        refined: Refined,
+        k: int,
+        heat: np.ndarray,
+        pixels: Tensor,
     ) -> Label:
         full_size = resize_mask(mask, place.width, place.height)
         one_mode = bool(refined.mixture.one_mode[k])
@@ -182,7 +190,7 @@ class Labeller:
         flags += find_weaknesses(
             pixels.numpy(), mask, region, contrast=refined.contrast(k), clusters=clusters, missed=missed
         )
-        signals = Signals.measure(mask, region, label.heatmap, stability=stability)
+        signals = Signals.measure(mask, heat, stability=stability)
         return replace(
             label,
             mask=full_size,

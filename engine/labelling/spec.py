@@ -8,11 +8,8 @@ from typing import Any, Literal
 
 METHOD_VERSION = 8
 """Raised whenever the code of the method changes the labels it yields for unchanged settings."""
-SEVERAL_VERSION = 6
+SEVERAL_VERSION = 7
 """Likewise, of what labels of several concepts make of those of each; part of the fingerprint of such runs only."""
-
-LENIENCE = 0.01
-"""By how much less presence is asked for of several concepts than of one: of what is none, others take the pixels."""
 
 Stage = Literal["preliminary", "refined"]
 MixtureRule = Literal["posterior", "midpoint"]
@@ -210,8 +207,7 @@ class SeveralSpec:
         return SeveralSpec(specs=tuple(spec.at(stage) for spec in self.specs))
 
     def of(self, concept: str) -> LabelSpec:
-        """What finds one concept as these settings find it, before pixels are shared: the others are distractors, and
-        what they do not take needs less presence.
+        """What finds one concept as these settings find it, before pixels are shared: the others are distractors.
 
         Raises:
             ValueError: it is none of them.
@@ -221,8 +217,7 @@ class SeveralSpec:
         own = self.specs[self.concepts.index(concept)]
         # Without presence nothing is asked of them; words of one prompt are no distractors of each other.
         rivals = [spec.prompt for spec in self.specs if spec.prompt != own.prompt and spec.presence_steps]
-        lenient = own.presence_threshold - LENIENCE * bool(rivals)
-        return dataclasses.replace(own, distractors=(*own.distractors, *rivals), presence_threshold=lenient)
+        return dataclasses.replace(own, distractors=(*own.distractors, *rivals))
 
     def fingerprint_fields(self) -> dict[str, Any]:
         """Everything of these settings that a run's fingerprint covers, as JSON values."""

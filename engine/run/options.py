@@ -111,8 +111,8 @@ class Method:
     """How much the heatmap of a refined mask is weighed with how well the prompt explains each place; 0 not at all, as
     in the paper."""
     presence_threshold: float = LabelSpec.presence_threshold
-    """Images with a smaller presence get an empty mask and the flag absent; of several concepts, 0.01 less is asked of
-    each. Measured on the miniature; look at the presence of some images before you trust it with another model."""
+    """Images with a smaller presence get an empty mask and the flag absent. Measured on the miniature; look at the
+    presence of some images before you trust it with another model."""
 
 
 @dataclass(frozen=True, kw_only=True)

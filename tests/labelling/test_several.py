@@ -165,7 +165,8 @@ def weights_of(seed: int, method: str = "lora") -> bytes:
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in concept.trainable().values():
-            parameter += 0.05 * torch.randn(parameter.shape, generator=g)
+            # What two factors of an adapter change is their product.
+            parameter += (0.2 if method == "lora" else 0.05) * torch.randn(parameter.shape, generator=g)
     return concept.pack(rank=2, notes={})
 
 
@@ -229,21 +230,6 @@ def test_the_steps_of_all_concepts_are_in_one_account():
     assert all(value > 0 for value in seconds.values())
 
 
-def test_of_several_concepts_a_little_less_presence_is_asked_for():
-    """0.01 less: what lacks 0.005 to the threshold is found, and what lacks 0.015 is not."""
-    (scene, *_), model = images(), load()
-    (labels,) = SeveralLabeller(model, several(stage="preliminary"))([scene], ["a"])
-    place = max(range(len(labels)), key=lambda k: labels[k].area)
-    threshold = labels[place].presence
-    for lack, absent in ((0.005, False), (0.015, True)):
-        asked = several(presence_threshold=threshold + lack, stage="preliminary")
-        (labels,) = SeveralLabeller(model, asked)([scene], ["a"])
-        assert ("absent" in labels[place].flags) is absent
-        own = replace(asked.of(CONCEPTS[place]), presence_threshold=threshold + lack)
-        (alone,) = Labeller(model, own)([scene], ["a"])
-        assert "absent" in alone.flags
-
-
 def test_a_smaller_batch_is_one_for_every_concept():
     labeller = SeveralLabeller(load(), several(), batch_size=16)
     assert [one.batch_size for one in labeller.each] == [16] * 3
@@ -258,9 +244,7 @@ def test_the_settings_of_several_survive_the_fingerprint_and_name_what_each_is_l
     assert (fields["concept"], fields["concepts"]) == ("car, dog, human", list(CONCEPTS))
     own = spec.of("human")
     assert own.distractors == ("a photo of grass", "a photo of a car", "a photo of a dog")
-    assert own.presence_threshold == pytest.approx(-0.03)
-    changed = {"distractors": spec.specs[2].distractors, "presence_threshold": -0.02}
-    assert replace(own, **changed) == spec.specs[2]
+    assert replace(own, distractors=spec.specs[2].distractors) == spec.specs[2]
     # Nothing is asked of the others, and nothing taken from them.
     unasked = several(presence_steps=0, presence_threshold=-0.02)
     assert unasked.of("car") == unasked.specs[0]
