@@ -98,7 +98,7 @@ def reference(model, settings: LabelSpec, steps: list[int], valid: torch.Tensor)
     for errors, cells, shades in zip(errors_of(model, settings, steps, valid), valid, heat, strict=True):
         weight = (shades - shades[cells].min()) * cells
         for row, column in cells.nonzero().tolist():
-            weight[row, column] *= math.exp(5 * advantage_of(errors, settings, row, column))
+            weight[row, column] *= math.exp(3.5 * advantage_of(errors, settings, row, column))
         weighted = {text: float((weight * error).sum()) for text, error in errors.items()}
         own = weighted.pop(settings.prompt)
         scores.append(1 - own / min(weighted.values()))
