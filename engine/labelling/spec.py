@@ -96,7 +96,7 @@ class LabelSpec:
         advantage_power: k, by which M̂ is weighed, cell by cell, for the refined mask, with how much better y_f explains
             what is there than the others do; 0 leaves it alone, and so does asking for no presence.
         presence_threshold: a smaller presence score makes an image `absent`, with an empty mask. Of miniature scenes,
-            the default loses 10 of 400 with the concept and finds 56 of 80 without it (docs/results/labelling.json).
+            the default loses 8 of 400 with the concept and finds 55 of 80 without it (docs/results/labelling.json).
         seed: seed of the run; a sample's noise derives from (seed, key, stage).
         mixture_rule: where the preliminary mixture's threshold lies.
         refinement: of the masks, by inpainting.
