@@ -54,7 +54,7 @@ STAGE = "preliminary"
 NEIGHBOURHOOD = 1 / 16
 """How far around a cell the errors are averaged for its advantage, of the width of the latents."""
 KEENNESS = 3.5
-"""κ. AUROC of presence on miniature scenes, any concept asked for, by the fast schedule: .977, .976, .973 at 1.5, 3.5, 5
+"""κ. AUROC of presence by the fast schedule, on miniature scenes, at 1.5, 3.5, 5, any concept asked for: .977, .976, .973
 where a scene shows one thing; .888, .909, .923 where it shows two."""
 RIVALRY = 2.0
 """How much what a distractor explains takes off the advantage, of what y_f explains."""

@@ -4,8 +4,8 @@ M = M_pre,up ⊙ g(M̂ᵞ ⊙ dᵟ),    d = mean over channels |x − x̂|, or t
 
 with M̂ scaled to 0..1 within each image; at γ = 0 and δ = 1 that is the paper's. M_pre covers clutter beside the object,
 which goes when m′ paints, as the object does; it is where M̂ is lower. g cuts between two clusters: of a person whose
-shirt is unlike anything, at δ = 1 it would take the shirt for one of them, and the legs for the other. Then what g
-finds is smoothed along the image's own edges, and tidied up.
+shirt is unlike anything, at δ = 1 it would take the shirt for one, the legs and the ground for the other. Then what
+g finds is smoothed along the image's own edges, and tidied up.
 
 Shapes: B images, h × w latent cells, H × W pixels of the model's canvas (f cells each).
 """

@@ -93,7 +93,12 @@ def test_an_empty_mask_stays_empty():
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"), [({"component_heat": 1.2}, "component_heat is 1.2"), ({"opening": -1}, "opening is -1")]
+    ("changes", "message"),
+    [
+        ({"component_heat": 1.2}, "component_heat is 1.2"),
+        ({"difference_power": 0.0}, "difference_power is 0.0; it must be positive"),
+        ({"opening": -1}, "opening is -1"),
+    ],
 )
 def test_settings_without_a_meaning_are_refused_by_name(changes, message):
     with pytest.raises(ValueError, match=message):
