@@ -54,8 +54,8 @@ STAGE = "preliminary"
 NEIGHBOURHOOD = 1 / 16
 """How far around a cell the errors are averaged for its advantage, of the width of the latents."""
 KEENNESS = 3.5
-"""κ. AUROC of presence by the fast schedule, on miniature scenes, at 1.5, 3.5, 5, any concept asked for: .977, .976, .973
-where a scene shows one thing; .888, .909, .923 where it shows two."""
+"""κ. AUROC of presence on miniature scenes by the fast schedule, any concept asked for, at 1.5, 3.5, 5: where a scene
+shows one thing .977, .976, .973, where it shows two .888, .909, .923."""
 RIVALRY = 2.0
 """How much what a distractor explains takes off the advantage, of what y_f explains."""
 
