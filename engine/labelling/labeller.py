@@ -105,7 +105,7 @@ class Labeller:
             usable = [i for i, label in enumerate(labels) if not USELESS & set(label.flags)]
             if usable:
                 heat = weigh(heatmap, attention.advantage, batch.valid, self.spec.advantage_power)
-                self._refine(labels, usable, batch, heat, preliminary.mask)
+                self._refine(labels, usable, batch, heat[usable], preliminary.mask[usable])
         return labels
 
     def original(self) -> LatentDiffusion:
@@ -149,19 +149,19 @@ class Labeller:
     def _refine(
         self, labels: list[Label], usable: list[int], batch: Encoded, heat: Tensor, preliminary: Tensor
     ) -> None:
-        """Replaces the usable labels by those with M."""
+        """Replaces the usable labels by those with M; `heat` and `preliminary` are those of the usable images."""
         settings = self.spec.refinement
         model, watch = self.distilled(), self.stopwatch
         watch.start()
         z0, canvases, valid = batch.z0[usable], batch.canvases[usable], batch.valid[usable]
-        region = grow(preliminary[usable], settings.dilate) & valid
+        region = grow(preliminary, settings.dilate) & valid
         keys = [batch.keys[i] for i in usable]
         inpainted = remove_object(model, z0, region, keys, self.spec, batch_size=self.batch_size)
         watch.lap("inpainting")
         images = model.decode(z0).float().clamp(-1, 1) if settings.reference == "decoded" else canvases
         apart = difference(images, inpainted, settings)
-        refined = refine(canvases, apart, heat[usable], region, valid, settings).cpu()
-        pixels, shades = canvases.cpu(), heat[usable].cpu().numpy()
+        refined = refine(canvases, apart, heat, region, valid, settings).cpu()
+        pixels, shades = canvases.cpu(), heat.cpu().numpy()
         for k, i in enumerate(usable):
             place = batch.places[i]
             height, width = place.rows * place.factor, place.columns * place.factor

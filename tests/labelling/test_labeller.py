@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from engine.diffusion.prompt import PromptError
+from engine.labelling.heatmap import bytes_to_advantage
 from engine.labelling.labeller import Labeller, bounding_box
 from engine.labelling.spec import LabelSpec, RefinementSpec
 from tests.diffusion.models import make_model
@@ -56,6 +57,18 @@ def test_a_label_depends_on_image_and_key_not_on_the_batch():
         (alone,) = labeller([image], [key])
         assert np.abs(alone.heatmap.astype(int) - together[index].heatmap).max() <= 1
         assert np.mean(alone.mask != together[index].mask) < 0.01
+
+
+def test_masks_and_their_quality_come_from_the_heatmap_weighed_with_the_advantage():
+    image, model = images()[0], make_model()
+    weighed, alone = (Labeller(model, spec(advantage_power=power))([image], ["a"])[0] for power in (30.0, 0.0))
+    assert (weighed.mask != alone.mask).any() and (weighed.heatmap == alone.heatmap).all()
+    for label, power in ((weighed, 30.0), (alone, 0.0)):
+        heat = label.heatmap * np.exp(power * bytes_to_advantage(label.advantage))
+        covered = label.mask.reshape(16, 8, 16, 8).mean((1, 3))
+        agreement = np.corrcoef(heat.ravel(), covered.ravel())[0, 1]
+        assert label.signals.agreement == pytest.approx(agreement, abs=0.02)  # A is kept in steps of 1/512
+    assert abs(weighed.signals.agreement - alone.signals.agreement) > 0.05
 
 
 def test_a_constant_image_is_labelled_and_no_batch_is_empty():

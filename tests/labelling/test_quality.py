@@ -11,7 +11,7 @@ import pytest
 
 from engine.labelling.quality import BIAS, WEIGHTS, Signals, quality_of
 
-GOOD = Signals(agreement=0.8, pieces=0.0, stability=0.9)
+GOOD = Signals(agreement=0.8, stability=0.9)
 
 
 def measure(mask: np.ndarray, heatmap: np.ndarray) -> Signals:
@@ -26,7 +26,7 @@ def test_signals_of_a_mask_are_what_counting_gives():
     signals = measure(mask, heatmap)
     covered = [1, 0, 0, 0, 0.5, 0]
     assert signals.agreement == pytest.approx(np.corrcoef(heatmap.ravel(), covered)[0, 1])
-    assert signals.pieces == pytest.approx(np.log(2)) and signals.stability == 0.8
+    assert signals.stability == 0.8
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -41,7 +41,7 @@ def test_the_quality_is_the_logistic_regression_on_the_signals():
     assert quality_of(GOOD) == pytest.approx(1 / (1 + np.exp(-total)))
 
 
-@pytest.mark.parametrize("worse", [{"agreement": 0.1}, {"pieces": 1.1}, {"stability": 0.4}])
+@pytest.mark.parametrize("worse", [{"agreement": 0.1}, {"stability": 0.4}])
 def test_a_mask_that_any_of_its_signals_speaks_against_ranks_lower(worse):
     assert quality_of(GOOD) > quality_of(replace(GOOD, **worse))
 
@@ -49,4 +49,4 @@ def test_a_mask_that_any_of_its_signals_speaks_against_ranks_lower(worse):
 def test_the_weights_are_those_of_the_committed_fit_which_ranks_concepts_it_has_not_seen():
     fit = json.loads((Path(__file__).parents[2] / "docs" / "results" / "quality.json").read_text())
     assert fit["weights"] == WEIGHTS and fit["bias"] == BIAS
-    assert fit["spearman_left_out"]["mean"] >= 0.3 and fit["spearman_cross_validated"]["pooled"] >= 0.45
+    assert fit["spearman_left_out"]["mean"] >= 0.35 and fit["spearman_cross_validated"]["pooled"] >= 0.5
