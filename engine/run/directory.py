@@ -200,10 +200,10 @@ def check_manifest(url: str, manifest: RunManifest, *, option: str = "--run") ->
     except ValueError as error:
         raise RunError(f"{storage.redact(path)} is {error}; use another {option}") from error
     if differences := found.differences(manifest):
-        raise RunError(
-            f"{storage.redact(url)} was started with other settings ({'; '.join(differences)}): give the old "
-            f"settings to resume it, or another {option} to start anew"
-        )
+        named = f"{storage.redact(url)} was started with other settings ({'; '.join(differences)})"
+        if any(line.partition(":")[0].endswith("version") for line in differences):
+            raise RunError(f"{named}: no settings of this program give the same results; use another {option}")
+        raise RunError(f"{named}: give the old settings to resume it, or another {option} to start anew")
     return True
 
 

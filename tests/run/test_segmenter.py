@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,14 @@ def test_other_settings_are_refused_and_each_difference_is_named(run: Path) -> N
     with pytest.raises(RunError, match=r"labels: refined -> preliminary; segmenter\.steps: 30 -> 7.* another --output"):
         plan(run, other)
     assert plan(run, other, output_url=str(run / "other")).url == str(run / "other")
+
+
+def test_what_another_version_began_is_not_to_be_resumed_with_other_settings(run: Path) -> None:
+    task = plan(run)
+    fields = {**task.manifest.fingerprint, "segmenter.version": 1, "segmenter.steps": 7}
+    start_run(task.url, replace(task.manifest, fingerprint=fields))
+    with pytest.raises(RunError, match=r"segmenter\.version: 1 -> \d+\): no settings .*; use another --output$"):
+        plan(run)
 
 
 def test_more_labels_are_another_training(corpus: Path, tmp_path: Path) -> None:
