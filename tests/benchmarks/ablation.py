@@ -6,7 +6,7 @@ For each concept, with the jobs a user would type: scenes without labels, labels
 and the study `ablation` on scenes of a seed that nothing was learned from. The supervised U-Net then judges the
 synthetic objects, which it has never seen (see `tests.benchmarks.synthetic`; pure backgrounds it cannot judge, as all
 that it has seen shows the concept). All of it is kept in --folder and resumed from there. A CPU affords a narrower
-U-Net, smaller images and fewer steps than the paper's; they are the same for every row, and named in the result.
+U-Net, smaller crops and fewer steps than the paper's; they are the same for every row, and named in the result.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def study_options(test: Path, images: int, arguments: argparse.Namespace) -> tup
     """Of `jobs/evaluate.py`, for the study on these held-out images."""
     options = ("--study", "ablation", "--test", test, "--limit", images, "--steps", arguments.steps)
     options += ("--train-batch-size", arguments.batch_size, "--width", arguments.width)
-    return (*options, "--crop", arguments.side, "--short-side", arguments.side, "--min-quality", arguments.min_quality)
+    return (*options, "--crop", arguments.crop, "--short-side", arguments.side, "--min-quality", arguments.min_quality)
 
 
 def add_options(parser: argparse.ArgumentParser, *, folder: str, steps: int, synthetic: int) -> None:
@@ -76,11 +76,18 @@ def add_options(parser: argparse.ArgumentParser, *, folder: str, steps: int, syn
     parser.add_argument("--steps", type=int, default=steps, help="of each U-Net")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--width", type=int, default=16, help="channels of a U-Net's first level (the default has 32)")
-    parser.add_argument("--side", type=int, default=64, help="of the images as a U-Net sees them, pixels")
+    parser.add_argument("--side", type=int, default=128, help="short side of the images as a U-Net sees them, pixels")
+    parser.add_argument("--crop", type=int, default=64, help="side of the crops that it learns from, pixels")
     parser.add_argument("--min-quality", type=float, default=0.0, help="labels of less are not learned from")
     parser.add_argument("--folder", type=Path, default=Path(folder), help="for everything that is made")
     parser.add_argument("--processes", type=int, default=2, help="concepts at once, one thread each")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
+
+
+def written(arguments: argparse.Namespace, *names: str) -> str:
+    """These of the options, and those of `add_options` that figures depend on, as one types them."""
+    names += ("synthetic", "steps", "batch_size", "width", "side", "crop", "min_quality")
+    return " ".join(f"--{name.replace('_', '-')} {getattr(arguments, name)}" for name in names)
 
 
 def measure_each(
@@ -110,8 +117,7 @@ def main() -> None:
         raise SystemExit(f"the concepts have different rows: {[study['left_out'] for study in found.values()]}")
     mean = {row: {name: mean_of(table[row][name] for table in tables) for name in MEASURES} for row in tables[0]}
     judged = [study["synthetic"] for study in found.values()]
-    settings = ("concepts", "images", "synthetic", "test", "steps", "batch_size", "width", "side", "min_quality")
-    options = " ".join(f"--{name.replace('_', '-')} {getattr(arguments, name)}" for name in settings)
+    options = written(arguments, "concepts", "images", "test")
     figures = {
         "command": f"python -m tests.benchmarks.ablation {options} --json docs/results/ablation.json",
         "date": time.strftime("%Y-%m-%d"),

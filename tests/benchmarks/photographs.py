@@ -31,7 +31,7 @@ from PIL import Image
 from engine.corpus import Lease, Sample, list_shards, open_lease
 from engine.evaluation.metrics import SIDE, Auroc, fit_to_protocol
 from engine.evaluation.truth import find_mask
-from tests.benchmarks.ablation import add_options, call, measure_each, study_options
+from tests.benchmarks.ablation import add_options, call, measure_each, study_options, written
 from tests.benchmarks.labelling import show
 
 HELD_OUT = (0, 1, 2)
@@ -137,8 +137,7 @@ def main() -> None:
     arguments = parser.parse_args()
     began = time.perf_counter()
     found = measure_each(measure, arguments)
-    settings = ("concepts", "limit", "tuning_steps", "synthetic", "steps", "batch_size", "width", "side", "min_quality")
-    options = " ".join(f"--{name.replace('_', '-')} {getattr(arguments, name)}" for name in settings)
+    options = written(arguments, "concepts", "limit", "tuning_steps")
     figures = {
         "command": f"python -m tests.benchmarks.photographs --photos PHOTOS --model MODEL {options} --json FILE",
         "date": time.strftime("%Y-%m-%d"),
