@@ -228,19 +228,29 @@ def exists(url: str) -> bool:
 
 def list_names(url: str) -> list[str]:
     """Sorted names of the files directly in a folder, hidden ones too; empty if the folder does not exist."""
+    return _list(url, "file")
+
+
+def list_folders(url: str) -> list[str]:
+    """Sorted names of the folders directly in a folder; empty if it does not exist."""
+    return _list(url, "directory")
+
+
+def _list(url: str, kind: str) -> list[str]:
     filesystem, path = open_filesystem(url)
     if isinstance(filesystem, LocalFileSystem):
         try:
             with os.scandir(path) as entries:
-                return sorted(entry.name for entry in entries if entry.is_file())
+                kinds = {entry.name: "file" if entry.is_file() else "directory" for entry in entries}
         except FileNotFoundError:
             return []
+        return sorted(name for name in kinds if kinds[name] == kind)
     filesystem.invalidate_cache()
     try:
         entries = ask(filesystem, "ls", path, detail=True)
     except FileNotFoundError:
         return []
-    return sorted(entry["name"].rstrip("/").rpartition("/")[2] for entry in entries if entry["type"] == "file")
+    return sorted(entry["name"].rstrip("/").rpartition("/")[2] for entry in entries if entry["type"] == kind)
 
 
 def touch(url: str) -> None:

@@ -124,14 +124,16 @@ def main(arguments: list[str] | None = None) -> int:
                 raise RuntimeError(f"{len(left)} leases could not be done ({left[0]})")
             _begin("training", tell)
             task = plan_training(run_url=labelling.run.url, spec=training, input_url=labelling.input_url, config=config)
-            run_training(task, workers=share(training.batch_size, workers), tell=tell)
+            run_training(task, most=workers, tell=tell)
             _begin("evaluation", tell)
             outcomes += _evaluate(options, labelling, task, test, tell)
             _draw(labelling, task, tell)
         tell(describe_next("distill", run=labelling.run.url, model=task.url, concept=labelling.spec.concept))
         return int(any(outcome.failed(options.execution.max_failures) for outcome in outcomes))
 
-    return run_command(Distill, run, job="distill", description=DESCRIPTION, arguments=arguments, prefixes=True)
+    return run_command(
+        Distill, run, job="distill", description=DESCRIPTION, arguments=arguments, prefixes=True, once="--concept"
+    )
 
 
 def _find_test(options: Distill, labelling: LabelPlan) -> str | None:
@@ -152,11 +154,6 @@ def _find_test(options: Distill, labelling: LabelPlan) -> str | None:
             "with KEY.mask.png files, or leave it out"
         )
     return corpus
-
-
-def share(batch_size: int, workers: int | None) -> int | None:
-    """As many of the workers as can share a batch equally; None leaves the choice."""
-    return workers and max(count for count in range(1, workers + 1) if batch_size % count == 0)
 
 
 def _begin(stage: str, tell: Any) -> None:

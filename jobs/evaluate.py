@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from engine import storage
 from engine.evaluation.evaluate import evaluate_run
 from engine.evaluation.report import compare_concepts, format_mean, format_report
-from engine.evaluation.rows import find_labels
+from engine.evaluation.rows import EvaluationError, find_labels
 from engine.run.command import run_command
 from engine.run.directory import find_corpus_url, find_input, read_manifest
 from engine.run.names import to_folder
@@ -138,11 +138,19 @@ def _compare(job: Evaluate) -> int:
     there = find_labels(run)[0].concepts
     several = len(there) > 1
     names = [job.concept] if job.concept else there
-    results = [evaluate_run(run, _corpus(job, name), name, negatives=several) for name in names]
-    whole = compare_concepts(results) if len(names) > 1 else results[0]
+    results, not_compared = [], {}
+    for name in names:
+        try:
+            results.append(evaluate_run(run, _corpus(job, name), name, negatives=several))
+        except EvaluationError as error:
+            not_compared[name] = str(error)
+    if not results:
+        raise EvaluationError(next(iter(not_compared.values())))
+    whole = compare_concepts(results, not_compared) if len(names) > 1 else results[0]
     if job.json:
         _write(whole, job.json)
-    print("\n\n".join([*map(format_report, results), *([format_mean(whole)] if len(names) > 1 else [])]))
+    texts = [*map(format_report, results), *(f"{name}: {reason}" for name, reason in not_compared.items())]
+    print("\n\n".join([*texts, *([format_mean(whole)] if len(names) > 1 else [])]))
     print(describe_next("evaluate", run=run, one_of=names[0] if several else None))
     return 0
 

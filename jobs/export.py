@@ -69,7 +69,8 @@ tars have no mask of its concept; the other formats have nothing to say it with,
 
 With --format onnx, exports a trained segmenter as an ONNX file, and compares what both say. The file's input is
 "image", float32 RGB in 0..1 of shape [batch, 3, height, width]; its output "probability" has the shape [batch, 1,
-height, width]. Its metadata say which short side images are to be resized to.
+height, width], of several concepts [batch, 1 + concepts, height, width], background first. Its metadata say which short
+side images are to be resized to.
 
 Examples:
   python jobs/export.py --run runs/car --format coco --output car-coco --min-quality 0.6 --review review.csv

@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None, *, source: LabellerSource | None = 
         print(describe_go_on("label", given, run=plan.run.url))
         return 0
 
-    return run_command(Finetune, run, job="finetune", description=DESCRIPTION, arguments=arguments)
+    return run_command(Finetune, run, job="finetune", description=DESCRIPTION, arguments=arguments, once="--concept")
 
 
 if __name__ == "__main__":

@@ -33,6 +33,14 @@ def test_put_to_an_object_store_is_one_put(memory: str) -> None:
     assert storage.list_names(storage.join(memory, "runs")) == ["x.bin"]
 
 
+def test_files_and_folders_are_listed_apart(tmp_path: Path, memory: str) -> None:
+    for root in (str(tmp_path / "root"), memory):
+        assert storage.list_folders(root) == storage.list_names(root) == []
+        for name in ("b", "a/x", "c/y/z"):
+            storage.atomic_put(b"data", storage.join(root, name))
+        assert storage.list_names(root) == ["b"] and storage.list_folders(root) == ["a", "c"]
+
+
 def test_of_two_that_create_a_file_without_seeing_each_other_the_first_one_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,8 +16,8 @@ from engine.diffusion.geometry import Placement, image_to_canvas
 from engine.labelling.attend import attend
 from engine.labelling.components import count_components
 from engine.labelling.difference import difference
-from engine.labelling.heatmap import enlarge, enlarge_smoothly
-from engine.labelling.inpainting import remove_object
+from engine.labelling.heatmap import enlarge, enlarge_smoothly, weigh
+from engine.labelling.inpainting import grow, remove_object
 from engine.labelling.labeller import Labeller
 from engine.labelling.mixture import fit_mixture
 from engine.labelling.passes import Passes
@@ -78,17 +78,18 @@ def time_stages(subject: Subject, labeller: Labeller, clock: Clock) -> dict[str,
     found = timed("attention", lambda: attend(model, z0, keys, labeller.prompt, spec, valid=valid, batch_size=size))
     heatmap = found.maps[:, 0].float()
     coarse = timed(MIXTURES[0], lambda: heatmap_to_preliminary(heatmap, valid, rule=spec.mixture_rule))
-    region = coarse.mask
+    heat = weigh(heatmap, found.advantage, valid, spec.advantage_power)
+    region = grow(coarse.mask, settings.dilate) & valid
     tuned = labeller.distilled()
     painted = timed("inpainting", lambda: remove_object(tuned, z0, region, keys, spec, batch_size=size))
     timed("decode", lambda: tuned.decode(z0))
     seconds["inpainting"] -= seconds["decode"] * settings.inpaintings
     apart = timed("difference", lambda: difference(canvases, painted, settings))
     pixels = enlarge(region, subject.model.factor)
-    evidence = weigh_difference(apart, enlarge_smoothly(heatmap, valid, subject.model.factor), settings)
+    evidence = weigh_difference(apart, enlarge_smoothly(heat, valid, subject.model.factor), settings)
     timed(MIXTURES[1], lambda: fit_mixture(evidence, torch.ones_like(pixels), rule=settings.refined_mixture_rule))
     timed(MIXTURES[2], lambda: count_components(apart, pixels))
-    timed("rest of the refinement", lambda: refine(canvases, apart, heatmap, region, valid, settings).cpu())
+    timed("rest of the refinement", lambda: refine(canvases, apart, heat, region, valid, settings).cpu())
     seconds["rest of the refinement"] -= seconds[MIXTURES[1]] + seconds[MIXTURES[2]]
     labels = labeller(subject.images[:1], keys[:1])
     picture = Picture(index=0, shard="bench", key=keys[0], image=images[0])

@@ -19,8 +19,12 @@ def format_report(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def compare_concepts(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """The results of several concepts by name, and the mean of their IoU; None where one has none."""
+def compare_concepts(results: list[dict[str, Any]], not_compared: dict[str, str]) -> dict[str, Any]:
+    """The results of several concepts by name, and the mean of their IoU; None where one has none.
+
+    Args:
+        not_compared: why other concepts have no result.
+    """
 
     def mean(masks: str) -> float | None:
         values = [(result[masks] or {}).get("iou") for result in results]
@@ -28,7 +32,8 @@ def compare_concepts(results: list[dict[str, Any]]) -> dict[str, Any]:
         return sum(known) / len(values) if len(known) == len(values) else None
 
     means = {name: mean(name) for name in ("preliminary", "refined")}
-    return {"concepts": {result["concept"]: result for result in results}, "mean_iou": means}
+    by_name = {result["concept"]: result for result in results}
+    return {"concepts": by_name, "not_compared": not_compared, "mean_iou": means}
 
 
 def format_mean(whole: dict[str, Any]) -> str:

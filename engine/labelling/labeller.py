@@ -188,7 +188,7 @@ class Labeller:
         region = refined.region[k, : mask.shape[0], : mask.shape[1]].numpy()
         stability, missed, clusters = float(refined.stability[k]), float(refined.missed[k]), int(refined.clusters[k])
         flags += find_weaknesses(
-            pixels.numpy(), mask, region, contrast=refined.contrast(k), clusters=clusters, missed=missed
+            pixels.numpy(), mask, region, contrast=float(refined.contrast[k]), clusters=clusters, missed=missed
         )
         signals = Signals.measure(mask, heat, stability=stability)
         return replace(

@@ -12,7 +12,6 @@ Shapes: B images, h × w latent cells, H × W pixels of the model's canvas (f ce
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
 
 from torch import Tensor
@@ -38,6 +37,7 @@ class Refined:
         evidence: [B, H, W] float32, g's input.
         region: [B, H, W] bool, the pixels painted over.
         mixture: of the evidence.
+        contrast: [B], by how much the pixels of M differ more from what was painted than the others do, 0..1.
         clusters: [B] int64, 1 to 3: how many contrasts the differences within M_pre have.
         stability: [B], area of M if it were cut a bit tighter over that if it were cut a bit wider, 0..1.
         missed: [B], share of the differences where M̂ is warm that M leaves out, 0..1.
@@ -47,14 +47,10 @@ class Refined:
     evidence: Tensor
     region: Tensor
     mixture: Mixture
+    contrast: Tensor
     clusters: Tensor
     stability: Tensor
     missed: Tensor
-
-    def contrast(self, item: int) -> float:
-        """Distance between the evidence's two means, 0..1."""
-        low, high = self.mixture.means[item].tolist()
-        return max(0.0, high - low) if math.isfinite(high - low) else 0.0
 
     def cpu(self) -> Refined:
         """The same in host memory."""
@@ -108,7 +104,15 @@ def refine(
         evidence=evidence,
         region=region,
         mixture=mixture,
+        contrast=_contrast(apart, mask, inside),
         clusters=count_components(apart, region),
         stability=stability,
         missed=missed,
     )
+
+
+def _contrast(apart: Tensor, mask: Tensor, inside: Tensor) -> Tensor:
+    """Mean difference within M less that of the image's other pixels: [B]; 0 where either has no pixel."""
+    rest = inside & ~mask
+    within, beyond = ((apart * part).sum((1, 2)) / part.sum((1, 2)).clamp(min=1) for part in (mask, rest))
+    return (within - beyond).clamp(min=0) * (mask.any(2).any(1) & rest.any(2).any(1))

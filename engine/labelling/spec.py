@@ -6,9 +6,9 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-METHOD_VERSION = 8
+METHOD_VERSION = 9
 """Raised whenever the code of the method changes the labels it yields for unchanged settings."""
-SEVERAL_VERSION = 7
+SEVERAL_VERSION = 8
 """Likewise, of what labels of several concepts make of those of each; part of the fingerprint of such runs only."""
 
 Stage = Literal["preliminary", "refined"]

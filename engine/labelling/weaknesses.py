@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 LOW_CONTRAST = 0.06
-"""Distance of the two means of |x − x̂|, of 1: below, object and painted background look alike."""
+"""By how much M differs more from what was painted than the rest of the image does (in CIELAB, 1 is black from white):
+below, object and painted background look alike."""
 COLOURLESS = 0.06
 """Mean chroma (largest minus smallest of RGB, of 1) of an object: below, it is black, grey or white."""
 UNIFORM = 0.03
@@ -27,6 +28,7 @@ def find_weaknesses(
 
     Args:
         pixels: (3, H, W) in [-1, 1]; mask, region: (H, W) bool, M and the pixels painted over.
+        contrast, clusters, missed: of `engine.labelling.refinement.Refined`.
     """
     unit = (pixels + 1) / 2
     flags = []

@@ -24,8 +24,7 @@ from engine.pipeline.metrics import DriverGauges
 from engine.pipeline.progress import ProgressLine, Tally, count, start_board
 from engine.pipeline.trainer import TrainingError
 from engine.run.attempts import clear_attempts
-from engine.run.claim import claim
-from engine.run.directory import start_run
+from engine.run.claim import occupy
 from engine.run.heartbeat import Heartbeat, timestamp
 from engine.run.plan import LabelPlan, LeasePlan
 from engine.run.summary import Outcome
@@ -125,9 +124,9 @@ def drive(plan: LeasePlan, *, workers: int | None = None) -> Outcome:
                         failed[result[0]] = result[1]
             ended = time.monotonic()
             began = line.began or started
-    if not failed:
-        with suppress(OSError):  # only tidiness
-            clear_attempts(plan.run.url)
+            if not failed:
+                with suppress(OSError):  # only tidiness
+                    clear_attempts(plan.run.url)
     return Outcome(plan=plan, receipts=receipts, failed_leases=failed, loading=began - started, seconds=ended - began)
 
 
@@ -136,8 +135,7 @@ def at_work(plan: LeasePlan) -> Iterator[None]:
     """All that a driver needs: a run directory that is started and its own, and a connection to Ray."""
     # What can be found out before a cluster is reached or started is found out first.
     check_address()
-    start_run(plan.run.url, plan.manifest)
-    with claim(plan.run.url, plan.run.session), on_cluster():
+    with occupy(plan.run.url, plan.manifest, plan.run.session), on_cluster():
         yield
 
 

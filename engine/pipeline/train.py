@@ -28,8 +28,8 @@ from engine.pipeline.cluster import check_address, check_reach
 from engine.pipeline.driver import explained, on_cluster
 from engine.pipeline.label import PATIENCE, quiet_ray_data
 from engine.pipeline.trainer import train_on_ray
-from engine.run.claim import claim
-from engine.run.directory import new_session, start_run
+from engine.run.claim import occupy
+from engine.run.directory import new_session
 from engine.run.segmenter import CHECKPOINTS, SegmenterTask, format_counts, make_segmenter, read_task
 from engine.segmenter.examples import Example
 from schemas.training import TrainingReceipt
@@ -57,12 +57,17 @@ SPARE = 1
 
 
 def run_training(
-    task: SegmenterTask, *, workers: int | None = None, tell: Callable[[str], None] = print
+    task: SegmenterTask,
+    *,
+    workers: int | None = None,
+    most: int | None = None,
+    tell: Callable[[str], None] = print,
 ) -> TrainingReceipt:
     """Train the segmenter on a cluster, or go on with it; what is done already is skipped.
 
     Args:
         workers: that share a batch; default one per GPU of the cluster, without GPUs one per CPU but one.
+        most: as many of so many workers as can share a batch and are there now.
         tell: is told what begins, and what is skipped and why.
 
     Raises:
@@ -74,14 +79,14 @@ def run_training(
         tell(f"training: skipped, the segmenter is there ({storage.redact(task.url)})")
         return receipt
     check_address()
-    start_run(task.url, task.manifest, option="--output")
-    with claim(task.url, new_session()), on_cluster(), explained():
+    with occupy(task.url, task.manifest, new_session(), option="--output"), on_cluster(), explained():
         check_reach(task.places)
         began = time.monotonic()
         examples, tally = ingest(task)
         tell(f"examples: {len(examples)} in {time.monotonic() - began:.0f} s ({format_counts(tally)})")
         work = partial(make_segmenter, task, examples, tally)
-        train_on_ray(work, batch_size=task.spec.batch_size, folder=task.file(CHECKPOINTS), workers=workers, spare=SPARE)
+        where, size = task.file(CHECKPOINTS), task.spec.batch_size
+        train_on_ray(work, batch_size=size, folder=where, workers=workers, most=most, spare=SPARE)
     receipt = task.find_receipt()
     assert receipt is not None, "the first worker writes it last"
     return receipt

@@ -48,8 +48,8 @@ class Work(Protocol):
 class Notice:
     """State of the actor through which the training workers tell the driver how far they are."""
 
-    def __init__(self) -> None:
-        self._text = "workers are loading"
+    def __init__(self, text: str) -> None:
+        self._text = text
         self._error: str | None = None
 
     def tell(self, text: str) -> None:
@@ -63,21 +63,30 @@ class Notice:
         return self._text, self._error
 
 
-def train_on_ray(work: Work, *, batch_size: int, folder: str, workers: int | None = None, spare: int = 0) -> None:
+def train_on_ray(
+    work: Work,
+    *,
+    batch_size: int,
+    folder: str,
+    workers: int | None = None,
+    most: int | None = None,
+    spare: int = 0,
+) -> None:
     """Has the work done on the cluster this process is connected to, and shows how far it is.
 
     Args:
         batch_size: which the workers must be able to share.
         folder: URL for Ray's notes and the checkpoint; only of use to a training that goes on, so it is removed.
-        workers: wanted; else one per GPU, and without GPUs see `spare`.
-        spare: CPUs to leave to others where there are no GPUs; with 0 there is only one worker.
+        workers, most, spare: as `count_workers` takes them.
 
     Raises:
         ValueError: nothing to learn from, or settings that come to nothing.
         TrainingError: the workers fail again and again.
     """
-    notice: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Notice).remote()
-    count = count_workers(batch_size, wanted=workers, spare=spare)
+    count = count_workers(batch_size, wanted=workers, most=most, spare=spare)
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    begins = f"waiting for {count} GPUs, the cluster has {gpus}" if 0 < gpus < count else "workers are loading"
+    notice: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Notice).remote(begins)
 
     def text() -> str:
         return ray.get(notice.state.remote(), timeout=30)[0]
@@ -100,22 +109,27 @@ def train_on_ray(work: Work, *, batch_size: int, folder: str, workers: int | Non
         storage.remove_folder(folder)
 
 
-def count_workers(batch_size: int, *, wanted: int | None = None, spare: int = 0) -> int:
-    """As many workers as can share a batch equally, up to those wanted, or up to the GPUs or CPUs of the cluster.
+def count_workers(batch_size: int, *, wanted: int | None = None, most: int | None = None, spare: int = 0) -> int:
+    """The workers wanted; else as many as can share a batch equally, one per GPU at the most.
+
+    Args:
+        most: no more than so many, and where there are no GPUs than the CPUs can take.
+        spare: if that is not said, CPUs to leave to others where there are no GPUs; with 0 there is only one worker.
 
     Raises:
         ValueError: the number wanted does not divide a batch, or is more than the CPUs can take.
     """
     total = ray.cluster_resources()
+    room = int(total.get("CPU", 1) / SPARE_CPUS)
     if wanted is not None:
         if batch_size % wanted:
             raise ValueError(f"--workers is {wanted}, which cannot share a batch of {batch_size}; give a divisor")
-        room = int(total.get("CPU", 1) / SPARE_CPUS)
         if not total.get("GPU") and wanted > room:  # GPUs may come as a cluster grows
             raise ValueError(f"--workers is {wanted}, the CPUs of the cluster can take {room}; give no more")
         return wanted
-    most = int(total.get("GPU", 0)) or (int(total.get("CPU", 1)) - spare if spare else 1)
-    return max(count for count in range(1, max(most, 1) + 1) if batch_size % count == 0)
+    own = int(total.get("CPU", 1)) - spare if spare else 1
+    there = int(total.get("GPU", 0)) or (own if most is None else room)
+    return max(count for count in range(1, max(min(there, most or there), 1) + 1) if batch_size % count == 0)
 
 
 def _fit(work: Work, notice: Any, workers: int, folder: str) -> None:

@@ -21,6 +21,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from engine import storage
+from engine.run.directory import check_manifest, start_run
+from schemas.run import RunManifest
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +79,24 @@ class Holder:
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}, since {self.since}"
+
+
+@contextmanager
+def occupy(url: str, manifest: RunManifest, session: str, *, option: str = "--run") -> Iterator[None]:
+    """A run directory that is started, and its driver's own until the end.
+
+    Args:
+        option: by which the user names the directory.
+
+    Raises:
+        RunError: it has other settings, or cannot be written to.
+        ClaimError, OSError: as `claim`.
+    """
+    start_run(url, manifest, option=option)
+    with claim(url, session):
+        # Of two drivers that found nothing there, the one that started it last may not be the one that holds it.
+        check_manifest(url, manifest, option=option)
+        yield
 
 
 @contextmanager

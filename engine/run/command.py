@@ -32,12 +32,17 @@ def parse_options(
     description: str,
     arguments: list[str] | None = None,
     prefixes: bool = False,
+    once: str | None = None,
 ) -> Options:
     """What the arguments say, as `run_command` takes them.
 
     Raises:
+        ValueError: `once` is there twice.
         SystemExit: wrong usage, which has been explained on stderr, or --help.
     """
+    given = sys.argv[1:] if arguments is None else arguments
+    if once and sum(argument.partition("=")[0] == once for argument in given) > 1:
+        raise ValueError(f"{once} is given more than once; jobs/{job}.py takes one (jobs/label.py takes several)")
     return tyro.cli(
         options,
         args=arguments,
@@ -55,6 +60,7 @@ def run_command(
     description: str,
     arguments: list[str] | None = None,
     prefixes: bool = False,
+    once: str | None = None,
 ) -> int:
     """Parse `options`, call `body` with them, and return the exit code of the process.
 
@@ -66,6 +72,7 @@ def run_command(
         job: name of the file in jobs/, without its ending.
         arguments: instead of those of the process.
         prefixes: put a group's name before its flags, where it does not say otherwise.
+        once: a flag that other jobs take more than once, and this one must not.
     """
     # Their warnings are about parts that labelling does not use.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -74,7 +81,9 @@ def run_command(
     handler.setFormatter(_Discreet("%(levelname)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
-        return body(parse_options(options, job=job, description=description, arguments=arguments, prefixes=prefixes))
+        return body(
+            parse_options(options, job=job, description=description, arguments=arguments, prefixes=prefixes, once=once)
+        )
     except ValueError as error:
         print(f"error: {storage.redact(str(error))}", file=sys.stderr)
         return 2

@@ -67,7 +67,7 @@ def find_masked(corpus: str, concept: str, run_url: str | None = None) -> Exampl
     receipts: dict[str, Receipt] = {}
     if run_url is not None:
         receipts = read_receipts(run_url, "refined") or read_receipts(run_url, "preliminary")
-    own = [replace(lease, limit=receipts[lease.id].lease.get("limit")) for lease in leases if lease.id in receipts]
+    own = _choose_labelled(leases, receipts)
     return ExampleSource(
         name="corpus",
         labels="truth",
@@ -110,7 +110,7 @@ def find_corpus(run_url: str, labelled: RunManifest, labels: Labels, input_url: 
         raise NothingToLearn(f"{storage.redact(run_url)} has no {labels} labels; {FIRST}")
     check_corpus(leases, receipts, run_url)
     _check_receipts(receipts, labelled, run_url)
-    own = [lease for lease in leases if lease.id in receipts]
+    own = _choose_labelled(leases, receipts)
     if not own:
         raise RunError(f"the labels in {storage.redact(run_url)} are of none of the shards of {storage.redact(where)}")
     return ExampleSource(
@@ -149,6 +149,11 @@ def find_synthetic(run_url: str) -> tuple[ExampleSource, RunManifest]:
         unlabelled=len(shards) - len(leases),
     )
     return source, manifest
+
+
+def _choose_labelled(leases: Sequence[Lease], receipts: Mapping[str, Receipt]) -> list[Lease]:
+    """The leases that have a receipt, up to the image that its labels end with."""
+    return [replace(lease, limit=receipts[lease.id].lease.get("limit")) for lease in leases if lease.id in receipts]
 
 
 def _check_receipts(receipts: Mapping[str, Receipt], manifest: RunManifest, url: str) -> None:

@@ -96,12 +96,12 @@ class _Work:
     def do(self, harvest: Harvest, attempt: Attempt) -> None:
         """Fills rows and defects, keeping off what kills."""
         self.harvest = harvest
+        kept = read_rows(self.run, self.lease.id) if self.run.retry else {}
         if attempt.hopeless:
             harvest.bytes["images"] = 0
-            harvest.add_death(0, shard=self.lease.shard.name, key="", deaths=attempt.deaths.total())
-            return
-        kept = read_rows(self.run, self.lease.id) if self.run.retry else {}
-        if attempt.careful:
+            self._keep(dict(enumerate(kept)), kept)  # their order is all that is known of their places
+            harvest.add_death(len(kept), shard=self.lease.shard.name, key="", deaths=attempt.deaths.total())
+        elif attempt.careful:
             self._label_apart(kept, attempt)
         else:
             self._label(kept)

@@ -111,10 +111,11 @@ def read_status(url: str, *, now: datetime | None = None) -> RunStatus:
         _read_training(concept_url(url, name), f"{name}/{CONCEPT}" if name else CONCEPT, steps)
         for name in several or (None,)
     ]
-    segmenter = storage.join(url, SEGMENTER)
-    if storage.exists(storage.join(segmenter, "run.json")):
-        steps = read_manifest(segmenter).fingerprint.get("segmenter.steps")
-        trainings.append(_read_training(segmenter, SEGMENTER, steps))
+    for name in storage.list_folders(url):  # those of some of several concepts lie beside that of all
+        segmenter = storage.join(url, name)
+        if name.startswith(SEGMENTER) and storage.exists(storage.join(segmenter, "run.json")):
+            steps = read_manifest(segmenter).fingerprint.get("segmenter.steps")
+            trainings.append(_read_training(segmenter, name, steps))
     return RunStatus(
         url=storage.redact(url),
         concept=str(manifest.fingerprint.get("concept", "")),
@@ -179,10 +180,11 @@ def measure_rate(receipts: Iterable[Receipt]) -> float | None:
 def _state(receipts: list[Receipt], snapshot: Snapshot | None, now: datetime) -> State:
     if snapshot is None:
         return "stopped" if receipts else "to do"
-    if len(receipts) >= snapshot.leases:
-        return "done"
     silent = now.timestamp() - _moment(snapshot.updated)
-    return "stopped" if snapshot.ended or silent > SILENT_AFTER else "running"
+    if snapshot.ended or silent > SILENT_AFTER:
+        return "done" if len(receipts) >= snapshot.leases else "stopped"
+    # While a driver is at it, receipts of before may be those of leases that it does again.
+    return "done" if snapshot.leases_done >= snapshot.leases else "running"
 
 
 def _read_snapshot(url: str, stage: str) -> Snapshot | None:

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from engine.labelling.label import Label
-from engine.labelling.labeller import bounding_box
+from engine.diffusion.geometry import bounding_box
+from engine.labelling.label import USELESS, Label
 from engine.labelling.preliminary import mask_flags
 from engine.segmenter.segmenter import Segmenter, enlarge_probability, probability_to_mask
 
@@ -17,7 +17,8 @@ class SegmenterLabeller:
     """Labels batches of images with a segmenter.
 
     The heatmap is its probability and the preliminary mask where that is above one half, both at the size that the
-    network sees. The quality is the IoU to be expected if the probability is right. Of several concepts each has its
+    network sees. The quality is the IoU to be expected if the probability is right, and 0 of a mask that is empty or
+    everything. Of several concepts each has its
     own label; its masks are where it is more probable than the others and the background.
     """
 
@@ -44,6 +45,7 @@ class SegmenterLabeller:
         ]
 
     def _label(self, probability: np.ndarray, coarse: np.ndarray, mask: np.ndarray) -> Label:
+        flags = mask_flags(torch.from_numpy(mask), one_mode=False)
         return Label(
             heatmap=(probability * 255).round().astype(np.uint8),
             preliminary_mask=coarse,
@@ -53,8 +55,8 @@ class SegmenterLabeller:
             separation=float("nan"),
             refined_separation=float("nan"),
             presence=float("nan"),
-            quality=expected_iou(probability, coarse),
-            flags=mask_flags(torch.from_numpy(mask), one_mode=False),
+            quality=0.0 if USELESS & set(flags) else expected_iou(probability, coarse),
+            flags=flags,
         )
 
 

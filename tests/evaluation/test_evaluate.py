@@ -198,3 +198,19 @@ def test_a_run_of_several_concepts_is_compared_concept_by_concept(
     assert whole["concepts"]["dog"]["refined"]["iou"] == 0.0
     assert whole["mean_iou"]["refined"] == 0.5
     assert "mean IoU of 2 concepts" in capsys.readouterr().out
+
+
+def test_a_concept_without_ground_truth_is_named_and_hides_no_other(
+    world: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    car = np.zeros((16, 16), bool)
+    car[4:12, 4:12] = True
+    world.write_shard("street.tar", {"a": {"png": png(np.zeros((16, 16, 3), np.uint8)), "car.mask.png": png(car)}})
+    rows = [world.row("street.tar", "a", ~car, concept="dog"), world.row("street.tar", "a", car)]
+    world.write_rows("labels/street.parquet", rows)
+    path = tmp_path / "out.json"
+    assert main(["--run", str(world.run), "--input", str(world.corpus), "--json", str(path)]) == 0
+    whole = json.loads(path.read_text())
+    assert whole["concepts"].keys() == {"car"} and whole["mean_iou"]["refined"] == 1.0
+    assert "none of the 1 labels has ground truth for 'dog'" in whole["not_compared"]["dog"]
+    assert "none of the 1 labels has ground truth for 'dog'" in capsys.readouterr().out

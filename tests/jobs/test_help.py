@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import re
 
 import pytest
@@ -55,3 +56,10 @@ def test_a_required_option_that_is_misspelt_is_named_beside_the_one_that_is_miss
         parse("finetune", ["--concpet", "car"])
     assert end.value.code == 2
     assert re.search(r"--concept STR(.|\n)*Unrecognized(.|\n)*--concpet", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("job", ["distill", "finetune"])
+def test_a_second_concept_is_refused_where_one_is_taken(job: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main = importlib.import_module(f"jobs.{job}").main
+    assert main(["--concept", "car", "--concept=dog", "--dry-run"]) == 2
+    assert f"--concept is given more than once; jobs/{job}.py takes one" in capsys.readouterr().err

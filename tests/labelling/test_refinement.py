@@ -13,6 +13,7 @@ from engine.labelling.heatmap import enlarge
 from engine.labelling.inpainting import grow
 from engine.labelling.refinement import Refined, refine
 from engine.labelling.spec import RefinementSpec
+from engine.labelling.weaknesses import LOW_CONTRAST
 
 CELLS, FACTOR = 16, 8
 SIDE = CELLS * FACTOR
@@ -122,7 +123,21 @@ def test_the_mask_is_the_likelier_component_of_a_mixture_within_the_preliminary_
     assert np.array_equal(got.mask[0].numpy(), expected) and expected.any()
     assert np.array_equal(expected, pixels(THING) & region)
     assert torch.equal(got.region, enlarge(preliminary, FACTOR)) and got.clusters.tolist() == [2]
-    assert got.contrast(0) == pytest.approx(np.ptp(mixture.means_), abs=2e-3)
+    assert float(got.contrast) == pytest.approx(values[expected].mean() - values[~expected].mean(), abs=1e-6)
+
+
+@pytest.mark.parametrize("settings", [paper(), RefinementSpec(heatmap_power=0), RefinementSpec()])
+@pytest.mark.parametrize(("level", "low"), [(0.09, True), (0.15, False), (0.4, False)])
+def test_contrast_is_low_where_what_was_cut_hardly_differs_however_it_was_cut(settings, level, low):
+    apart, region = make_levels((level, THING)).clamp(min=0), cells(3, 13, 1, 14)
+    heat = torch.where(region, 1.0, 0.2)
+    image = torch.from_numpy(pixels(THING)).float().expand(1, 3, -1, -1)
+    got = refine(image, apart, heat, region, EVERYWHERE, settings)
+    assert got.mask.any() and (float(got.contrast) < LOW_CONTRAST) == low
+
+
+def test_without_a_mask_there_is_no_contrast():
+    assert float(cut(torch.zeros(1, SIDE, SIDE), cells(3, 13, 1, 12), EVERYWHERE, paper()).contrast) == 0
 
 
 def test_the_contrasts_of_an_object_are_counted():

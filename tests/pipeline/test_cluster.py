@@ -5,6 +5,7 @@ import socket
 import pytest
 
 from engine.pipeline import cluster
+from engine.pipeline.trainer import count_workers
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,26 @@ def test_workers_fit_the_cluster_and_leave_room(
     cpus = resources.get("CPU", 1.0)
     assert 0 < workers.num_cpus * workers.ready <= max(cpus - cluster.SPARE_CPUS, cpus / 2)
     assert workers.num_gpus * workers.ready <= resources.get("GPU", 0)
+
+
+@pytest.mark.parametrize(
+    ("resources", "most", "count"),
+    [
+        ({"CPU": 16.0}, 3, 2),
+        ({"CPU": 16.0}, 7, 4),
+        ({"CPU": 2.0}, 64, 4),
+        ({"CPU": 2.0}, None, 1),
+        ({"CPU": 6.0}, None, 4),
+        ({"CPU": 16.0, "GPU": 1.0}, 4, 1),
+        ({"CPU": 16.0, "GPU": 4.0}, 2, 2),
+        ({"CPU": 16.0, "GPU": 3.0}, None, 2),
+    ],
+)
+def test_a_batch_is_shared_by_as_many_workers_as_can_and_there_is_room_for(
+    monkeypatch: pytest.MonkeyPatch, resources: dict[str, float], most: int | None, count: int
+) -> None:
+    monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: resources)
+    assert count_workers(32, most=most, spare=1) == count
 
 
 def test_a_job_servers_address_is_refused_before_anybody_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jobs.distill import main, share
+from jobs.distill import main
 
 BRIEF = "--concept car --limit 6 --method none --profile fast --timesteps 4 --attention-steps 2 --propagation-steps 1"
 BRIEF += " --presence-steps 1 --inpaint-steps 2 --workers 1 --synthesis.count 3 --synthesis.steps 2"
@@ -74,8 +74,3 @@ def test_a_test_corpus_without_ground_truth_is_refused_before_anything_starts(
     assert main([*BRIEF.split(), "--run", str(tmp_path / "run"), "--test", masks_of_others]) == 2
     assert "has no ground truth for 'car'" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(("workers", "shared"), [(None, None), (1, 1), (3, 2), (7, 4), (64, 32)])
-def test_a_batch_is_shared_by_as_many_workers_as_can(workers: int | None, shared: int | None) -> None:
-    assert share(32, workers) == shared

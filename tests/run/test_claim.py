@@ -15,7 +15,8 @@ import pytest
 
 from engine import storage
 from engine.run import claim as claims
-from engine.run.claim import FILE, ClaimError, Holder, claim
+from engine.run.claim import FILE, ClaimError, Holder, claim, occupy
+from engine.run.directory import RunError, make_manifest
 
 
 @pytest.fixture(autouse=True)
@@ -166,3 +167,20 @@ def damaged(run: str) -> Iterator[str]:
 def test_a_damaged_claim_is_not_for_ever(damaged: str) -> None:
     with claim(damaged, "one"):
         assert held(damaged)["session"] == "one"  # type: ignore[index]
+
+
+def test_of_two_drivers_that_start_a_run_at_once_with_other_settings_one_is_refused(
+    run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, other = (make_manifest({"concept": concept}, None) for concept in ("car", "dog"))
+
+    def late(url: str, session: str) -> object:
+        storage.atomic_put(other.to_json().encode(), storage.join(url, "run.json"))
+        return claim(url, session)
+
+    monkeypatch.setattr(claims, "claim", late)
+    with pytest.raises(RunError, match=r"car.*dog|dog.*car"), occupy(run, mine, "one"):
+        raise AssertionError
+    assert held(run) is None
+    with occupy(run, other, "two"):
+        assert held(run)["session"] == "two"  # type: ignore[index]

@@ -15,6 +15,7 @@ from engine.corpus.catalogue import list_shards
 from engine.corpus.lease import Lease, plan_leases
 from engine.distillation.spec import DistillationSpec
 from engine.labelling.label import Label
+from engine.run.attempts import ATTEMPTS, MAX_ALONE, MAX_DEATHS
 from engine.run.directory import LabelRun, RunError, start_run
 from engine.run.fake import FakeLabeller, FakeSource
 from engine.run.plan import LabelPlan, plan_labelling
@@ -187,3 +188,17 @@ def test_a_retry_labels_all_where_the_rows_are_gone(corpus: Path, tmp_path: Path
     label_lease(lease, Seeing(), run)
     storage.remove(run.labels_url(lease.id))
     assert label_lease(lease, Seeing(), replace(run, session="second", retry=True)).labelled == 4
+
+
+def test_a_retry_of_a_shard_that_kills_workers_before_its_first_image_keeps_its_rows(
+    corpus: Path, tmp_path: Path
+) -> None:
+    run: LabelRun = make_plan(corpus, tmp_path / "run").run
+    (lease, _) = plan_leases(list_shards(str(corpus)))
+    label_lease(lease, Seeing(), run)
+    before = pq.read_table(run.labels_url(lease.id))
+    for number in range(MAX_DEATHS + MAX_ALONE):
+        storage.touch(storage.join(run.url, ATTEMPTS, f"{lease.id}~second-{number}"))
+    receipt = label_lease(lease, Seeing(), replace(run, session="second", retry=True))
+    assert pq.read_table(run.labels_url(lease.id)).equals(before)
+    assert (receipt.labelled, receipt.kept, receipt.quarantined) == (4, 4, {"worker_died": 1})

@@ -108,6 +108,13 @@ def test_more_labels_are_another_training(corpus: Path, tmp_path: Path) -> None:
         plan(run)
 
 
+def test_images_beyond_the_limit_that_was_labelled_are_not_read(corpus: Path, tmp_path: Path) -> None:
+    label(corpus, tmp_path / "run", limit=6)
+    tally: Counter[str] = Counter()
+    assert len(list(read_task(plan(tmp_path / "run"), tally))) == 6
+    assert tally == {"corpus.used": 6}
+
+
 def test_synthetic_images_are_learned_from_as_well(run: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"there is no .*synthetic/run\.json; run jobs/synthesize\.py"):
         plan(run, SegmenterSpec(**{**vars(SPEC), "synthetic": True}))

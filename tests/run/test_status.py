@@ -151,6 +151,23 @@ def test_a_stage_whose_leases_all_have_receipts_is_done(tmp_path: Path) -> None:
     assert (stage.state, stage.done, stage.planned, stage.eta) == ("done", 2, 2, None)
 
 
+def test_a_stage_is_running_while_a_driver_does_leases_again_that_have_receipts(tmp_path: Path) -> None:
+    plan = start_origin(tmp_path)
+    label(plan)
+    snapshot = make_snapshot(leases=len(plan.leases))
+    storage.atomic_put(snapshot.to_json().encode(), snapshot_url(plan.run.url, "refined"))
+    (stage,) = read_status(plan.run.url, now=START + timedelta(seconds=5)).stages
+    assert stage.state == "running"
+
+
+def test_segmenters_of_some_concepts_are_told_of_beside_that_of_all(tmp_path: Path) -> None:
+    plan = start_origin(tmp_path)
+    for name in ("segmenter", "segmenter-dog"):
+        start_run(storage.join(plan.run.url, name), make_manifest({"segmenter.steps": 7}, None))
+        storage.touch(storage.join(plan.run.url, name, CHECKPOINTS, "state.safetensors"))
+    assert [training.name for training in read_status(plan.run.url).trainings] == ["segmenter", "segmenter-dog"]
+
+
 def test_a_training_is_begun_as_soon_as_it_has_written_something_and_done_with_its_receipt(tmp_path: Path) -> None:
     plan = start_origin(tmp_path, method="lora")
     concept = Path(plan.run.url) / "concept"

@@ -137,6 +137,14 @@ def test_a_label_of_each_concept_has_its_class_and_no_pixel_is_in_two() -> None:
     assert only_car[0].flags == [] and only_car[1].flags == ["empty"] and only_car[1].quality == 0
 
 
+def test_a_mask_of_everything_is_worth_nothing() -> None:
+    image = np.zeros((32, 32, 3), np.uint8)
+    image[:] = draw_scene(2)[0][draw_scene(2)[1] == 1].mean(0)
+    ((whole, rest),) = SegmenterLabeller(Segmenter(Colours(), CONFIG))([image], ["a"])
+    assert "full" in whole.flags and whole.quality == 0
+    assert "empty" in rest.flags and rest.quality == 0
+
+
 def test_a_kept_segmenter_of_several_says_the_same_and_one_of_one_is_kept_as_ever(tmp_path: Path) -> None:
     segmenter, (image, _) = Segmenter(build_unet(2, seed=3, channels=3), CONFIG), draw_scene(1)
     segmenter.save_pretrained(tmp_path)
