@@ -5,6 +5,8 @@ The files are plain Parquet and PNG: pandas, DuckDB, `datasets` and any PNG deco
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 
 LABEL_SCHEMA_VERSION = 3
@@ -33,6 +35,9 @@ LABEL_SCHEMA = pa.schema(
         pa.field("flags", pa.list_(pa.string()), nullable=False),  # for example one_mode, empty, touches_border
     ]
 )
+
+Row = dict[str, Any]
+"""A row of it, by column."""
 
 
 def label_schema(

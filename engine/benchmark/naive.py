@@ -73,7 +73,7 @@ class NaiveLabeller:
         settings = spec.refinement
         assert (spec.draws, settings.solver, settings.inpaintings) == (1, "ddim", 1), "not what the paper does"
         self.model, self.spec = model, spec
-        self.concept = ConceptModel.load(model, weights) if weights else None
+        self.concept = ConceptModel.load(model, weights)
         prompt = ConceptPrompt.parse(model.tokenizer, spec.prompt, [spec.concept])
         self.tokens = prompt.selector[0].nonzero().flatten().tolist()
         self.scheduler = DDIMScheduler.from_config(model.scheduler.config)
@@ -88,12 +88,10 @@ class NaiveLabeller:
         pixels = torch.stack([torch.from_numpy(image).permute(2, 0, 1) / 127.5 - 1 for image in images])
         pixels = pixels.to(self.model.device)
         z0 = self.model.encode(pixels).float()
-        if self.concept:
-            self.concept.original()
+        self.concept.original()
         heatmap, presence = self.look(z0, keys)
         preliminary = _majority(torch.stack([split(values) for values in heatmap]))
-        if self.concept:
-            self.concept.distilled()
+        self.concept.distilled()
         painted = self.paint(z0, preliminary, keys)
         region = preliminary.repeat_interleave(self.model.factor, 1).repeat_interleave(self.model.factor, 2)
         apart = (pixels - painted).abs().mean(1)

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from engine.labelling.spec import check_at_least
+from engine.checks import check_at_least
 
 Method = Literal["lora", "full", "none"]
 LEARNING_RATES: dict[Method, float] = {"lora": 1e-3, "full": 1e-4, "none": 1e-4}

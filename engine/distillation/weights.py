@@ -24,30 +24,33 @@ PREFIX = "unet."
 
 
 class ConceptModel:
-    """m and m′ on one device; with adapters they share one set of base weights.
+    """m and m′ on one device; with adapters they share one set of base weights, with the method none they are one.
 
     Ask for one, use it, ask for the other: the latest answer decides what a shared U-Net computes.
     """
 
-    def __init__(self, model: LatentDiffusion, method: Method, *, rank: int) -> None:
+    def __init__(self, model: LatentDiffusion, method: Method, *, rank: int = 0) -> None:
         self.method = method
-        self._model = model
+        self._model = self._concept = model
+        if method == "none":
+            return
         if method == "full":
             unet = copy.deepcopy(model.unet).requires_grad_(True)
             self._concept = replace(model, unet=unet)
             return
-        self._concept = model
         # α = r: an adapter counts as it is, whatever its rank.
         config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(TARGETS), init_lora_weights=True)
         model.unet.add_adapter(config, adapter_name=ADAPTER)
 
     @classmethod
-    def load(cls, model: LatentDiffusion, data: bytes) -> ConceptModel:
-        """m with the weights of a file made by `pack`.
+    def load(cls, model: LatentDiffusion, data: bytes | None) -> ConceptModel:
+        """m with the weights of a file made by `pack`; None makes m stand in for m′.
 
         Raises:
             ModelError: not such a file, or made of another model.
         """
+        if data is None:
+            return cls(model, "none")
         try:
             notes, tensors = read_notes(data), load(data)
             weights = {name.removeprefix(PREFIX): value for name, value in tensors.items()}
@@ -75,7 +78,7 @@ class ConceptModel:
         Adapters take half as long again as the layers they sit on, which is what a second U-Net's memory buys. This one
         is used up.
         """
-        if self.method == "full":
+        if self.method != "lora":
             return self
         unet = copy.deepcopy(self.distilled().unet)
         unet.fuse_lora()

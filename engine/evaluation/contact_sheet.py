@@ -13,7 +13,7 @@ from engine import storage
 from engine.corpus import Lease, Sample, list_shards, open_lease
 from engine.corpus.decode import DecodeError, decode_image
 from engine.evaluation.rows import EvaluationError, LabelFiles, find_labels
-from engine.run.rows import png_to_array
+from engine.labelling.png import png_to_array
 
 TILE = 168
 """Side of the square each picture is fitted into, pixels."""

@@ -17,7 +17,7 @@ from engine.diffusion.geometry import bounding_box, upsample_mask
 from engine.evaluation.metrics import Auroc, BoxIou, Overlap, fit_to_protocol
 from engine.evaluation.rows import EvaluationError, LabelFiles, find_labels
 from engine.evaluation.truth import Box, find_box, find_mask
-from engine.run.rows import png_to_array
+from engine.labelling.png import png_to_array
 
 logger = logging.getLogger(__name__)
 

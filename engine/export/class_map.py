@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from engine.export.item import Item
-from engine.run.rows import masks_to_classes
+from engine.labelling.png import masks_to_classes
 
 IGNORE = 255
 """Where nobody can tell what is there: what trainers leave out by default."""

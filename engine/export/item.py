@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from engine.corpus.decode import DecodeError, decode_image
+from engine.labelling.png import png_to_array
 from engine.run.labelled import LabelledImage
-from engine.run.rows import png_to_array
 from engine.segmenter.examples import Row
 
 COLUMNS = ("concept", "width", "height", "mask", "bbox", "area", "quality", "flags")

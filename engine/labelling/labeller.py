@@ -56,9 +56,8 @@ class Labeller:
         self.spec = spec
         self.keep_backgrounds = keep_backgrounds
         self.prompt = ConceptPrompt.parse(model.tokenizer, spec.prompt, [spec.concept])
-        self.model = model
         self.stopwatch = Stopwatch(model.device)
-        self.concept = ConceptModel.load(model, weights).merged() if weights else None
+        self.concept = ConceptModel.load(model, weights).merged()
         self.batch_size = batch_size or fit_batch(self.distilled())
         if compiled:
             for unet in {self.distilled().unet, self.original().unet}:
@@ -110,11 +109,11 @@ class Labeller:
 
     def original(self) -> LatentDiffusion:
         """m, until `distilled` is asked for."""
-        return self.concept.original() if self.concept else self.model
+        return self.concept.original()
 
     def distilled(self) -> LatentDiffusion:
         """m′, or m where there is no other, until `original` is asked for."""
-        return self.concept.distilled() if self.concept else self.model
+        return self.concept.distilled()
 
     def _preliminary(
         self,

@@ -6,6 +6,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from engine.checks import check_at_least
+
 METHOD_VERSION = 9
 """Raised whenever the code of the method changes the labels it yields for unchanged settings."""
 SEVERAL_VERSION = 8
@@ -13,13 +15,6 @@ SEVERAL_VERSION = 8
 
 Stage = Literal["preliminary", "refined"]
 MixtureRule = Literal["posterior", "midpoint"]
-
-
-def check_at_least(owner: object, minimum: float, *names: str) -> None:
-    """Raises ValueError for the first of the owner's attributes that is smaller than `minimum`."""
-    for name in names:
-        if not getattr(owner, name) >= minimum:
-            raise ValueError(f"{name} is {getattr(owner, name)}; it must be at least {minimum:g}")
 
 
 @dataclass(frozen=True, kw_only=True)

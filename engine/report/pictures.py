@@ -10,7 +10,7 @@ from PIL import Image
 
 from engine.diffusion.geometry import upsample_mask
 from engine.evaluation.contact_sheet import colour_heatmap, outline_mask
-from engine.run.rows import png_to_array
+from engine.labelling.png import png_to_array
 
 LAYERS = ("image", "mask", "heatmap", "preliminary", "background")
 """From left to right; the last one only where a background was painted."""

@@ -28,11 +28,11 @@ from engine.corpus.lease import Lease
 from engine.distillation.notes import read_notes
 from engine.distillation.spec import DistillationSpec
 from engine.labelling.label import USELESS
+from engine.labelling.png import png_to_array
 from engine.labelling.spec import LabelSpec
 from engine.run.directory import LabelRun, RunError
 from engine.run.names import concept_url
 from engine.run.prefetch import Picture, Prefetch
-from engine.run.rows import png_to_array
 from engine.run.source import LabellerSource
 from engine.run.training import find_training, make_receipt, spread
 from schemas.training import TrainingReceipt

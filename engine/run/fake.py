@@ -1,4 +1,4 @@
-"""The twins without a model of labeller and synthesizer: same constructors, same outputs, from brightness and noise.
+"""The twins without a model of labeller and synthesizer: called alike, with like outputs, from brightness and noise.
 
 For tests of everything around the labeller, and for runs that measure that machinery.
 """
@@ -29,7 +29,6 @@ class FakeLabeller:
         model: object,
         spec: LabelSpec,
         *,
-        batch_size: int = 64,
         delay: float = 0.0,
     ) -> None:
         self.spec = spec

@@ -16,26 +16,9 @@ from engine.run.training import find_training
 from schemas.run import RunManifest
 
 if TYPE_CHECKING:
-    from engine.diffusion.model import LatentDiffusion
     from engine.distillation.weights import ConceptModel
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class RunModels:
-    """m and m′ on one device; without an m′, m stands in for it. The latest asked for is the one to use."""
-
-    model: LatentDiffusion
-    concept: ConceptModel | None = None
-
-    def original(self) -> LatentDiffusion:
-        """m."""
-        return self.concept.original() if self.concept else self.model
-
-    def distilled(self) -> LatentDiffusion:
-        """m′."""
-        return self.concept.distilled() if self.concept else self.model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +43,12 @@ class Origin:
     input: str | None = None
     several: bool = False
 
-    def load(self, *, device: str) -> RunModels:
+    def load(self, *, device: str) -> ConceptModel:
         """m, and m′ where the run has made it."""
         from engine.distillation.weights import ConceptModel
 
-        model = self.source.load(device=device)
-        concept = ConceptModel.load(model, storage.read_bytes(self.weights)) if self.weights else None
-        return RunModels(model=model, concept=concept)
+        weights = storage.read_bytes(self.weights) if self.weights else None
+        return ConceptModel.load(self.source.load(device=device), weights)
 
 
 def find_origin(

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 from engine import storage
 from engine.corpus.catalogue import LONGEST_NAME
 from engine.corpus.lease import Lease
+from engine.labelling.png import heatmap_to_png, masks_to_classes, png_to_array
 from engine.run.directory import LabelRun, find_input
 from engine.run.plan import LabelPlan, plan_run
-from engine.run.rows import heatmap_to_png, masks_to_classes, png_to_array
 from engine.run.shard import Labels
 from engine.segmenter.files import read_files
 from schemas.label import LABEL_SCHEMA_VERSION

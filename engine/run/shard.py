@@ -26,7 +26,8 @@ from engine.run.directory import LabelRun
 from engine.run.harvest import Complete, Harvest, LabellerBroken, LeaseProgress, Report, complete_lease
 from engine.run.memory import Fitting, is_out_of_memory
 from engine.run.prefetch import Item, Picture, Prefetch, decode_sample
-from engine.run.rows import Row, make_rows, read_rows
+from engine.run.rows import make_rows, read_rows
+from schemas.label import Row
 from schemas.receipt import Receipt
 
 if TYPE_CHECKING:

@@ -26,9 +26,10 @@ from engine.corpus.lease import Lease
 from engine.corpus.reader import open_lease
 from engine.corpus.sample import Defect, Sample
 from engine.diffusion.geometry import resize_mask, upsample_mask
-from engine.run.rows import masks_to_classes, png_to_array
+from engine.labelling.png import masks_to_classes, png_to_array
 from engine.segmenter.resize import resize_image, target_size
 from engine.segmenter.spec import Labels, SegmenterSpec
+from schemas.label import Row
 
 logger = logging.getLogger(__name__)
 
@@ -51,10 +52,6 @@ class Example:
     key: str
     image: np.ndarray
     mask: np.ndarray
-
-
-Row = dict[str, Any]
-"""Of a label file."""
 
 
 class _Unusable(Exception):

@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from engine.checks import check_at_least
 from engine.labelling.label import USELESS
-from engine.labelling.spec import check_at_least
 
 SEGMENTER_VERSION = 3
 """Raised whenever the code trains to other weights for unchanged settings."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal
 
-from engine.labelling.spec import check_at_least
+from engine.checks import check_at_least
 
 SYNTHESIS_VERSION = 1
 """Raised whenever the code changes the samples it makes for unchanged settings."""

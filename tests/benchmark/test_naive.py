@@ -53,7 +53,6 @@ def test_the_baseline_with_adapters_paints_what_the_labeller_paints_without(subj
     region[0, 5:20, 8:30], region[1, :10] = True, True
     other = make_subject("miniature", images=0, device=torch.device("cpu"), dtype=torch.float32).model
     naive = NaiveLabeller(other, settings, weights=weights)
-    assert naive.concept is not None
     naive.concept.distilled()
     painted = naive.paint(z0, region, keys)
     labeller = Labeller(other_model(), settings, weights=weights)

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from engine.labelling.png import heatmap_to_png, mask_to_png
 from engine.miniature.scenes import draw_scene
 from engine.report.page import pack_rows, render_data, render_page
 from engine.report.pictures import draw_layers
-from engine.run.rows import heatmap_to_png, mask_to_png
 
 SIDE = 256
 DRAWN = 50

@@ -21,7 +21,7 @@ from engine.corpus import Sample, list_shards, open_lease, plan_leases
 from engine.corpus.decode import decode_image
 from engine.evaluation.rows import find_labels
 from engine.labelling.label import USELESS
-from engine.run.rows import png_to_array
+from engine.labelling.png import png_to_array
 from engine.segmenter.segmenter import THRESHOLD, Segmenter
 from tests.benchmarks.labelling import overlap, show
 

@@ -19,8 +19,8 @@ from engine.corpus.sample import Sample
 from engine.export.export import ExportOptions, export_labels
 from engine.export.folder import Folder
 from engine.export.formats import open_writer
+from engine.labelling.png import masks_to_classes
 from engine.run import labelled
-from engine.run.rows import masks_to_classes
 from engine.segmenter.examples import read_examples
 from engine.segmenter.spec import SegmenterSpec
 from jobs.export import main

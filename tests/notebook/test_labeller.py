@@ -14,6 +14,7 @@ from engine import ImageLabel, Labeller
 from engine.corpus import Lease
 from engine.distillation.spec import DistillationSpec
 from engine.distillation.weights import ConceptModel
+from engine.labelling.png import png_to_array
 from engine.labelling.spec import LabelSpec, SeveralSpec
 from engine.miniature import corpus_url
 from engine.notebook.labeller import _make_spec
@@ -21,7 +22,7 @@ from engine.run.directory import start_run
 from engine.run.fake import FakeLabeller
 from engine.run.plan import LabelPlan, plan_labelling
 from engine.run.prefetch import Picture, Prefetch
-from engine.run.rows import png_to_array, read_rows
+from engine.run.rows import read_rows
 from engine.run.shard import label_lease
 from engine.run.source import ModelSource
 

@@ -11,6 +11,7 @@ import pytest
 
 from engine.diffusion.geometry import resize_mask
 from engine.labelling.label import Label
+from engine.labelling.png import png_to_array
 from engine.run.command import parse_options
 from engine.run.concept import read_sample
 from engine.run.directory import start_run
@@ -21,7 +22,6 @@ from engine.run.labelling import make_plan
 from engine.run.names import concept_url
 from engine.run.origin import find_origin
 from engine.run.plan import LabelPlan
-from engine.run.rows import png_to_array
 from engine.run.segmenter import plan_training, read_task
 from engine.run.several import read_concepts
 from engine.run.shard import label_lease

@@ -29,10 +29,10 @@ from engine.evaluation.rows import EvaluationError, find_labels
 from engine.evaluation.studies.charts import draw_bars, draw_tiles
 from engine.evaluation.studies.material import Specimen, batched, read_specimens
 from engine.evaluation.studies.study import Study, StudyTask, format_table, percent, rounded
+from engine.labelling.png import png_to_array
 from engine.run.directory import start_run
 from engine.run.example_source import NothingToLearn
 from engine.run.plan import LabelPlan, plan_labelling
-from engine.run.rows import png_to_array
 from engine.run.segmenter import CHECKPOINTS, SegmenterTask, format_counts, make_segmenter, plan_training, read_task
 from engine.run.shard import label_lease
 from engine.segmenter.segmenter import THRESHOLD, Segmenter

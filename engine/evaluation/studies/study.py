@@ -10,8 +10,9 @@ from functools import cached_property
 from typing import Any
 
 from engine import storage
-from engine.labelling.spec import check_at_least
-from engine.run.origin import Origin, RunModels
+from engine.checks import check_at_least
+from engine.distillation.weights import ConceptModel
+from engine.run.origin import Origin
 from engine.segmenter.spec import SegmenterSpec
 
 
@@ -74,7 +75,7 @@ class StudyTask:
     tell: Callable[[str], None] = print
 
     @cached_property
-    def models(self) -> RunModels:
+    def models(self) -> ConceptModel:
         """m and m′, loaded when first asked for."""
         return self.origin.load(device=self.device)
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from engine.distillation.weights import ConceptModel
 from engine.evaluation.studies.study import StudyOptions, StudyTask
 from engine.labelling.spec import LabelSpec
 from engine.miniature.corpus import write_corpus
-from engine.run.origin import Origin, RunModels, find_origin
+from engine.run.origin import Origin, find_origin
 from engine.run.source import ModelSource
 from schemas.run import RunManifest
 
@@ -45,12 +46,12 @@ def origin(run: Path) -> Origin:
 
 
 @pytest.fixture(scope="module")
-def models(origin: Origin) -> RunModels:
+def models(origin: Origin) -> ConceptModel:
     return origin.load(device="cpu")
 
 
 @pytest.fixture
-def make_task(origin: Origin, models: RunModels, corpus: Path, tmp_path: Path) -> Callable[..., StudyTask]:
+def make_task(origin: Origin, models: ConceptModel, corpus: Path, tmp_path: Path) -> Callable[..., StudyTask]:
     """A study with these options; all share one loaded model."""
 
     def make(corpus: Path = corpus, **options: object) -> StudyTask:
