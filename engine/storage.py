@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 import re
 import uuid
@@ -204,10 +205,9 @@ def read_many(folder: str, names: list[str], *, at_once: int = 1000) -> Iterator
     filesystem, path = open_filesystem(folder)
     for start in range(0, len(names), at_once):
         paths = [f"{path.rstrip('/')}/{name}" for name in names[start : start + at_once]]
-        contents = ask(filesystem, "cat", paths, on_error="return")
-        # One path alone may come back as bare bytes.
-        contents = contents if isinstance(contents, dict) else {paths[0]: contents}
-        for found, data in contents.items():
+        # Whole files as ranges: fsspec's `cat` takes names for patterns.
+        contents = ask(filesystem, "cat_ranges", paths, None, None, on_error="return")
+        for found, data in zip(paths, contents, strict=True):
             if isinstance(data, FileNotFoundError):
                 continue  # it was there when the folder was listed: somebody is at work
             if isinstance(data, Exception):
@@ -265,8 +265,9 @@ def touch(url: str) -> None:
 def remove_folder(url: str) -> None:
     """Removes a folder and what is in it; no error if it is not there."""
     filesystem, path = open_filesystem(url)
+    pattern = path if isinstance(filesystem, LocalFileSystem) else glob.escape(path)  # as which all others take it
     with contextlib.suppress(FileNotFoundError):
-        ask(filesystem, "rm", path, recursive=True)
+        ask(filesystem, "rm", pattern, recursive=True)
 
 
 def remove(url: str) -> None:

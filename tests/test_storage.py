@@ -129,3 +129,13 @@ def test_a_missing_folder_lists_nothing_and_a_missing_file_is_removed_without_er
         assert storage.list_names(root) == []
         storage.remove(storage.join(root, "x"))
         assert not storage.exists(storage.join(root, "x"))
+
+
+def test_names_that_look_like_patterns_are_names(tmp_path: Path, memory: str) -> None:
+    for root in (str(tmp_path / "run [1]"), storage.join(memory, "run [1]")):
+        names = ["a.json", "b[1].json", "c*?.json", "b1.json"]
+        for name in names:
+            storage.atomic_put(name.encode(), storage.join(root, name))
+        assert dict(storage.read_many(root, names)) == {name: name.encode() for name in names}
+        storage.remove_folder(root)
+        assert storage.list_names(root) == []

@@ -11,7 +11,7 @@ from engine.benchmark.labelling import another, spec_of
 from engine.benchmark.rows import Report
 from engine.benchmark.subject import CONCEPT, Subject
 from engine.corpus.catalogue import list_shards
-from engine.corpus.lease import plan_leases
+from engine.corpus.lease import Lease
 from engine.labelling.labeller import Labeller
 from engine.miniature.corpus import write_corpus
 from engine.run.directory import LabelRun, new_session
@@ -28,8 +28,10 @@ def measure_lease(report: Report, subject: Subject, *, repeats: int, shorten: in
     shares = []
     with tempfile.TemporaryDirectory() as folder:
         count = 3 * len(subject.images)
-        list(write_corpus(Path(folder, "corpus"), count=count, seed=5, concept=CONCEPT, width=side, height=side))
-        (lease,) = plan_leases(list_shards(f"{folder}/corpus"))
+        size = {"width": side, "height": side, "shard_size": count}
+        list(write_corpus(Path(folder, "corpus"), count=count, seed=5, concept=CONCEPT, **size))
+        (shard,) = list_shards(f"{folder}/corpus")
+        lease = Lease(shard=shard)  # whatever its size
         run = LabelRun(
             url=f"{folder}/run",
             stage=spec.stage,

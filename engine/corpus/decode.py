@@ -56,15 +56,24 @@ def decode_image(data: bytes, *, max_pixels: int = 100_000_000) -> np.ndarray:
 
 
 def image_to_array(image: Image.Image) -> np.ndarray:
-    """An open image as `decode_image` gives it: (H, W, 3) uint8 RGB, upright."""
-    return np.array(_make_upright(_to_rgb(image, False), image))
+    """An open image as `decode_image` gives it: (H, W, 3) uint8 RGB, upright.
+
+    Raises:
+        DecodeError: its file is damaged, or its pixels are real numbers, of which nobody knows the range.
+    """
+    if image.mode == "F":
+        raise DecodeError("corrupt_image", "Pixels of mode F have no known range; convert them to L or RGB.")
+    try:
+        return np.array(_make_upright(_to_rgb(image, False), image))
+    except Exception as error:
+        raise _damaged(error) from error
 
 
 def to_array(image: Picture) -> np.ndarray:
     """An image of any kind as `decode_image` gives it.
 
     Raises:
-        DecodeError: the file is no readable image.
+        DecodeError: the image is not readable.
         ValueError: an array of another shape or type.
         OSError: the file cannot be read.
     """
@@ -112,9 +121,11 @@ def _decode(data: bytes, max_pixels: int, mask: bool = False) -> Image.Image:
         raise DecodeError("out_of_memory", f"Not enough memory to decode {len(data)} bytes.") from error
     except Exception as error:
         # PIL's plugins raise nearly anything on damaged data: OSError, SyntaxError, struct.error, KeyError, …
-        raise DecodeError(
-            "corrupt_image", f"Damaged image: {type(error).__name__}: {str(error).rstrip('.')}."
-        ) from error
+        raise _damaged(error) from error
+
+
+def _damaged(error: Exception) -> DecodeError:
+    return DecodeError("corrupt_image", f"Damaged image: {type(error).__name__}: {str(error).rstrip('.')}.")
 
 
 def _to_rgb(image: Image.Image, mask: bool) -> Image.Image:

@@ -66,10 +66,23 @@ def list_files(url: str, options: dict[str, Any]) -> Listing:
         # Keeps whatever stood before the path: host, user, a chained cache. The path alone has lost it.
         if urls[0].endswith(paths[0]):
             return urls[0][: len(urls[0]) - len(paths[0])] + path
-        return filesystem.unstrip_protocol(path)
+        return _keep_account(urls[0], paths[0], path) or filesystem.unstrip_protocol(path)
 
     sizes = {to_url(path): int(info.get("size") or 0) for path, info in sorted(files.items())}
     return Listing(root=to_url(root), sizes=sizes)
+
+
+def _keep_account(url: str, path: str, other: str) -> str | None:
+    """Another path as a URL, where a URL tells more of its container than the path of it does.
+
+    abfs://tars@ACCOUNT.dfs.core.windows.net/in has the path tars/in, and abfs://tars/in would be of no account.
+    """
+    scheme, _, rest = url.partition("://")
+    host, _, within = rest.partition("/")
+    container, _, below = path.partition("/")
+    if not host.startswith(f"{container}@") or within.rstrip("/") != below:
+        return None
+    return f"{scheme}://{host}{other.removeprefix(container)}"
 
 
 def tar_name(url: str) -> str | None:
@@ -131,4 +144,5 @@ def _has_wildcard(path: str) -> bool:
 
 
 def _folder_of_pattern(path: str) -> str:
-    return re.split(r"[*?\[{]", path, maxsplit=1)[0].rpartition("/")[0]
+    folder = re.split(r"[*?\[{]", path, maxsplit=1)[0].rpartition("/")[0]
+    return folder or path[: path.startswith("/")]

@@ -27,6 +27,8 @@ class Folder:
 
     def __init__(self, url: str) -> None:
         self.url = storage.absolute(url)
+        if storage.is_local(self.url):
+            self.url = os.path.realpath(self.url)  # a link stays one
         self._filesystem, self._path = storage.open_filesystem(self.url)
         self._local = storage.is_local(self.url)
         if self._filesystem.exists(self._path) and (not self._local or not _is_empty(self._path)):
@@ -65,8 +67,17 @@ class Folder:
 
     def commit(self) -> None:
         """Makes the folder visible."""
-        if self._local:
+        if not self._local:
+            return
+        try:
             os.replace(self._place, self._path)
+        except OSError:
+            if not _is_empty(self._path):
+                raise
+            # A folder that cannot be replaced, such as a mount point, is filled; the file that says so comes last.
+            for name in sorted(os.listdir(self._place), key=lambda name: name == DONE):
+                shutil.move(os.path.join(self._place, name), os.path.join(self._path, name))
+            os.rmdir(self._place)
 
     def discard(self) -> None:
         """Removes what was written."""

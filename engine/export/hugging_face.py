@@ -40,7 +40,8 @@ _IMAGE: Column = (PNG, {"_type": "Image"})
 
 
 def _list_of(column: Column) -> Column:
-    return pa.list_(column[0]), {"feature": column[1], "_type": "List"}
+    # What versions of `datasets` before 4 call it, and later ones understand.
+    return pa.list_(column[0]), {"feature": column[1], "_type": "Sequence"}
 
 
 def make_schema(*, several: bool) -> pa.Schema:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import io
 import json
 import tarfile
@@ -51,7 +52,7 @@ def write_corpus(
 
     Raises:
         ValueError: a count or shard size below 1, an unknown concept or number of objects, or a folder that already
-            holds other tars.
+            holds tars of other names or content.
     """
     if count < 1 or shard_size < 1:
         raise ValueError(f"count is {count} and shard size {shard_size}; both must be at least 1")
@@ -70,6 +71,9 @@ def write_corpus(
                     member = tarfile.TarInfo(f"{index:08d}.{extension}")
                     member.size = len(data)
                     tar.addfile(member, io.BytesIO(data))
+        if path.exists() and not filecmp.cmp(partial, path, shallow=False):
+            partial.unlink()
+            raise ValueError(f"{path} is there already, and holds something else; choose an empty folder")
         partial.rename(path)
         yield path
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 from ray._private.services import find_bootstrap_address
@@ -111,6 +112,16 @@ def _quiet_core() -> Iterator[None]:
         os.close(nowhere)
         if level is None:
             del os.environ["RAY_BACKEND_LOG_LEVEL"]
+
+
+def await_node() -> None:
+    """Waits for something to compute on: of a cluster that has just been started, the head may be all there is."""
+    if ray.cluster_resources().get("CPU"):
+        return
+    logger.warning("the cluster has no node for workers yet; waiting for the first")
+    # A task that waits is what makes autoscalers start a node. Waited for in Python, which signals can interrupt.
+    task: Any = ray.remote(num_cpus=1)(lambda: None)
+    task.remote().future().result()
 
 
 def divide(*, leases: int, wanted: int | None = None) -> Workers:

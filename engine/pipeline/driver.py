@@ -17,7 +17,7 @@ from typing import NoReturn
 import ray
 
 from engine import storage
-from engine.pipeline.cluster import check_address, check_reach, connect, divide
+from engine.pipeline.cluster import await_node, check_address, check_reach, connect, divide
 from engine.pipeline.distil import distil_on_ray
 from engine.pipeline.label import LabellingError, label_leases
 from engine.pipeline.metrics import DriverGauges
@@ -161,6 +161,7 @@ def on_cluster() -> Iterator[None]:
     """A connection to Ray with our way of ending on signals; one that was there before is left as it is."""
     ours = not ray.is_initialized()
     connect()
+    await_node()
 
     def terminate(number: int, frame: FrameType | None) -> NoReturn:
         raise Terminated

@@ -68,31 +68,31 @@ class Tally:
 
 
 def count(leases: Iterable[Lease], receipts: dict[str, Receipt], open_leases: Iterable[LeaseProgress]) -> Tally:
-    """Adds up finished leases (by receipt), opened ones (by report); estimates the rest by bytes."""
+    """Adds up finished leases (by receipt), opened ones (by report); estimates the rest by bytes, or else by number."""
     reports = {progress.lease_id: progress for progress in open_leases}
     done = planned = quarantined = finished = total = 0
-    known_bytes = unknown_bytes = 0.0
+    known, unknown = Counter[str](), Counter[str]()
     for lease in leases:
         total += 1
-        size = lease.shard.size / lease.parts
+        size = {"leases": 1, "bytes": lease.shard.size / lease.parts}
         if receipt := receipts.get(lease.id):
             finished += 1
             done, planned = done + receipt.seen, planned + receipt.seen
             quarantined += receipt.failed
-            known_bytes += size
+            known.update(size)
         elif report := reports.get(lease.id):
             done, planned = done + report.labelled + report.quarantined, planned + report.planned
             quarantined += report.quarantined
-            known_bytes += size
+            known.update(size)
         else:
-            unknown_bytes += size
-    estimated = unknown_bytes > 0
-    if estimated:
-        planned += round(unknown_bytes * planned / known_bytes) if known_bytes else 0
+            unknown.update(size)
+    if known["leases"]:
+        unit = "bytes" if known["bytes"] and unknown["bytes"] else "leases"  # some stores tell no sizes
+        planned += round(unknown[unit] * planned / known[unit])
     return Tally(
         done=done,
-        planned=planned if known_bytes or not estimated else None,
-        estimated=estimated,
+        planned=planned if known or not unknown else None,
+        estimated=bool(unknown),
         quarantined=quarantined,
         leases_done=finished,
         leases=total,

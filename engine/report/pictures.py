@@ -12,8 +12,6 @@ from engine.diffusion.geometry import upsample_mask
 from engine.evaluation.contact_sheet import colour_heatmap, outline_mask
 from engine.labelling.png import png_to_array
 
-LAYERS = ("image", "mask", "heatmap", "preliminary", "background")
-"""From left to right; the last one only where a background was painted."""
 COLUMNS = ("heatmap", "preliminary_mask", "mask")
 HEAT = 0.7
 """Share of the heatmap's colour; the rest is the image in grey."""
@@ -23,7 +21,9 @@ GAP = 16
 
 
 def draw_layers(image: np.ndarray, row: dict[str, Any], side: int, background: np.ndarray | None = None) -> bytes:
-    """One WebP of the layers, each of at most ``side`` x ``side`` pixels and in the image's proportions.
+    """One WebP of image, mask, heatmap, preliminary mask and, if there is one, background.
+
+    Each is of at most ``side`` x ``side`` pixels and in the image's proportions.
 
     Args:
         image: (H, W, 3) uint8.

@@ -191,8 +191,9 @@ def _describe(run: LabelledRun, survey: Survey, missing: Counter[str]) -> dict[s
     seconds: Counter[str] = Counter()
     for receipt in receipts:
         seconds.update(receipt.seconds)
+    facts = json.dumps([storage.redact(run.url), run.concept, run.stage])  # decisions are kept under the id
     return {
-        "id": f"{run.manifest.hash}-{hashlib.sha256(storage.redact(run.url).encode()).hexdigest()[:8]}",
+        "id": f"{run.manifest.hash}-{hashlib.sha256(facts.encode()).hexdigest()[:8]}",
         "run": storage.redact(run.url),
         "concept": run.concept,
         "stage": run.stage,

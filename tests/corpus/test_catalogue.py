@@ -2,9 +2,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 
 from engine.corpus import CorpusError, list_shards
 
@@ -47,6 +49,37 @@ def test_patterns(corpus: Path) -> None:
 def test_a_relative_path_becomes_absolute(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(corpus)
     assert list_shards("sub")[0].url == f"{corpus}/sub/000005.tar"
+
+
+def test_a_pattern_may_begin_at_the_root(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"12345")
+    first, rest = str(tmp_path)[1], str(tmp_path)[2:]
+    (shard,) = list_shards(f"/[{first}]{rest}/*.jpg")
+    assert (shard.url, shard.members) == ("/", (f"{str(tmp_path)[1:]}/a.jpg",))
+
+
+@pytest.mark.parametrize("within", ["in", "in/", "in/*.tar", "in/{a,b}.tar", ""])
+def test_the_account_of_a_container_stays_in_the_urls(within: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Container(MemoryFileSystem):
+        """As adlfs does, leaves the account out of its paths."""
+
+        store: ClassVar[dict] = {}
+        pseudo_dirs: ClassVar[list] = [""]
+        protocol = "abfs"
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            path = path.removeprefix("abfs://")
+            host, _, rest = path.partition("/")
+            return "/".join(filter(None, [host.partition("@")[0], *rest.split("/")]))
+
+    fsspec.register_implementation("abfs", Container, clobber=True)
+    folder = "tars/in" if within else "tars"
+    for name in ("a.tar", "b.tar"):
+        Container.store[f"{folder}/{name}"] = MemoryFile(Container(), f"{folder}/{name}", b"xyz")
+    host = "abfs://tars@account.dfs.core.windows.net"
+    shards = list_shards(f"{host}/{within}" if within else host)
+    assert [shard.url for shard in shards] == [f"{host}{folder[4:]}/{name}" for name in ("a.tar", "b.tar")]
 
 
 def test_a_name_with_pattern_letters_that_exists_is_taken_literally(tmp_path: Path) -> None:

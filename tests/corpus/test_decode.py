@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from engine.corpus.decode import DecodeError, decode_image, decode_mask
+from engine.corpus.decode import DecodeError, decode_image, decode_mask, image_to_array
 from tests.corpus.hostile import draw_noise, encode, make_png_bomb
 
 PICTURE = draw_noise(1, height=37, width=61)
@@ -173,3 +173,12 @@ def test_masks_are_what_is_neither_black_nor_transparent() -> None:
         assert (mask == expected).all()
     cutout = np.dstack([np.full_like(PICTURE, 255), gray * 255])
     assert (decode_mask(encode(cutout)) == expected).all()
+
+
+def test_pil_images_that_are_damaged_or_without_a_range_are_refused() -> None:
+    data = io.BytesIO()
+    Image.fromarray(draw_noise(1)).save(data, "JPEG")
+    damaged = Image.open(io.BytesIO(data.getvalue()[:-100]))
+    for image, words in ((damaged, "Damaged image"), (Image.new("F", (8, 8), 0.5), "mode F")):
+        with pytest.raises(DecodeError, match=words):
+            image_to_array(image)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import sys
@@ -162,3 +163,23 @@ def test_names_of_files_are_safe_short_and_never_alike() -> None:
 
 
 ALLOWED = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_~"
+
+
+def test_an_empty_folder_behind_a_link_or_that_cannot_be_replaced_is_filled(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    export_labels(str(run), str(tmp_path / "link"), ExportOptions(format="coco"))
+    assert (tmp_path / "link").is_symlink() and len(read_coco(tmp_path / "real")) > 0
+
+    def busy(*paths: object) -> None:
+        raise OSError(errno.EBUSY, "a mount point")
+
+    (tmp_path / "mount").mkdir()
+    monkeypatch.setattr("engine.export.folder.os.replace", busy)
+    export_labels(str(run), str(tmp_path / "mount"), ExportOptions(format="coco"))
+    assert read_coco(tmp_path / "mount").keys() == read_coco(tmp_path / "real").keys()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    with pytest.raises(OSError, match="a mount point"):
+        export_labels(str(run), str(tmp_path / "new"), ExportOptions(format="coco"))

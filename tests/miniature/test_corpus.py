@@ -45,3 +45,13 @@ def test_a_folder_with_other_shards_is_refused(tmp_path):
     list(write_corpus(tmp_path, count=4, seed=1, shard_size=1))
     with pytest.raises(ValueError, match="already holds"):
         list(write_corpus(tmp_path, count=2, seed=1, shard_size=1))
+
+
+def test_tars_of_somebody_else_are_not_overwritten_and_ones_own_are_made_again(tmp_path):
+    list(write_corpus(tmp_path / "own", count=2, seed=1, width=32, height=32))
+    list(write_corpus(tmp_path / "own", count=2, seed=1, width=32, height=32))
+    (tmp_path / "000000.tar").write_bytes(b"my photographs")
+    with pytest.raises(ValueError, match=r"000000\.tar is there already, and holds something else"):
+        list(write_corpus(tmp_path, count=2, seed=1, width=32, height=32))
+    assert (tmp_path / "000000.tar").read_bytes() == b"my photographs"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000000.tar", "own"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 
 import pytest
 
@@ -71,3 +72,30 @@ def test_a_cluster_that_does_not_answer_is_refused_at_once(monkeypatch: pytest.M
         cluster.check_address()
     with pytest.raises(cluster.ClusterError, match=address):
         cluster.check_address()
+
+
+def test_a_cluster_that_is_all_head_is_asked_for_a_node(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[float] = []
+
+    class Task:
+        def remote(self) -> Task:
+            return self
+
+        def future(self) -> Task:
+            return self
+
+        def result(self) -> int:
+            return 0
+
+    def remote(*, num_cpus: float) -> Callable[[object], Task]:
+        asked.append(num_cpus)
+        return lambda function: Task()
+
+    monkeypatch.setattr(cluster.ray, "remote", remote)
+    for resources, expected in (({"CPU": 2.0}, []), ({"memory": 1.0}, [1])):
+        monkeypatch.setattr(cluster.ray, "cluster_resources", lambda resources=resources: resources)
+        cluster.await_node()
+        assert asked == expected
+    assert "waiting for the first" in caplog.text

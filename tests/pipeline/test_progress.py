@@ -42,6 +42,15 @@ def test_what_is_planned_is_estimated_by_bytes_until_every_lease_is_opened() -> 
     assert count([a, b, c], {}, []).planned is None
 
 
+def test_where_sizes_are_not_told_the_rest_is_estimated_by_the_number_of_leases() -> None:
+    leases = [make_lease(name, 0) for name in "abcd"]
+    assert count(leases, {}, []) == Tally(done=0, planned=None, estimated=True, quarantined=0, leases_done=0, leases=4)
+    begun = count(leases, {"a": make_receipt(leases[0], 10)}, [])
+    assert (begun.planned, begun.estimated) == (40, True)
+    whole = count(leases, {lease.id: make_receipt(lease, 10) for lease in leases}, [])
+    assert (whole.planned, whole.estimated) == (40, False)
+
+
 def test_a_receipt_counts_more_than_an_older_report() -> None:
     lease = make_lease("a")
     report = LeaseProgress(lease_id="a", planned=10, labelled=3, quarantined=0)

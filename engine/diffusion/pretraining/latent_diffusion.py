@@ -124,7 +124,7 @@ def draw_timesteps(sampling: str, count: int, last: int, generator: torch.Genera
     return ((torch.randn(count, generator=generator) + shift).sigmoid() * last).long().clamp(max=last - 1)
 
 
-def _start_from(
+def start_from(
     initial: LatentDiffusion,
     unet: UNet2DConditionModel,
     text_encoder: CLIPTextModel,
@@ -173,7 +173,7 @@ def train_latent_diffusion(
     unet = config.build_unet(latents.shape[1], latents.shape[-1])
     text_encoder = config.build_text_encoder(tokenizer)
     if initial is not None:
-        _start_from(initial, unet, text_encoder, tokenizer)
+        start_from(initial, unet, text_encoder, tokenizer)
     if not config.positions:
         (table,) = (p for name, p in text_encoder.named_parameters() if name.endswith("position_embedding.weight"))
         table.requires_grad_(False).zero_()

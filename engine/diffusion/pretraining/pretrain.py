@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections import Counter
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
 
 from engine.diffusion.model import LatentDiffusion, load_model
@@ -18,7 +20,7 @@ from engine.diffusion.pretraining.autoencoder import AutoencoderConfig, encode_i
 from engine.diffusion.pretraining.captions import join_captions
 from engine.diffusion.pretraining.card import write_card, write_reconstructions, write_samples
 from engine.diffusion.pretraining.data import halve, load_captioned_images
-from engine.diffusion.pretraining.latent_diffusion import LatentDiffusionConfig, train_latent_diffusion
+from engine.diffusion.pretraining.latent_diffusion import LatentDiffusionConfig, start_from, train_latent_diffusion
 from engine.diffusion.pretraining.loop import LoopConfig
 from engine.diffusion.pretraining.tokenizer import build_tokenizer
 
@@ -67,12 +69,15 @@ def pretrain(config: PretrainConfig, output: Path, *, device: torch.device, comm
         ValueError: an unusable corpus or configuration, or a training folder of another configuration.
     """
     folder = output / "training"
-    folder.mkdir(parents=True, exist_ok=True)
     _check_same_config(folder / "config.json", config)
     data = load_captioned_images(config.input, resolution=config.resolution, limit=config.limit)
     logger.info("%d captioned images, %d items skipped", len(data.captions), data.skipped)
 
     tokenizer = _make_tokenizer(data.captions, config)
+    initial = load_model(config.initial) if config.initial else None
+    _check_shapes(config, tokenizer, initial)
+    folder.mkdir(parents=True, exist_ok=True)
+    _keep_config(folder / "config.json", config)
 
     vae_losses: list[float] = []
     if config.vae is not None:
@@ -104,7 +109,7 @@ def pretrain(config: PretrainConfig, output: Path, *, device: torch.device, comm
         config.diffusion,
         config.diffusion_loop,
         small_latents=small,
-        initial=load_model(config.initial) if config.initial else None,
+        initial=initial,
         seed=config.seed,
         folder=folder,
         device=device,
@@ -157,24 +162,55 @@ def _encode_views(
 
 def _encode_once(path: Path, vae: AutoencoderKL, images: torch.Tensor, *, mirror: bool) -> torch.Tensor:
     """Latents of the images, then of their mirror images if asked for; kept in a file for a resumed training."""
+    made_of = _digest(images, *vae.state_dict().values())
     if path.exists():
-        return load_file(path)["latents"]
+        with safe_open(path, "pt") as file:
+            if (file.metadata() or {}).get("made_of") == made_of:
+                return file.get_tensor("latents")
+        logger.warning("%s is of other images or another autoencoder; it is made anew", path)
     latents = encode_images(vae, images)
     if mirror:
         latents = torch.cat([latents, encode_images(vae, images.flip(-1))])
     latents = latents.contiguous()  # as the file gives them back: the layout decides how sums are rounded
     partial = path.with_name(f".{path.name}.partial")
-    save_file({"latents": latents}, partial)
+    save_file({"latents": latents}, partial, metadata={"made_of": made_of})
     partial.rename(path)
     return latents
 
 
+def _digest(*tensors: torch.Tensor) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def _check_shapes(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase, initial: LatentDiffusion | None) -> None:
+    """Finds out before anything is trained what cannot be built, or does not fit the initial model; ValueError."""
+    with torch.random.fork_rng(devices=[]):
+        own = config.autoencoder.build(config.resolution).config
+        channels = (AutoencoderKL.load_config(config.vae) if config.vae else own)["latent_channels"]
+        unet = config.diffusion.build_unet(channels, config.resolution)
+        text_encoder = config.diffusion.build_text_encoder(tokenizer)
+        if initial is not None:
+            start_from(initial, unet, text_encoder, tokenizer)
+
+
+def _settings(config: PretrainConfig) -> str:
+    return json.dumps(asdict(config), indent=1, default=str)
+
+
 def _check_same_config(path: Path, config: PretrainConfig) -> None:
-    text = json.dumps(asdict(config), indent=1, default=str)
+    text = _settings(config)
     if path.exists() and path.read_text() != text:
         old, new = json.loads(path.read_text()), json.loads(text)
         changed = [f"{name}: {old.get(name)} -> {new[name]}" for name in new if old.get(name) != new[name]]
         raise ValueError(
             f"{path.parent} holds a training with other settings ({'; '.join(changed)}); choose another output"
         )
-    path.write_text(text)
+
+
+def _keep_config(path: Path, config: PretrainConfig) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(_settings(config))
+    partial.rename(path)

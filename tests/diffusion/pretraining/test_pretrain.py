@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from engine.diffusion.model import find_model, load_model
+from engine.diffusion.model import ModelError, find_model, load_model
 from engine.diffusion.pretraining.autoencoder import AutoencoderConfig
 from engine.diffusion.pretraining.latent_diffusion import LatentDiffusionConfig, draw_timesteps
 from engine.diffusion.pretraining.loop import LoopConfig
@@ -158,6 +158,34 @@ def test_a_folder_with_another_training_is_refused(config, tmp_path):
     pretrain(config, tmp_path, device=CPU)
     with pytest.raises(ValueError, match="seed: 1 -> 2"):
         pretrain(replace(config, seed=2), tmp_path, device=CPU)
+
+
+def test_what_cannot_be_built_is_found_out_before_anything_is_trained_and_locks_nothing(config, tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setattr(f"{pretrain.__module__}.train_autoencoder", lambda *a, **k: trained.append(1))
+    odd = replace(config, diffusion=replace(config.diffusion, channels=(12, 20)))
+    with pytest.raises(ValueError, match="num_channels"):
+        pretrain(odd, tmp_path / "out", device=CPU)
+    with pytest.raises(ModelError):
+        pretrain(replace(config, initial=tmp_path / "nothing"), tmp_path / "out", device=CPU)
+    assert not trained and not (tmp_path / "out").exists()
+    monkeypatch.undo()
+    pretrain(config, tmp_path / "out", device=CPU)
+    other = replace(config, initial=tmp_path / "out", diffusion=replace(config.diffusion, text_width=32))
+    with pytest.raises(ValueError, match="the initial model has another shape"):
+        pretrain(other, tmp_path / "other", device=CPU)
+
+
+def test_latents_of_other_images_are_not_taken_for_those_of_these(config, tmp_path, caplog):
+    pretrain(config, tmp_path / "out", device=CPU)
+    kept = tmp_path / "out" / "training" / "latents.safetensors"
+    own = kept.read_bytes()
+    few = pretrain(replace(config, limit=4), tmp_path / "few", device=CPU)
+    assert few is not None
+    kept.write_bytes((tmp_path / "few" / "training" / "latents.safetensors").read_bytes())
+    pretrain(config, tmp_path / "out", device=CPU)
+    assert "is of other images or another autoencoder" in caplog.text
+    assert load_file(kept)["latents"].shape[0] == 2 * 12 and kept.read_bytes() == own
 
 
 def test_a_corpus_without_captions_is_refused(config, tmp_path):
