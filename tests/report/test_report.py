@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from engine.report.page import render_data, render_page
 from engine.report.pictures import GAP
 from engine.report.report import ReportOptions, write_report
 from jobs.report import main
-from tests.export.prescribed import Case
+from tests.export.prescribed import Case, write_run
 from tests.report.conftest import SCRIPT
 
 
@@ -141,3 +142,13 @@ def test_wrong_usage_is_one_sentence(
     assert main([*(option.format(run=run) for option in options), "--output", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_decisions_on_one_concept_are_kept_apart_from_those_on_another(shown: list[Case], tmp_path: Path) -> None:
+    cases = [replace(case, concept=concept) for case in shown[:6] for concept in ("car", "dog")]
+    run = write_run(tmp_path, cases)
+    ids = []
+    for concept in ("car", "dog", "dog"):
+        write_report(str(run), ReportOptions(), output=str(tmp_path / concept), concept=concept)
+        ids.append(read_data((tmp_path / concept / "data.js").read_text())["id"])
+    assert ids[0] != ids[1] == ids[2]
