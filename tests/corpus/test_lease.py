@@ -93,3 +93,9 @@ def test_a_lease_survives_json() -> None:
     shard = Shard(url="/x", name="folder-000000", size=3, kind="folder", members=("a.jpg", "ü.png"))
     lease = Lease(shard=shard, part=2, parts=5, limit=9)
     assert Lease.from_json(json.loads(json.dumps(lease.to_json()))) == lease
+
+
+def test_files_that_are_never_read_are_counted_once_however_a_shard_is_split(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(make_tar([("a.jpg", b"1"), ("a.cls", b"2"), ("b.jpg", b"3")]))
+    [shard] = list_shards(str(tmp_path))
+    assert [open_lease(Lease(shard=shard, part=p, parts=2)).ignored for p in range(2)] == [{"cls": 1}, {}]

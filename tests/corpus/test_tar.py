@@ -138,3 +138,20 @@ def test_the_first_of_several_images_of_one_key_is_used() -> None:
     assert isinstance(found.items[0], Group)
     assert found.items[0].image.name == "a.png"
     assert reasons(found) == [("a", "duplicate_key")] * 2
+
+
+def test_the_first_of_several_captions_and_masks_of_one_key_is_used() -> None:
+    members = [("a.jpg", b"1"), ("a.txt", b"22"), ("a.mask.png", b"333"), ("a.txt", b"4444"), ("a.mask.png", b"55555")]
+    [group] = index(make_tar(members)).items
+    assert isinstance(group, Group) and group.caption is not None
+    assert (group.caption.size, group.masks[""].size) == (2, 3)
+
+
+def test_sparse_members_are_never_read() -> None:
+    """Their maps can be forged: this one claims a gigabyte."""
+    data = bytearray(make_tar([("a.jpg", b"1"), ("b.jpg", b"2")]))
+    data[156:157], data[483:495] = b"S", b"%011o\0" % (1 << 30)
+    data[148:156] = b" " * 8
+    data[148:156] = f"{sum(data[:512]):06o}\0 ".encode()
+    found = index(bytes(data))
+    assert keys(found) == ["b"] and reasons(found) == [("a", "no_image")]

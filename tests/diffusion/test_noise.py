@@ -31,3 +31,8 @@ def test_the_forward_process_mixes_by_alpha_bar():
     z0, noise = torch.full((2, 1, 1, 1), 3.0), torch.full((2, 1, 1, 1), 5.0)
     zt = add_noise(z0, noise, torch.tensor([1.0, 0.36])).flatten()
     torch.testing.assert_close(zt, torch.tensor([3.0, 0.6 * 3 + 0.8 * 5]))
+
+
+def test_where_seed_key_and_stage_end_matters():
+    one = draw_noise(1, "1a", "s", (4,))
+    assert not torch.equal(one, draw_noise(11, "a", "s", (4,))) and not torch.equal(one, draw_noise(1, "1", "as", (4,)))

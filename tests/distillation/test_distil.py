@@ -182,3 +182,44 @@ def test_a_model_of_velocities_learns_velocities(tmp_path, monkeypatch):
     expected = torch.stack([e[:, r].mean() for e, r in zip(error, batch.region, strict=True)]).mean()
     _, losses = run(spec, tmp_path / "state", kind="sd2")
     assert losses == [pytest.approx(float(expected), rel=1e-4)]
+
+
+def test_the_first_step_goes_as_far_as_warmup_lets_it_and_the_average_follows(tmp_path):
+    """Adam's first step is the learning rate, whatever the gradient; the first average is 0.9 of the way."""
+    before = weights_of(make_model("sd1"))
+    weights, _ = run(make_spec(method="full", steps=1, warmup=10), tmp_path / "state")
+    moved = max(float((weights[name] - value).abs().max()) for name, value in before.items())
+    assert moved == pytest.approx(0.9 * 1e-3 / 10, rel=0.05)
+
+
+def test_gradients_are_clipped(tmp_path, monkeypatch):
+    norms, step = [], torch.optim.AdamW.step
+
+    def watched(self, *arguments, **options):
+        own = [p.grad.flatten() for group in self.param_groups for p in group["params"] if p.grad is not None]
+        norms.append(float(torch.cat(own).norm()))
+        return step(self, *arguments, **options)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    monkeypatch.setattr("engine.distillation.distil.CLIP", 1e-4)
+    run(make_spec(method="full", steps=1), tmp_path / "state")
+    assert norms == [pytest.approx(1e-4, rel=0.05)]
+
+
+def test_what_is_told_at_a_checkpoint_is_told_before_it_is_written(tmp_path):
+    def stop(*arguments):
+        raise Interruption
+
+    with pytest.raises(Interruption):
+        run(make_spec(steps=1), tmp_path / "state", on_checkpoint=stop)
+    told = []
+    run(make_spec(steps=1), tmp_path / "state", on_checkpoint=lambda step, *rest: told.append(step))
+    assert told == [1], "killed in between, it is told again"
+
+
+def test_a_loss_that_is_no_number_ends_the_training_and_is_not_kept(tmp_path):
+    examples = make_examples()
+    examples.latents.fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="the loss is nan at step 0; lower the learning rate"):
+        distil(make_model("sd1"), examples, PROMPTS, make_spec(steps=1), seed=7, checkpoint=str(tmp_path / "state"))
+    assert not (tmp_path / "state").exists()

@@ -105,3 +105,9 @@ def test_the_generator_decides_the_region():
     mask = draw_mask(1, 32, 32, 32)
     regions = [draw_region(mask, 32, 32, generator(seed)) for seed in (3, 3, 4)]
     assert torch.equal(regions[0], regions[1]) and not torch.equal(regions[0], regions[2])
+
+
+def test_rectangles_that_do_not_span_the_image_reach_its_last_row_and_column():
+    mask, g = torch.zeros(64, 64, dtype=torch.bool), generator(0)
+    tops, lefts, heights, widths = np.array([draw_rectangle(mask, 64, 64, g) for _ in range(2000)]).T
+    assert (tops + heights)[heights < 64].max() == 64 and (lefts + widths)[widths < 64].max() == 64

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engine.corpus import Sample
 from engine.evaluation.evaluate import evaluate_run
 from engine.evaluation.metrics import Auroc, Overlap, fit_to_protocol
 from engine.evaluation.report import format_report
 from engine.evaluation.rows import EvaluationError
+from engine.evaluation.truth import find_box
 from jobs.evaluate import main
 
 PERFECT = {"acc": 1.0, "iou": 1.0, "miou": 1.0, "images": 6}
@@ -214,3 +216,9 @@ def test_a_concept_without_ground_truth_is_named_and_hides_no_other(
     assert whole["concepts"].keys() == {"car"} and whole["mean_iou"]["refined"] == 1.0
     assert "none of the 1 labels has ground truth for 'dog'" in whole["not_compared"]["dog"]
     assert "none of the 1 labels has ground truth for 'dog'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("box", [[20, 10, 40, 0], [20, 10, 40, -5], [20, 10, np.nan, 20], [np.inf, 10, 40, 20]])
+def test_a_box_without_area_or_place_is_refused(box: list[float]) -> None:
+    with pytest.raises(ValueError, match="its bbox is"):
+        find_box(Sample(shard="a.tar", key="a", image=b"", metadata={"bbox": box}), "car")

@@ -12,6 +12,7 @@ import pytest
 from engine.corpus import Lease, list_shards, open_lease
 from engine.corpus.decode import decode_mask
 from engine.corpus.sample import Sample
+from engine.diffusion.geometry import bounding_box
 from engine.export.export import ExportOptions, export_labels
 from tests.export import readers
 from tests.export.prescribed import Case
@@ -100,3 +101,12 @@ def test_many_files_are_read_like_one(
     export_labels(str(run), str(tmp_path / "out"), ExportOptions(format=name, drop_flags=()))
     assert len([path for path in (tmp_path / "out").rglob("*") if path.suffix in (".tar", ".parquet")]) > 1
     assert READERS[name](tmp_path / "out").keys() == given.keys()
+
+
+def test_boxes_and_areas_in_coco_are_those_of_the_masks(run: Path, given: Given, tmp_path: Path) -> None:
+    export_labels(str(run), str(tmp_path / "out"), ExportOptions(format="coco", drop_flags=()))
+    coco = json.loads((tmp_path / "out" / "annotations.json").read_text())
+    places = {image["id"]: (image["shard"], image["key"]) for image in coco["images"]}
+    for found in coco["annotations"]:
+        mask = given[places[found["image_id"]]].mask
+        assert (found["bbox"], found["area"]) == (list(bounding_box(mask)), mask.sum())

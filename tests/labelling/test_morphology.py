@@ -144,3 +144,10 @@ def test_clutter_that_changed_as_much_as_the_object_is_left_out_where_attention_
     ]
     assert masks[0][44:52, 44:52].all() and masks[0][12:28, 12:28].all()
     assert not masks[1][36:].any() and masks[1][12:28, 12:28].all()
+
+
+def test_a_thin_ring_is_filled_before_what_is_thin_is_taken_away():
+    radius = np.hypot(*(np.mgrid[:40, :40] - 20))
+    ring = torch.from_numpy((radius > 10.5) & (radius <= 12))
+    got = tidy(ring, torch.zeros(40, 40), settings(fill_holes=True, opening=2))
+    assert got.numpy()[radius < 9].all()

@@ -183,3 +183,19 @@ def test_labels_of_each_concept_become_those_of_each_image_by_name() -> None:
     found = share_pixels(("car", "dog"), [cars, dogs])
     assert [[label.concept for label in labels] for labels in found] == [["car", "dog"]] * 2
     assert [[bool(label.mask.any()) for label in labels] for labels in found] == [[True, False], [False, True]]
+
+
+def test_a_mask_that_keeps_pixels_at_any_side_touches_the_border() -> None:
+    for side in (np.s_[0, 6], np.s_[-1, 6], np.s_[6, 0], np.s_[6, -1]):
+        left, whole = square(), square()
+        left[:, 8:], whole[side] = False, True
+        _, second = make_disjoint([label_of(left, advantage=0.1), label_of(whole, advantage=0.0)])
+        assert second.flags == ["low_contrast", "touches_border"], side
+
+
+def test_the_mask_that_others_take_most_of_is_emptied_first_and_gives_back_what_it_took() -> None:
+    first, second, third = (np.zeros((40, 60), bool) for _ in range(3))
+    first[10:20, :10] = second[10:20, 2:] = third[10:20, 10:] = True  # of the first 0.2 is left, of the second 0.14
+    scores = [np.full((10, 15), value, np.float32) for value in (1, 2, 3)]
+    found = resolve_overlap([first, second, third], scores)
+    assert np.array_equal(found[0], first) and not found[1].any() and np.array_equal(found[2], third)

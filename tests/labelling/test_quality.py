@@ -50,3 +50,9 @@ def test_the_weights_are_those_of_the_committed_fit_which_ranks_concepts_it_has_
     fit = json.loads((Path(__file__).parents[2] / "docs" / "results" / "quality.json").read_text())
     assert fit["weights"] == WEIGHTS and fit["bias"] == BIAS
     assert fit["spearman_left_out"]["mean"] >= 0.35 and fit["spearman_cross_validated"]["pooled"] >= 0.5
+
+
+def test_a_flat_heatmap_says_nothing_of_a_mask():
+    mask = np.zeros((8, 8), bool)
+    mask[:4] = True
+    assert measure(mask, np.full((2, 2), 7, np.uint8)).agreement == 0

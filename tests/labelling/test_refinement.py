@@ -223,3 +223,10 @@ def test_growing_is_dilation_by_a_square():
         side = 2 * count + 1
         expected = [ndimage.binary_dilation(m, np.ones((side, side), bool)) for m in mask.numpy()]
         assert np.array_equal(grow(mask, count).numpy(), np.stack(expected))
+
+
+def test_what_tidying_adds_beyond_the_preliminary_mask_is_taken_away_again():
+    preliminary = cells(3, 13, 1, 14)
+    preliminary[:, 7:9, 6:9] = False  # a hole in the middle of the thing
+    got = cut(make_levels((0.4, THING)), preliminary, EVERYWHERE, paper(fill_holes=True))
+    assert got.mask.any() and not (got.mask & ~got.region).any()

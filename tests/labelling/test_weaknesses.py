@@ -52,3 +52,9 @@ def test_a_region_over_most_of_the_image_is_flagged():
 def test_an_empty_mask_and_a_region_over_everything_are_no_error():
     pixels, mask, region = scene()
     assert find_weaknesses(pixels, mask & False, region | True, contrast=0.4, clusters=2, missed=0.1) == ["covers_most"]
+
+
+def test_a_background_of_one_colour_is_uniform_whatever_the_colour():
+    pixels, mask, region = scene()
+    pixels[:, ~region] = np.array([[-0.8], [-0.8], [0.9]])
+    assert find_weaknesses(pixels, mask, region, contrast=0.4, clusters=2, missed=0.1) == ["uniform_background"]

@@ -184,3 +184,19 @@ def test_of_two_drivers_that_start_a_run_at_once_with_other_settings_one_is_refu
     assert held(run) is None
     with occupy(run, other, "two"):
         assert held(run)["session"] == "two"  # type: ignore[index]
+
+
+def test_a_process_elsewhere_is_not_gone_because_none_here_has_its_number(elsewhere: Callable[[str], Holder]) -> None:
+    other = replace(elsewhere("one"), pid=2**22 + 1)
+    assert not other.gone()
+    assert replace(other, machine=Holder.here("one").machine).gone()
+
+
+def test_a_process_that_has_ended_and_was_not_waited_for_is_gone() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    holder = replace(Holder.here("one"), pid=child.pid, started=claims._find_process(child.pid) or "")
+    assert not holder.gone()
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert holder.gone()
+    child.communicate()

@@ -17,6 +17,7 @@ from engine.run.forecast import Forecast, Probe, make_forecast, probe, read_rate
 from engine.run.plan import plan_labelling
 from jobs.plan import main
 from tests.corpus.hostile import make_corpus_tar
+from tests.run.test_status import START, make_receipt
 
 SPEC = LabelSpec(concept="car", prompt="a photo of a car")
 
@@ -122,3 +123,21 @@ def test_all_concepts_of_a_run_are_probed_and_fine_tuned(corpus: Path, tmp_path:
     forecasts = [make_forecast(plan, images=9, device="cpu", workers=1) for plan in (one, two)]
     # As many steps again, but half a second is now 2 x 40 + 25 + 20 passes.
     assert forecasts[1].fine_tuning == pytest.approx(2 * forecasts[0].fine_tuning * 85 / 125)
+
+
+@pytest.mark.parametrize(("device", "seconds"), [("cpu", 5), ("cuda", 3)])
+def test_a_cpu_decodes_instead_of_labelling_and_a_gpu_meanwhile(
+    corpus: Path, tmp_path: Path, device: str, seconds: float
+) -> None:
+    plan = plan_of(corpus, tmp_path / "run")
+
+    def now() -> float:
+        plan.source.clock[0] += 1  # reading and encoding take a second, labelling its two and another
+        return plan.source.clock[0]
+
+    assert probe(plan, images=1, device=device, now=now).seconds == seconds
+
+
+def test_images_that_are_done_count_towards_the_limit(corpus: Path, tmp_path: Path) -> None:
+    plan = replace(plan_of(corpus, tmp_path / "run", limit=10), receipts={"x": make_receipt(3, 1, START)})
+    assert make_forecast(plan, images=2, device="cpu", workers=1, limit=10).images == 7

@@ -20,6 +20,7 @@ from engine.run.directory import LabelRun, RunError, start_run
 from engine.run.fake import FakeLabeller, FakeSource
 from engine.run.plan import LabelPlan, plan_labelling
 from engine.run.shard import Labels, label_lease
+from engine.run.summary import Outcome
 from schemas.receipt import Receipt
 from tests.corpus.hostile import draw_noise, encode, make_tar
 from tests.run.test_shard import SPEC
@@ -202,3 +203,27 @@ def test_a_retry_of_a_shard_that_kills_workers_before_its_first_image_keeps_its_
     receipt = label_lease(lease, Seeing(), replace(run, session="second", retry=True))
     assert pq.read_table(run.labels_url(lease.id)).equals(before)
     assert (receipt.labelled, receipt.kept, receipt.quarantined) == (4, 4, {"worker_died": 1})
+
+
+def test_a_retry_that_kills_workers_still_leaves_alone_what_has_a_row(corpus: Path, tmp_path: Path) -> None:
+    run, labeller, again = make_plan(corpus, tmp_path / "run").run, Seeing(), Seeing()
+    (lease, _) = plan_leases(list_shards(str(corpus)))
+    labeller.bad = ("000003",)
+    label_lease(lease, labeller, run)
+    for number in range(MAX_DEATHS):
+        storage.touch(storage.join(run.url, ATTEMPTS, f"{lease.id}~second-{number}"))
+    receipt = label_lease(lease, again, replace(run, session="second", retry=True))
+    assert again.keys == ["000003"]
+    assert (receipt.seen, receipt.labelled, receipt.kept) == (6, 4, 3)
+
+
+def test_the_summary_counts_as_new_what_this_start_has_looked_at(corpus: Path, tmp_path: Path) -> None:
+    finish(make_plan(corpus, tmp_path / "run"), Seeing())
+    plan = make_plan(corpus, tmp_path / "run", retry=True)
+    (receipt,) = finish(plan, Seeing())
+    done = {**plan.receipts, receipt.lease_id: receipt}
+    outcome = Outcome(plan=plan, receipts=done, failed_leases={}, seconds=4.0)
+    assert (outcome.seen, outcome.new, outcome.quarantined) == (12, 2, 2)
+    assert "2 in 4 s (0.5 images/s) after 0 s of loading, 10 before" in outcome.describe()
+    assert outcome.failed(0.1) and not outcome.failed(0.2)
+    assert not replace(outcome, receipts=plan.receipts).failed(0.0), "nothing is in quarantine"

@@ -225,3 +225,27 @@ def test_the_weights_do_not_depend_on_the_state_of_the_process(run: Path) -> Non
         make(plan(run, spec, output_url=str(run / name)))
         weights.append((run / name / "model.safetensors").read_bytes())
     assert weights[0] == weights[1]
+
+
+def test_a_corpus_whose_address_is_not_shown_must_be_named(run: Path, corpus: Path) -> None:
+    manifest = RunManifest.from_json((run / "run.json").read_text())
+    manifest.config["input_url"] = "s3://***@bucket/corpus"
+    (run / "run.json").write_text(manifest.to_json())
+    with pytest.raises(RunError, match=r"does not say where its corpus is; give --input"):
+        plan(run)
+    assert plan(run, input_url=str(corpus)).sources[0].unlabelled == 0
+
+
+def test_synthetic_shards_that_are_still_being_made_are_left_out(run: Path, tmp_path: Path) -> None:
+    add_synthetic(run, tmp_path / "made")
+    shutil.copy(run / "synthetic" / "images" / "000000.tar", run / "synthetic" / "images" / "000001.tar")
+    task = plan(run, SegmenterSpec(**{**vars(SPEC), "synthetic": True}))
+    assert [lease.id for place, lease in task.leases if place == 1] == ["000000"]
+    assert task.sources[1].unlabelled == 1
+
+
+def test_labels_of_other_settings_are_not_learned_from(run: Path) -> None:
+    receipt = run / "labels" / "000001.json"
+    receipt.write_text(json.dumps({**json.loads(receipt.read_text()), "fingerprint": "other"}))
+    with pytest.raises(RunError, match=r"the receipt of 000001 .* has the fingerprint other"):
+        plan(run)

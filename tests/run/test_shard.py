@@ -232,3 +232,16 @@ def test_receipts_show_no_credentials(tmp_path: Path) -> None:
     receipt = label_lease(lease, FakeLabeller("fake", SPEC), make_run(tmp_path / "run"))
     assert receipt.labelled == 1
     assert "secret" not in (tmp_path / "run" / "preliminary" / f"{lease.id}.json").read_text()
+
+
+def test_a_batch_of_large_images_ends_early(lease: Lease, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.run.shard.MAX_BATCH_PIXELS", 3000)
+    pixels: list[int] = []
+
+    class Watched(FakeLabeller):
+        def __call__(self, images: list[np.ndarray], keys: list[str]) -> list[Label]:
+            pixels.append(sum(image.shape[0] * image.shape[1] for image in images))
+            return super().__call__(images, keys)
+
+    assert label_lease(lease, Watched("fake", SPEC), make_run(tmp_path, batch_size=8)).labelled == 19
+    assert max(pixels) <= 3000 and len(pixels) < 19

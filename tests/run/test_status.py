@@ -254,3 +254,10 @@ def test_a_run_goes_on_where_no_heartbeat_can_be_written(tmp_path: Path) -> None
     (tmp_path / "file").write_text("in the way")
     with Heartbeat(str(tmp_path / "file"), make_snapshot(), every=0) as heart:
         heart.beat(done=11)
+
+
+def test_a_driver_that_has_stopped_tells_no_rate(tmp_path: Path) -> None:
+    plan = start_origin(tmp_path)
+    storage.atomic_put(make_snapshot().to_json().encode(), snapshot_url(plan.run.url, "refined"))
+    (stage,) = read_status(plan.run.url, now=START + timedelta(seconds=SILENT_AFTER + 1)).stages
+    assert (stage.state, stage.rate, stage.eta, stage.done) == ("stopped", None, None, 0)

@@ -154,3 +154,13 @@ def test_the_expected_iou_is_that_of_pixels_drawn_by_their_probability() -> None
     drawn = np.random.default_rng(1).random((200, 60, 60)) < p
     simulated = np.mean([(t & mask).sum() / (t | mask).sum() for t in drawn])
     assert expected_iou(p, mask) == pytest.approx(simulated, rel=0.01)
+
+
+def test_images_too_many_for_one_pass_are_segmented_in_parts(
+    untrained: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [noise(48, 64, seed) for seed in range(5)]
+    expected = untrained.predict_batch(images)
+    monkeypatch.setattr("engine.segmenter.segmenter.BATCH_PIXELS", 2 * 48 * 64)
+    for ours, theirs in zip(untrained.predict_batch(images), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)

@@ -216,3 +216,31 @@ def test_records_count_steps_and_epochs(undisturbed: tuple[dict[str, torch.Tenso
 def test_settings_that_make_no_sense_are_refused_by_name(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_spec(**changes)
+
+
+def test_the_first_step_goes_as_far_as_warmup_lets_it(tmp_path: Path) -> None:
+    """Adam's first step is the learning rate, whatever the gradient."""
+    from engine.segmenter.unet import build_unet
+
+    spec = make_spec(steps=1, warmup=10, ema_decay=0)
+    weights, _ = train(spec, tmp_path / "state")
+    before = dict(build_unet(2, seed=0).named_parameters())
+    moved = max(float((weights[name] - value).abs().max()) for name, value in before.items())
+    assert moved == pytest.approx(spec.learning_rate / 10, rel=0.05)
+
+
+def test_nothing_is_mirrored_where_that_is_not_asked_for() -> None:
+    image = np.tile(np.arange(48, dtype=np.uint8)[None, :, None], (40, 1, 3))
+    example = Example(shard="a", key="0", image=image, mask=image[..., 0] > 20)
+    images, _ = draw_batch([example], make_spec(batch_size=64, flip=False), step=0)
+    assert (images.diff(dim=3) > 0).all()
+
+
+def test_a_loss_that_is_no_number_ends_the_training_and_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = torch.full((4, 3, 32, 32), torch.nan)
+    monkeypatch.setattr("engine.segmenter.train.images_to_tensor", lambda images: nothing)
+    with pytest.raises(FloatingPointError, match="the loss is nan at step 0; lower the learning rate"):
+        train(make_spec(steps=1), tmp_path / "state")
+    assert not (tmp_path / "state").exists()
