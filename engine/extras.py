@@ -24,5 +24,5 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
     except ImportError as error:
         package = module.partition(".")[0]
         raise MissingExtra(
-            f"{purpose} needs {package}, which is not installed: pip install 'maskmine[{extra}]'"
+            f"{purpose} needs {package}, which is not installed: pip install -e '.[{extra}]' where the project lies"
         ) from error

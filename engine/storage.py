@@ -59,7 +59,7 @@ def open_filesystem(url: str, **options: Any) -> tuple[fsspec.AbstractFileSystem
     try:
         return url_to_fs(url, **options)
     except ImportError as error:
-        hint = "; pip install 'maskmine[s3]'" if "s3fs" in str(error) else ""
+        hint = "; pip install -e '.[s3]' where the project lies" if "s3fs" in str(error) else ""
         message = f"{redact(url)!r} needs a package that is not installed: {redact(str(error))}{hint}"
         raise StorageError(message) from error
     except ValueError as error:

@@ -38,7 +38,7 @@ def hide(monkeypatch: pytest.MonkeyPatch) -> Hide:
 
 def check(said: str, extra: str, missing: str) -> None:
     assert said.startswith("error: ") and said.count("\n") == 1
-    assert missing in said and f"pip install 'maskmine[{extra}]'" in said
+    assert missing in said and f"pip install -e '.[{extra}]' where the project lies" in said
 
 
 def test_a_bucket_asks_for_s3(hide: Hide, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
@@ -62,7 +62,7 @@ def test_an_onnx_file_of_a_segmenter_asks_for_onnx(
 
 def test_a_feature_network_asks_for_onnx(hide: Hide) -> None:
     hide("onnxruntime")
-    with pytest.raises(ValueError, match=r"needs onnxruntime, .*: pip install 'maskmine\[onnx\]'"):
+    with pytest.raises(ValueError, match=r"needs onnxruntime, .*: pip install -e '\.\[onnx\]'"):
         FeatureNetwork(b"", name="inception.onnx")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,8 @@ __all__ = ["CorpusError", "Shard", "list_shards"]
 logger = logging.getLogger(__name__)
 
 SAMPLES_PER_FOLDER_SHARD = 256
+UNREAD_PICTURES = (".heic", ".heif", ".avif", ".tif", ".tiff", ".gif", ".bmp", ".jp2", ".dng", ".cr2", ".nef")
+"""What people take for images and is none of the formats that are read."""
 LONGEST_NAME = 200
 """Bytes of a shard's name; with a part's number, an ending and a temporary mark it makes the 255 of file systems."""
 
@@ -112,6 +115,12 @@ def _folder_shards(listing: Listing) -> list[Shard]:
         raise CorpusError(f"{redact(listing.root)!r} is a single file but not a .tar; give its folder.")
     start = len(listing.root.rstrip("/")) + 1
     members = assign_folder_keys({url[start:]: size for url, size in listing.sizes.items()})
+    others = Counter(
+        name.rpartition(".")[2].lower() for name in listing.sizes if name.lower().endswith(UNREAD_PICTURES)
+    )
+    if others:
+        counted = ", ".join(f"{count} .{suffix}" for suffix, count in sorted(others.items()))
+        logger.warning("%s: pictures that are not read (%s); convert them to JPEG", redact(listing.root), counted)
     groups = iter([list(group) for _, group in itertools.groupby(members, key=lambda member: member.key)])
     shards: list[Shard] = []
     while chunk := list(itertools.islice(groups, SAMPLES_PER_FOLDER_SHARD)):

@@ -127,6 +127,11 @@ def find_model(name: str, revision: str | None = None) -> Path:
             raise ModelError(f"--revision {revision} makes no sense for the local model {name}; leave it out")
         check_layout(folder)
         return folder.resolve()
+    if name.endswith((".safetensors", ".ckpt")):
+        raise ModelError(
+            f"{name} is a single file; convert it to a folder in diffusers format, with "
+            "StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER), and give that"
+        )
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise ModelError(f"there is no model folder {name!r}; give a local directory in diffusers format or a hub id")
     if revision is None:

@@ -6,6 +6,7 @@ depend on their number. All randomness of a step derives from (seed, step), so t
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,9 @@ from engine.distillation.objective import masked_loss
 from engine.distillation.regions import draw_region
 from engine.distillation.spec import DistillationSpec
 from engine.distillation.weights import ConceptModel, copy_into
+from engine.memory import free_memory, is_out_of_memory
+
+logger = logging.getLogger(__name__)
 
 CLIP = 1.0
 """Largest norm of a gradient."""
@@ -131,12 +135,7 @@ class _FineTuning:
         rate = warmup_cosine(step, self.spec.steps, peak=self.spec.peak_rate, warmup=self.spec.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        *parts, last = (self.own[k : k + self.micro_batch] for k in range(0, len(self.own), self.micro_batch))
-        total = torch.zeros((), device=self.tuned.device)
-        for part in parts:
-            with self.accelerator.no_sync(self.unet):
-                total += self._backward(batch, part)
-        total += self._backward(batch, last)
+        total = self._fit_gradients(batch)
         self.accelerator.clip_grad_norm_(self.weights.values(), CLIP)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -146,6 +145,28 @@ class _FineTuning:
         self.losses.append(float(self.accelerator.reduce(total, "mean")))
         if not math.isfinite(self.losses[-1]):
             raise FloatingPointError(f"the loss is {self.losses[-1]} at step {step}; lower the learning rate")
+
+    def _fit_gradients(self, batch: Batch) -> Tensor:
+        """Gradients of this process' examples, fewer at a time once the memory has not sufficed; their loss."""
+        while True:
+            try:
+                return self._accumulate(batch)
+            except Exception as error:
+                # Of several processes, others may be waiting for this one's gradients already.
+                if not is_out_of_memory(error) or self.micro_batch == 1 or self.accelerator.num_processes > 1:
+                    raise
+            self.optimizer.zero_grad()
+            free_memory()
+            self.micro_batch = -(-min(self.micro_batch, len(self.own)) // 2)
+            logger.warning("the memory does not suffice; from now on %d examples at a time", self.micro_batch)
+
+    def _accumulate(self, batch: Batch) -> Tensor:
+        *parts, last = (self.own[k : k + self.micro_batch] for k in range(0, len(self.own), self.micro_batch))
+        total = torch.zeros((), device=self.tuned.device)
+        for part in parts:
+            with self.accelerator.no_sync(self.unet):
+                total += self._backward(batch, part)
+        return total + self._backward(batch, last)
 
     def _backward(self, batch: Batch, part: range) -> Tensor:
         """Gradients of some examples; their share of this process' loss."""
@@ -206,7 +227,8 @@ def distil(
         model: m, on the device to train on; with adapters its U-Net gets them, with ``full`` it stays as it is.
         prompts: y_f and y_b.
         checkpoint: URL of the training state.
-        micro_batch: largest number of examples of one forward pass; gradients are accumulated.
+        micro_batch: largest number of examples of one forward pass; gradients are accumulated. Halved, by a process
+            that is alone, whenever the memory does not suffice.
         on_checkpoint: called in the first process with the steps done, all losses, and m′ as it would be.
 
     Returns:

@@ -121,7 +121,7 @@ def measure_features(network: Features, scenes: Scenes) -> dict[str, float]:
 def features_to_onnx(network: Features) -> bytes:
     """The features as an ONNX file for batches and images of any size, weights inside.
 
-    Needs the packages of `maskmine[onnx]`.
+    Needs the packages of the extra onnx.
     """
     names = ("batch", "height", "width")
     batch, height, width = (torch.export.Dim(name, min=2) for name in names)

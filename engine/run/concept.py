@@ -163,7 +163,7 @@ def make_concept(
             found = ", ".join(f"{reason} {n}" for reason, n in sorted(tally.items())) or "no image at all"
             raise ValueError(
                 f"nothing to learn {task.spec.concept!r} from: {error} ({found}); "
-                "give a larger --sample, or another --concept or --prompt"
+                "give a larger --sample, a lower --presence-threshold (absent), or another --concept or --prompt"
             ) from error
         if first:
             storage.atomic_put(json.dumps(tally).encode(), task.url("training", "images.json"))

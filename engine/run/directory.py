@@ -140,7 +140,8 @@ def check_corpus(leases: list[Lease], receipts: dict[str, Receipt], url: str, *,
             f"{storage.redact(url)} holds labels of another {now.shard.name}: that one had "
             f"{was['shard']['size']} bytes in {was['parts']} part(s), this one has {now.shard.size} in "
             f"{now.parts}; give each corpus its own --run (where this is the same shard and its bad images have been "
-            "mended: label it with --retry-quarantined)"
+            "mended: label it with --retry-quarantined; where images were added to a folder: --adapter with the run's "
+            "concept folder spares the fine-tuning)"
         )
 
 

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import logging
-import sys
 from collections.abc import Sequence
 from typing import Any
 
+from engine.memory import free_memory, is_out_of_memory
+
 logger = logging.getLogger(__name__)
-
-_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "ALLOC_FAILED")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the memory, a device's or the machine's, did not suffice."""
-    torch = sys.modules.get("torch")
-    if isinstance(error, MemoryError) or (torch and isinstance(error, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in _WORDS)
 
 
 class Fitting:
@@ -63,7 +53,7 @@ class Fitting:
                     raise
                 logger.warning("%s; going on with %s at a time", str(error).partition("\n")[0], self.most)
             # Only here, with the error gone, is nothing held by the frames it came through.
-            _free()
+            free_memory()
             part = [column[: self.most] for column in part]
 
     def _shrink(self, size: int) -> bool:
@@ -79,10 +69,3 @@ class Fitting:
     def _inner(self, size: int) -> None:
         if hasattr(self._work, "batch_size"):
             self._work.batch_size = size
-
-
-def _free() -> None:
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()

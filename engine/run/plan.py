@@ -128,7 +128,7 @@ class LabelPlan:
         ]
         if self.concepts and self.sample:
             settings = self.concepts[0].distillation
-            images = f"of about {settings.sample} images in {len(self.sample.leases)} leases"
+            images = f"of up to {settings.sample} images in {len(self.sample.leases)} leases"
             facts.insert(-2, ("fine-tuning", f"{settings.method}, on masks {images}, to be done"))
         elif self.weights:
             facts.insert(-2, ("fine-tuning", f"done: {', '.join(map(storage.redact, self.weights))}"))

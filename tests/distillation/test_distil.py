@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from engine.diffusion.model import LatentDiffusion
-from engine.distillation.distil import distil, draw_batch
+from engine.distillation.distil import _FineTuning, distil, draw_batch
 from engine.distillation.examples import Examples
 from engine.distillation.spec import DistillationSpec
 from tests.diffusion.models import make_model
@@ -223,3 +223,25 @@ def test_a_loss_that_is_no_number_ends_the_training_and_is_not_kept(tmp_path):
     with pytest.raises(FloatingPointError, match="the loss is nan at step 0; lower the learning rate"):
         distil(make_model("sd1"), examples, PROMPTS, make_spec(steps=1), seed=7, checkpoint=str(tmp_path / "state"))
     assert not (tmp_path / "state").exists()
+
+
+def test_a_batch_that_does_not_fit_the_memory_is_learned_in_parts(tmp_path, monkeypatch, caplog):
+    expected, expected_losses = run(make_spec(steps=2, batch_size=6), tmp_path / "whole")
+    whole, sizes = _FineTuning._backward, []
+
+    def small(self, batch, part):
+        sizes.append(len(part))
+        if len(part) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(self, batch, part)
+
+    monkeypatch.setattr(_FineTuning, "_backward", small)
+    found, losses = run(make_spec(steps=2, batch_size=6), tmp_path / "parts")
+    assert sizes == [6, 3, 2, 2, 2, 2, 2, 2]
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-3)
+    apart = torch.cat([(found[name] - value).abs().flatten() for name, value in expected.items()])
+    assert float((apart > 1e-4).float().mean()) < 0.01
+    assert "from now on 2 examples at a time" in caplog.text
+    monkeypatch.setattr(_FineTuning, "_backward", lambda self, batch, part: small(self, batch, range(9)))
+    with pytest.raises(torch.OutOfMemoryError):
+        run(make_spec(steps=1, batch_size=2), tmp_path / "never")
