@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.corpus.listing import COMPRESSED_TAR, CorpusError, Listing, list_files, tar_name
-from engine.corpus.members import assign_folder_keys, printable, unsafe_name
+from engine.corpus.members import assign_folder_keys, is_hidden, printable, unsafe_name
 from engine.storage import redact
 
 __all__ = ["CorpusError", "Shard", "list_shards"]
@@ -114,11 +114,10 @@ def _folder_shards(listing: Listing) -> list[Shard]:
     if listing.root in listing.sizes:
         raise CorpusError(f"{redact(listing.root)!r} is a single file but not a .tar; give its folder.")
     start = len(listing.root.rstrip("/")) + 1
-    members = assign_folder_keys({url[start:]: size for url, size in listing.sizes.items()})
-    others = Counter(
-        name.rpartition(".")[2].lower() for name in listing.sizes if name.lower().endswith(UNREAD_PICTURES)
-    )
-    if others:
+    sizes = {url[start:]: size for url, size in listing.sizes.items()}
+    members = assign_folder_keys(sizes)
+    unread = (name for name in sizes if name.lower().endswith(UNREAD_PICTURES) and not is_hidden(name))
+    if others := Counter(name.rpartition(".")[2].lower() for name in unread):
         counted = ", ".join(f"{count} .{suffix}" for suffix, count in sorted(others.items()))
         logger.warning("%s: pictures that are not read (%s); convert them to JPEG", redact(listing.root), counted)
     groups = iter([list(group) for _, group in itertools.groupby(members, key=lambda member: member.key)])

@@ -15,7 +15,7 @@ from PIL import Image
 from engine.corpus.decode import DecodeError, decode_image
 from engine.labelling.png import png_to_array
 from engine.run.labelled import LabelledImage
-from engine.segmenter.examples import Row
+from schemas.label import Row
 
 COLUMNS = ("concept", "width", "height", "mask", "bbox", "area", "quality", "flags")
 LONGEST = 120

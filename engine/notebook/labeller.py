@@ -20,7 +20,7 @@ from engine.corpus.decode import Picture, to_array
 from engine.labelling.spec import LabelSpec, Stage
 from engine.notebook.image_label import ImageLabel
 from engine.run.concept import check_adapter
-from engine.run.memory import Fitting
+from engine.run.fitting import Fitting
 from engine.run.names import concept_url
 from engine.run.options import Method, Refinement, What, label_spec
 from engine.run.origin import find_origin

@@ -116,7 +116,8 @@ def _quiet_core() -> Iterator[None]:
 
 def await_node() -> None:
     """Waits for something to compute on: of a cluster that has just been started, the head may be all there is."""
-    if ray.cluster_resources().get("CPU"):
+    total = ray.cluster_resources()
+    if total.get("CPU") or total.get("GPU"):
         return
     logger.warning("the cluster has no node for workers yet; waiting for the first")
     # A task that waits is what makes autoscalers start a node. Waited for in Python, which signals can interrupt.

@@ -161,7 +161,6 @@ def on_cluster() -> Iterator[None]:
     """A connection to Ray with our way of ending on signals; one that was there before is left as it is."""
     ours = not ray.is_initialized()
     connect()
-    await_node()
 
     def terminate(number: int, frame: FrameType | None) -> NoReturn:
         raise Terminated
@@ -170,6 +169,7 @@ def on_cluster() -> Iterator[None]:
     with suppress(ValueError):  # signals belong to the main thread
         before = signal.signal(signal.SIGTERM, terminate)
     try:
+        await_node()
         yield
     except BaseException as error:
         if ours:

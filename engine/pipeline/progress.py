@@ -71,28 +71,29 @@ def count(leases: Iterable[Lease], receipts: dict[str, Receipt], open_leases: It
     """Adds up finished leases (by receipt), opened ones (by report); estimates the rest by bytes, or else by number."""
     reports = {progress.lease_id: progress for progress in open_leases}
     done = planned = quarantined = finished = total = 0
-    known, unknown = Counter[str](), Counter[str]()
+    known_leases = unknown_leases = 0
+    known_bytes = unknown_bytes = 0.0
     for lease in leases:
         total += 1
-        size = {"leases": 1, "bytes": lease.shard.size / lease.parts}
+        size = lease.shard.size / lease.parts
         if receipt := receipts.get(lease.id):
             finished += 1
-            done, planned = done + receipt.seen, planned + receipt.seen
-            quarantined += receipt.failed
-            known.update(size)
+            seen, bad, expected = receipt.seen, receipt.failed, receipt.seen
         elif report := reports.get(lease.id):
-            done, planned = done + report.labelled + report.quarantined, planned + report.planned
-            quarantined += report.quarantined
-            known.update(size)
+            seen, bad, expected = report.labelled + report.quarantined, report.quarantined, report.planned
         else:
-            unknown.update(size)
-    if known["leases"]:
-        unit = "bytes" if known["bytes"] and unknown["bytes"] else "leases"  # some stores tell no sizes
-        planned += round(unknown[unit] * planned / known[unit])
+            unknown_leases, unknown_bytes = unknown_leases + 1, unknown_bytes + size
+            continue
+        done, quarantined, planned = done + seen, quarantined + bad, planned + expected
+        known_leases, known_bytes = known_leases + 1, known_bytes + size
+    if unknown_leases and known_leases:
+        sized = known_bytes and unknown_bytes  # some stores tell no sizes
+        share = unknown_bytes / known_bytes if sized else unknown_leases / known_leases
+        planned += round(share * planned)
     return Tally(
         done=done,
-        planned=planned if known or not unknown else None,
-        estimated=bool(unknown),
+        planned=planned if known_leases or not unknown_leases else None,
+        estimated=unknown_leases > 0,
         quarantined=quarantined,
         leases_done=finished,
         leases=total,

@@ -24,8 +24,8 @@ from engine.labelling.label import Label
 from engine.memory import is_out_of_memory
 from engine.run.attempts import Attempt
 from engine.run.directory import LabelRun
+from engine.run.fitting import Fitting
 from engine.run.harvest import Complete, Harvest, LabellerBroken, LeaseProgress, Report, complete_lease
-from engine.run.memory import Fitting
 from engine.run.prefetch import Item, Picture, Prefetch, decode_sample
 from engine.run.rows import make_rows, read_rows
 from schemas.label import Row

@@ -20,8 +20,8 @@ from engine.corpus.lease import Lease
 from engine.labelling.spec import LabelSpec
 from engine.run.attempts import Attempt
 from engine.run.directory import LabelRun, check_manifest, make_manifest, new_session
+from engine.run.fitting import Fitting
 from engine.run.harvest import Complete, Harvest, LabellerBroken, LeaseProgress, Report, complete_lease
-from engine.run.memory import Fitting
 from engine.run.origin import Origin
 from engine.run.plan import split_done
 from engine.run.prefetch import Picture

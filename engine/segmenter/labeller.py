@@ -18,8 +18,8 @@ class SegmenterLabeller:
 
     The heatmap is its probability and the preliminary mask where that is above one half, both at the size that the
     network sees. The quality is the IoU to be expected if the probability is right, and 0 of a mask that is empty or
-    everything. Of several concepts each has its
-    own label; its masks are where it is more probable than the others and the background.
+    everything. Of several concepts each has its own label; its masks are where it is more probable than the others and
+    the background.
     """
 
     def __init__(self, segmenter: Segmenter) -> None:

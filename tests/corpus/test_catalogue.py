@@ -190,7 +190,7 @@ def test_a_link_that_leads_nowhere_hides_no_folder_beside_it(corpus: Path) -> No
 
 
 def test_pictures_of_formats_that_are_not_read_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    for name in ("a.jpg", "b.HEIC", "c.heic", "d.tiff", "notes.md"):
+    for name in ("a.jpg", "b.HEIC", "c.heic", "d.tiff", "._d.tiff", "notes.md"):
         (tmp_path / name).write_bytes(b"12345")
     assert list_shards(str(tmp_path))[0].members == ("a.jpg",)
     assert "pictures that are not read (2 .heic, 1 .tiff)" in caplog.text and "md" not in caplog.text

@@ -12,7 +12,7 @@ from engine.corpus.lease import Lease, plan_leases
 from engine.labelling.label import Label
 from engine.memory import is_out_of_memory
 from engine.run.fake import FakeLabeller
-from engine.run.memory import Fitting
+from engine.run.fitting import Fitting
 from engine.run.shard import label_lease
 from tests.corpus.hostile import make_corpus_tar
 from tests.run.test_shard import SPEC, files, make_run

@@ -1,0 +1,39 @@
+"""What the driver does before and after there is work, without a cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine import storage
+from engine.pipeline import driver
+from engine.run.attempts import ATTEMPTS
+from tests.run.origins import start_origin
+from tests.run.test_status import label
+
+
+def test_whoever_gives_up_waiting_for_a_node_leaves_no_connection_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[bool] = []
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(driver.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(driver.ray, "shutdown", lambda: ended.append(True))
+    monkeypatch.setattr(driver, "connect", lambda: None)
+    monkeypatch.setattr(driver, "await_node", interrupted)
+    with pytest.raises(KeyboardInterrupt), driver.on_cluster():
+        raise AssertionError
+    assert ended == [True]
+
+
+def test_a_driver_with_nothing_to_do_leaves_the_marks_of_another_alone(tmp_path: Path) -> None:
+    plan = start_origin(tmp_path)
+    label(plan)
+    done = start_origin(tmp_path)
+    mark = storage.join(done.run.url, ATTEMPTS, "000000~other-token")
+    storage.touch(mark)
+    assert not done.remaining
+    assert driver.drive(done).quarantined == 0
+    assert storage.exists(mark)
