@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from dataclasses import dataclass
 
 from engine import storage
@@ -91,9 +92,10 @@ class Outcome:
 
 def open_labels_line(folder: str) -> str:
     """One line of Python that gives all labels of a folder as a pandas frame."""
+    pattern = repr(f"{glob.escape(folder)}/*.parquet")  # of a folder whose name looks like one, or holds quotes
     if storage.is_local(folder):
-        return f"import glob, pandas; pandas.concat(map(pandas.read_parquet, glob.glob('{folder}/*.parquet')))"
+        return f"import glob, pandas; pandas.concat(map(pandas.read_parquet, glob.glob({pattern})))"
     return (
         "import fsspec, pandas; pandas.concat(pandas.read_parquet(file.full_name) "
-        f"for file in fsspec.open_files('{folder}/*.parquet'))"
+        f"for file in fsspec.open_files({pattern}))"
     )

@@ -70,9 +70,12 @@ def test_a_finished_run_says_so_without_ray(corpus: Path, tmp_path: Path, capsys
     assert f"glob.glob('{tmp_path}/run/preliminary/*.parquet')" in out
 
 
-def test_the_line_that_opens_the_labels_works(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    finish(corpus, tmp_path / "run")
-    run_job("--concept", "car", "--input", corpus, "--run", tmp_path / "run")
+@pytest.mark.parametrize("name", ["run", "it's run [1]"])
+def test_the_line_that_opens_the_labels_works(
+    name: str, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finish(corpus, tmp_path / name)
+    run_job("--concept", "car", "--input", corpus, "--run", tmp_path / name)
     (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("to open"))
     statement, _, expression = line.removeprefix("to open").strip().partition("; ")
     names: dict[str, object] = {}
