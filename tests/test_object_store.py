@@ -254,5 +254,5 @@ def test_a_missing_package_is_named_with_the_way_to_install_it(monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "s3fs", None)
     for scheme in ("s3", "s3a"):
         monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, scheme, raising=False)
-    with pytest.raises(storage.StorageError, match=r"pip install 'maskmine\[s3\]'"):
+    with pytest.raises(storage.StorageError, match=r"pip install -e '\.\[s3\]'"):
         storage.open_filesystem("s3://bucket/x")

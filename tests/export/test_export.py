@@ -149,7 +149,7 @@ def test_without_pycocotools_coco_says_how_to_get_it(
 ) -> None:
     for name in ("pycocotools", "pycocotools.mask"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ValueError, match=r"pip install 'maskmine\[export\]'"):
+    with pytest.raises(ValueError, match=r"pip install -e '\.\[export\]'"):
         export_labels(str(run), str(tmp_path / "out"), ExportOptions(format="coco"))
     assert CocoWriter.__name__ and list(tmp_path.iterdir()) == []
 

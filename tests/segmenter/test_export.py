@@ -30,5 +30,5 @@ def test_the_file_says_what_the_segmenter_says_for_several_sizes() -> None:
 
 def test_a_missing_package_is_named_with_the_way_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(MissingExtra, match=r"needs onnx, .*pip install 'maskmine\[onnx\]'"):
+    with pytest.raises(MissingExtra, match=r"needs onnx, .*pip install -e '\.\[onnx\]'"):
         segmenter_to_onnx(Segmenter(build_unet(2), CONFIG))
