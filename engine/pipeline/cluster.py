@@ -46,6 +46,11 @@ class Workers:
     num_gpus: float
     device: str
 
+    def describe(self) -> str:
+        """``2 on CPUs, more if the cluster grows``."""
+        more = ", more if the cluster grows" if self.count > self.ready else ""
+        return f"{self.ready} on {'GPUs' if self.num_gpus else 'CPUs'}{more}"
+
 
 def check_address() -> None:
     """Raises ClusterError when RAY_ADDRESS names a cluster that cannot be joined; Ray itself tries for minutes."""

@@ -56,7 +56,7 @@ def run_plan(plan: LabelPlan, *, workers: int | None = None, tell: Callable[[str
     with at_work(plan):
         make_concepts_of(plan, workers=workers, tell=tell)
         tell(f"labels: {len(plan.remaining)} of {len(plan.leases)} leases to do")
-        return drive(plan, workers=workers)
+        return drive(plan, workers=workers, tell=tell)
 
 
 def make_concepts_of(plan: LabelPlan, *, workers: int | None, tell: Callable[[str], None] = print) -> None:
@@ -76,7 +76,7 @@ def make_concepts_of(plan: LabelPlan, *, workers: int | None, tell: Callable[[st
         sample = plan.sample
         if sample.remaining:
             tell(f"sample: preliminary masks, {len(sample.remaining)} of {len(sample.leases)} leases to do")
-            outcome = drive(sample, workers=workers)
+            outcome = drive(sample, workers=workers, tell=tell)
             if outcome.failed_leases:
                 lease, error = next(iter(outcome.failed_leases.items()))
                 raise LabellingError(f"{lease}: {error}")
@@ -93,8 +93,11 @@ def make_concepts_of(plan: LabelPlan, *, workers: int | None, tell: Callable[[st
             )
 
 
-def drive(plan: LeasePlan, *, workers: int | None = None) -> Outcome:
+def drive(plan: LeasePlan, *, workers: int | None = None, tell: Callable[[str], None] = print) -> Outcome:
     """Does what the plan has left.
+
+    Args:
+        tell: is told by what, once that is known.
 
     Raises:
         ValueError: the run directory cannot be written to or another driver is at it, or the cluster cannot be used.
@@ -107,15 +110,16 @@ def drive(plan: LeasePlan, *, workers: int | None = None) -> Outcome:
         with at_work(plan):
             check_reach(plan.places)
             pool = divide(leases=len(plan.remaining), wanted=workers)
+            tell(f"workers: {pool.describe()}")
             board, gauges = start_board(), DriverGauges(plan.run.stage)
             before = sum(receipt.seen for receipt in receipts.values())
             heart = Heartbeat(plan.run.url, _first_snapshot(plan, pool.count))
 
-            def tell(tally: Tally, rate: float | None) -> None:
+            def show(tally: Tally, rate: float | None) -> None:
                 heart.beat(**asdict(tally), rate=rate)
                 gauges.show(tally)
 
-            line = ProgressLine(_tally(plan, receipts, board), done=before, tell=tell)
+            line = ProgressLine(_tally(plan, receipts, board), done=before, tell=show)
             with heart, line, explained():
                 for result in label_leases(plan, pool, board):
                     if isinstance(result, Receipt):

@@ -35,7 +35,7 @@ def run_prediction(
         return drive(plan)
     check_address()
     with on_cluster():
-        outcome = drive(plan, workers=workers)
+        outcome = drive(plan, workers=workers, tell=tell)
         if png:
             with explained():
                 count = write_all_masks(plan.run, [lease for lease in plan.leases if lease.id in outcome.receipts])

@@ -20,4 +20,4 @@ def run_synthesis(plan: SynthesisPlan, *, workers: int | None = None, tell: Call
     """
     left = len(plan.remaining)
     tell(f"samples: {left} of {len(plan.leases)} shards to do" if left else "samples: skipped, they are there")
-    return drive(plan, workers=workers)
+    return drive(plan, workers=workers, tell=tell)

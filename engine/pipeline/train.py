@@ -30,7 +30,8 @@ from engine.pipeline.label import PATIENCE, quiet_ray_data
 from engine.pipeline.trainer import train_on_ray
 from engine.run.claim import occupy
 from engine.run.directory import new_session
-from engine.run.segmenter import CHECKPOINTS, SegmenterTask, format_counts, make_segmenter, read_task
+from engine.run.quantities import format_counts
+from engine.run.segmenter import CHECKPOINTS, SegmenterTask, make_segmenter, read_task
 from engine.segmenter.examples import Example
 from schemas.training import TrainingReceipt
 

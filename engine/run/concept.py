@@ -33,6 +33,7 @@ from engine.labelling.spec import LabelSpec
 from engine.run.directory import LabelRun, RunError
 from engine.run.names import concept_url
 from engine.run.prefetch import Picture, Prefetch
+from engine.run.quantities import format_counts
 from engine.run.source import LabellerSource
 from engine.run.training import find_training, make_receipt, spread
 from schemas.training import TrainingReceipt
@@ -160,7 +161,7 @@ def make_concept(
         try:
             examples = encode_examples(model, read_sample(task, tally), flip=task.distillation.flip)
         except ValueError as error:
-            found = ", ".join(f"{reason} {n}" for reason, n in sorted(tally.items())) or "no image at all"
+            found = format_counts(tally) or "no image at all"
             raise ValueError(
                 f"nothing to learn {task.spec.concept!r} from: {error} ({found}); "
                 "give a larger --sample, a lower --presence-threshold (absent), or another --concept or --prompt"

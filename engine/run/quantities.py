@@ -1,6 +1,8 @@
-"""Sizes and durations as a person reads them."""
+"""Sizes, durations and counts as a person reads them."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 
 def format_bytes(size: float) -> str:
@@ -19,3 +21,8 @@ def format_duration(seconds: float) -> str:
         if whole >= big:
             return f"{whole // big}{unit}{whole % big // small:02d}{rest}"
     return f"{whole}s"
+
+
+def format_counts(counts: Mapping[str, int]) -> str:
+    """``used 12, flag:empty 3``, the most first; "" of nothing."""
+    return ", ".join(f"{name} {n}" for name, n in sorted(counts.items(), key=lambda item: (-item[1], item[0])))

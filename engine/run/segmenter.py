@@ -28,6 +28,7 @@ from engine.run.example_source import (
     find_synthetic,
     name_concepts,
 )
+from engine.run.quantities import format_counts
 from engine.run.training import IMAGES_PER_LEASE, find_training, make_receipt, spread
 from engine.segmenter.review import read_review
 from engine.segmenter.spec import SegmenterSpec
@@ -241,7 +242,8 @@ def make_segmenter(
     if receipt := task.find_receipt():
         return receipt
     if not examples:
-        raise ValueError(f"there is nothing to learn {task.concept!r} from ({format_counts(tally)})")
+        seen = format_counts(tally) or "no image at all"
+        raise ValueError(f"there is nothing to learn {task.concept!r} from ({seen})")
     began = time.perf_counter()
 
     def keep(step: int, history: History, network: nn.Module) -> None:
@@ -284,8 +286,3 @@ def make_segmenter(
     receipt = make_receipt(task.manifest.hash, tally, history.losses, name=WEIGHTS, data=data, seconds=seconds)
     storage.atomic_put(receipt.to_json().encode(), task.file("receipt.json"))
     return receipt
-
-
-def format_counts(tally: Mapping[str, int]) -> str:
-    """``corpus.used 12, corpus.flag:empty 3``."""
-    return ", ".join(f"{reason} {count}" for reason, count in sorted(tally.items())) or "no image at all"

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 from datetime import datetime, timezone
-from typing import Any
 
-from engine.run.quantities import format_bytes, format_duration
+from engine.run.quantities import format_bytes, format_counts, format_duration
 from engine.run.status import RunStatus, StageStatus, TrainingStatus
 
 NAMES = {"preliminary": "sample", "refined": "labels", "synthetic": "synthetic", "concept": "fine-tuning"}
@@ -83,14 +82,10 @@ def describe_training(training: TrainingStatus) -> str:
 def _details(stage: StageStatus) -> list[tuple[str, str]]:
     failed = {reason: number for reason, number in stage.outcomes.items() if reason != "labelled"}
     outcome = f"{stage.outcomes.get('labelled', 0)} labelled, {sum(failed.values())} quarantined"
-    outcome += f" ({_count(failed)})" if failed else ""
-    rows = [("outcome", outcome), ("flags", _count(stage.flags)), ("time", _time(stage)), ("data", _data(stage.bytes))]
-    rows.append(("never read", _count(stage.ignored)))
+    outcome += f" ({format_counts(failed)})" if failed else ""
+    rows = [("outcome", outcome), ("flags", format_counts(stage.flags)), ("time", _time(stage))]
+    rows += [("data", _data(stage.bytes)), ("never read", format_counts(stage.ignored))]
     return [(f"  {name}", text) for name, text in rows if text and stage.images]
-
-
-def _count(counts: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {n}" for name, n in sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _time(stage: StageStatus) -> str:

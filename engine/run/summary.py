@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import glob
+from collections import Counter
 from dataclasses import dataclass
 
 from engine import storage
 from engine.run.directory import STAGE_FOLDERS
 from engine.run.plan import LeasePlan, count_quarantined
+from engine.run.quantities import format_counts
 from schemas.receipt import Receipt
 
 
@@ -66,12 +68,14 @@ class Outcome:
             images += f", {earlier} before" if earlier else ""
         else:
             images = f"{self.seen}, everything was done already"
-        reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(self._reasons().items()))
+        reasons = format_counts(count_quarantined(self.receipts.values()))
+        flags = sum((Counter(receipt.flags) for receipt in self.receipts.values()), Counter[str]())
         quarantine = f": {reasons}; see {storage.redact(storage.join(run.url, 'quarantine'))}" if reasons else ""
         facts = [
             ("images", images),
             ("shards", f"{len({lease.shard.name for lease in self.plan.leases})}, in {len(self.plan.leases)} leases"),
             ("quarantined", f"{self.quarantined}{quarantine}"),
+            ("flags", format_counts(flags)),
             ("labels", f"{labels}/*.parquet"),
             ("to open", open_labels_line(labels)),
         ]
@@ -84,10 +88,7 @@ class Outcome:
             facts.append(("to look at", contact_sheet))
         for lease_id, error in self.failed_leases.items():
             facts.append(("failed", f"{lease_id}: {error}"))
-        return "\n".join(f"{name:<13}{fact}" for name, fact in facts)
-
-    def _reasons(self) -> dict[str, int]:
-        return count_quarantined(self.receipts.values())
+        return "\n".join(f"{name:<13}{fact}" for name, fact in facts if fact)
 
 
 def open_labels_line(folder: str) -> str:

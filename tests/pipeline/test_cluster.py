@@ -10,16 +10,16 @@ from engine.pipeline.trainer import count_workers
 
 
 @pytest.mark.parametrize(
-    ("resources", "leases", "wanted", "count", "ready", "device"),
+    ("resources", "leases", "wanted", "count", "ready", "device", "told"),
     [
-        ({"CPU": 2.0}, 10, None, 10, 2, "cpu"),
-        ({"CPU": 1.0}, 10, None, 1, 1, "cpu"),
-        ({"CPU": 64.0}, 10, None, 10, 10, "cpu"),
-        ({"CPU": 2.0}, 10, 5, 5, 5, "cpu"),
-        ({"CPU": 16.0, "GPU": 4.0}, 10, None, 10, 4, "cuda"),
-        ({"CPU": 16.0, "GPU": 4.0}, 10, 8, 8, 4, "cuda"),
-        ({"CPU": 16.0, "GPU": 4.0}, 2, None, 2, 2, "cuda"),
-        ({}, 10, None, 1, 1, "cpu"),
+        ({"CPU": 2.0}, 10, None, 10, 2, "cpu", "2 on CPUs, more if the cluster grows"),
+        ({"CPU": 1.0}, 10, None, 1, 1, "cpu", "1 on CPUs"),
+        ({"CPU": 64.0}, 10, None, 10, 10, "cpu", "10 on CPUs"),
+        ({"CPU": 2.0}, 10, 5, 5, 5, "cpu", "5 on CPUs"),
+        ({"CPU": 16.0, "GPU": 4.0}, 10, None, 10, 4, "cuda", "4 on GPUs, more if the cluster grows"),
+        ({"CPU": 16.0, "GPU": 4.0}, 10, 8, 8, 4, "cuda", "4 on GPUs, more if the cluster grows"),
+        ({"CPU": 16.0, "GPU": 4.0}, 2, None, 2, 2, "cuda", "2 on GPUs"),
+        ({}, 10, None, 1, 1, "cpu", "1 on CPUs"),
     ],
 )
 def test_workers_fit_the_cluster_and_leave_room(
@@ -30,10 +30,12 @@ def test_workers_fit_the_cluster_and_leave_room(
     count: int,
     ready: int,
     device: str,
+    told: str,
 ) -> None:
     monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: resources)
     workers = cluster.divide(leases=leases, wanted=wanted)
     assert (workers.count, workers.ready, workers.device) == (count, ready, device)
+    assert workers.describe() == told
     cpus = resources.get("CPU", 1.0)
     assert 0 < workers.num_cpus * workers.ready <= max(cpus - cluster.SPARE_CPUS, cpus / 2)
     assert workers.num_gpus * workers.ready <= resources.get("GPU", 0)

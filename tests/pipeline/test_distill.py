@@ -25,7 +25,9 @@ def test_one_command_labels_synthesises_trains_and_evaluates_and_resumes(
     ray_address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    assert main([*BRIEF.split(), "--run", str(run)]) == 0
+    # Three workers cannot share a batch of two: as many as can train.
+    assert main([*BRIEF.split(), "--workers", "3", "--run", str(run)]) == 0
+    assert "workers: 1 on CPUs" in capsys.readouterr().out, "there is one lease"
     first = products(run)
     assert {Path(name).parts[0] for name in first} == {
         "labels",
@@ -38,7 +40,6 @@ def test_one_command_labels_synthesises_trains_and_evaluates_and_resumes(
     assert found["labels"]["images"] == found["segmenter"]["images"] == 6
     with Image.open(run / "story.png") as story:
         assert story.width > story.height and np.asarray(story.convert("L")).std() > 10
-    capsys.readouterr()
 
     assert main([*BRIEF.split(), "--run", str(run)]) == 0
     assert products(run) == first

@@ -227,3 +227,14 @@ def test_the_summary_counts_as_new_what_this_start_has_looked_at(corpus: Path, t
     assert "2 in 4 s (0.5 images/s) after 0 s of loading, 10 before" in outcome.describe()
     assert outcome.failed(0.1) and not outcome.failed(0.2)
     assert not replace(outcome, receipts=plan.receipts).failed(0.0), "nothing is in quarantine"
+
+
+def test_the_summary_counts_the_flags_of_all_leases_the_most_first(corpus: Path, tmp_path: Path) -> None:
+    plan = make_plan(corpus, tmp_path / "run")
+    receipts = finish(plan, Seeing())
+    flags = [{"absent": 2, "covers_most": 3}, {"absent": 2}]
+    done = {receipt.lease_id: replace(receipt, flags=own) for receipt, own in zip(receipts, flags, strict=True)}
+    outcome = Outcome(plan=plan, receipts=done, failed_leases={})
+    assert "\nflags        absent 4, covers_most 3\n" in outcome.describe()
+    unflagged = {lease: replace(receipt, flags={}) for lease, receipt in done.items()}
+    assert "flags" not in replace(outcome, receipts=unflagged).describe()

@@ -33,7 +33,8 @@ from engine.labelling.png import png_to_array
 from engine.run.directory import start_run
 from engine.run.example_source import NothingToLearn
 from engine.run.plan import LabelPlan, plan_labelling
-from engine.run.segmenter import CHECKPOINTS, SegmenterTask, format_counts, make_segmenter, plan_training, read_task
+from engine.run.quantities import format_counts
+from engine.run.segmenter import CHECKPOINTS, SegmenterTask, make_segmenter, plan_training, read_task
 from engine.run.shard import label_lease
 from engine.segmenter.segmenter import THRESHOLD, Segmenter
 from engine.segmenter.spec import Labels, SegmenterSpec
@@ -167,7 +168,7 @@ def _measure_unet(task: StudyTask, row: Row, training: SegmenterTask, labelled: 
         tally: Counter[str] = Counter()
         examples = list(read_task(training, tally))
         if not examples:
-            raise NothingToLearn(f"there is nothing to learn from ({format_counts(tally)})")
+            raise NothingToLearn(f"there is nothing to learn from ({format_counts(tally) or 'no image at all'})")
         receipt = make_segmenter(training, examples, tally, device=task.device)
         assert receipt
         with suppress(OSError):  # only of use to a training that goes on
