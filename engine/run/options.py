@@ -224,6 +224,8 @@ class Segmentation:
     """Steps until it is reached."""
     ema_decay: float = SegmenterSpec.ema_decay
     """Of the moving average of the weights that is kept; 0 keeps the last ones."""
+    scale: float = SegmenterSpec.scale
+    """Crops show up to so many times more, or less, of an image than their side does; 1: always the same."""
     flip: bool = SegmenterSpec.flip
     """Mirror half of the crops."""
     seed: int = SegmenterSpec.seed

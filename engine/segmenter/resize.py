@@ -22,6 +22,14 @@ def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
+def resize_classes(classes: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(H, W) bool or uint8 -> (height, width), each pixel of the class that lies in its middle."""
+    if classes.shape == (height, width):
+        return classes
+    small = Image.fromarray(classes.astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST)
+    return np.asarray(small).astype(classes.dtype)
+
+
 def resize_map(values: np.ndarray, height: int, width: int) -> np.ndarray:
     """(h, w) float32 -> (height, width) float32, bilinear."""
     if values.shape == (height, width):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from engine.checks import check_at_least
 from engine.labelling.label import USELESS
 
-SEGMENTER_VERSION = 3
+SEGMENTER_VERSION = 4
 """Raised whenever the code trains to other weights for unchanged settings."""
 
 Labels = Literal["refined", "preliminary", "truth"]
@@ -34,6 +34,8 @@ class SegmenterSpec:
         width: channels of the first level; those below have 1, 2, 4, 8 times as many.
         learning_rate: peak of Adam's, after `warmup` steps; it then falls to a hundredth along a half cosine.
         ema_decay: of the moving average of the weights, which is what is kept; 0 keeps the last weights (the paper).
+        scale: crops are windows of ``crop / scale`` to ``crop * scale`` pixels, no larger than the image, brought to
+            the crop's size; 1: windows of that size (the paper).
         flip: mirror half of the crops.
         seed: of first weights, order and crops.
         min_quality: labels of smaller quality are left out.
@@ -52,6 +54,7 @@ class SegmenterSpec:
     learning_rate: float = 1e-3
     warmup: int = 100
     ema_decay: float = 0.99
+    scale: float = 1.5
     flip: bool = True
     seed: int = 0
     min_quality: float = 0.0
@@ -69,6 +72,8 @@ class SegmenterSpec:
         for name in ("min_quality", "ema_decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
+        if not 1 <= self.scale <= 4:
+            raise ValueError(f"scale is {self.scale}; it must be between 1 and 4")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be positive")
 

@@ -1,8 +1,7 @@
 """The training loop of the segmenter: cross-entropy on random crops, binary for one concept.
 
 Runs in one process or, with Accelerate, in several: each computes its share of every batch, and the batches do not
-depend on their number. Order and crops derive from (seed, position) alone, where position p is that of the p-th crop
-ever drawn: a resumed run repeats nothing, and an epoch is a permutation of all examples.
+depend on their number (see `engine.segmenter.crops`).
 """
 
 from __future__ import annotations
@@ -11,19 +10,18 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from engine.diffusion.training import Checkpoint, Progress, warmup_cosine
+from engine.segmenter.crops import draw_batch
 from engine.segmenter.examples import Example
 from engine.segmenter.spec import SegmenterSpec
-from engine.segmenter.unet import build_unet, computes_bfloat16, images_to_tensor, layout
+from engine.segmenter.unet import build_unet, computes_bfloat16, layout
 
 REPORT_EVERY = 10
 """Steps between looks at the loss: each makes the processor wait for the GPU."""
@@ -62,38 +60,6 @@ class History:
                 "iou": None if math.isnan(iou) else round(iou, 5),
                 "learning_rate": round(warmup_cosine(step, spec.steps, peak=spec.learning_rate, warmup=spec.warmup), 9),
             }
-
-
-@lru_cache(maxsize=4)
-def permutation(seed: int, epoch: int, count: int) -> np.ndarray:
-    """The order of an epoch."""
-    return np.random.default_rng((seed, 0, epoch)).permutation(count)
-
-
-def draw_batch(
-    examples: Sequence[Example], spec: SegmenterSpec, *, step: int, own: slice = slice(None)
-) -> tuple[Tensor, Tensor]:
-    """The crops of a step, or of its part `own`: a function of (examples, spec, step) alone.
-
-    Returns:
-        images [n, 3, crop, crop] in [-1, 1], masks [n, 1, crop, crop] of 0 and 1; of several concepts classes
-        [n, crop, crop] instead, int64.
-    """
-    count, first = len(examples), step * spec.batch_size
-    images, masks = [], []
-    for position in range(first, first + spec.batch_size)[own]:
-        example = examples[permutation(spec.seed, position // count, count)[position % count]]
-        g = np.random.default_rng((spec.seed, 1, position))
-        height, width = example.mask.shape
-        top, left = (int(g.integers(0, side - spec.crop + 1)) for side in (height, width))
-        window = slice(top, top + spec.crop), slice(left, left + spec.crop)
-        image, mask = example.image[window], example.mask[window]
-        if spec.flip and g.random() < 0.5:
-            image, mask = image[:, ::-1], mask[:, ::-1]
-        images.append(image)
-        masks.append(mask)
-    truth = torch.from_numpy(np.stack(masks))
-    return images_to_tensor(np.stack(images)), truth[:, None].float() if truth.dtype == torch.bool else truth.long()
 
 
 def train_segmenter(

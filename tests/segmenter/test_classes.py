@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from engine.corpus import Lease, list_shards
+from engine.segmenter.crops import draw_batch
 from engine.segmenter.examples import Example, read_examples
 from engine.segmenter.export import compare_onnx, segmenter_to_onnx
 from engine.segmenter.files import SegmenterConfig
@@ -21,7 +22,7 @@ from engine.segmenter.labeller import SegmenterLabeller
 from engine.segmenter.pictures import COLOURS, draw_predictions
 from engine.segmenter.segmenter import Segmenter
 from engine.segmenter.spec import SegmenterSpec
-from engine.segmenter.train import draw_batch, train_segmenter
+from engine.segmenter.train import train_segmenter
 from engine.segmenter.unet import build_unet
 from tests.segmenter.bright import to_png, write_tar
 from tests.segmenter.coloured import CONCEPTS, SIZE, draw_scene
@@ -127,6 +128,14 @@ def test_the_classes_lie_where_the_objects_are(window: int) -> None:
     (probability,) = segmenter.predict_batch([image])
     np.testing.assert_allclose(probability.sum(0), 1, atol=1e-5)
     assert Segmenter(Colours(), SegmenterConfig(concept="car", width=2, short_side=32)).concepts == ("car",)
+
+
+def test_crops_of_any_size_hold_classes_and_nothing_between_them() -> None:
+    image, classes = draw_scene(5)
+    classes = np.where(classes == 2, np.uint8(7), classes)
+    example = Example(shard="a", key="0", image=image, mask=classes)
+    _, drawn = draw_batch([example], replace(SPEC, batch_size=64, scale=4.0), step=0)
+    assert set(drawn.unique().tolist()) <= set(np.unique(classes).tolist())
 
 
 def test_a_label_of_each_concept_has_its_class_and_no_pixel_is_in_two() -> None:

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from engine.segmenter.crops import draw_batch
 from engine.segmenter.examples import Example
 from engine.segmenter.spec import SegmenterSpec
-from engine.segmenter.train import History, draw_batch, train_segmenter
+from engine.segmenter.train import History, train_segmenter
 from tests.segmenter.bright import draw_box
 
 
@@ -58,7 +59,7 @@ def test_the_parts_of_a_batch_are_the_batch_and_another_seed_draws_another() -> 
 
 
 def test_a_crop_lies_anywhere_in_its_image_and_its_mask_lies_with_it() -> None:
-    examples, spec = make_examples(1), make_spec(batch_size=256, flip=True)
+    examples, spec = make_examples(1), make_spec(batch_size=256, flip=True, scale=1.0)
     images, masks = draw_batch(examples, spec, step=0)
     assert images.shape == (256, 3, 32, 32) and masks.shape == (256, 1, 32, 32)
     (example,) = examples
@@ -73,6 +74,25 @@ def test_a_crop_lies_anywhere_in_its_image_and_its_mask_lies_with_it() -> None:
     assert {place[0] for place in places} == set(range(rows + 1))
     assert {place[1] for place in places} == set(range(columns + 1))
     assert {place[2] for place in places} == {0, 1}
+
+
+@pytest.mark.parametrize(("scale", "smallest", "largest"), [(1.0, 32, 32), (1.25, 26, 40), (2.0, 16, 60)])
+def test_crops_show_more_or_less_of_an_image_and_the_mask_goes_along(scale: float, smallest: int, largest: int) -> None:
+    rows, columns = np.mgrid[:60, :80].astype(np.uint8) * 3
+    image = np.stack([rows, columns, rows], 2)
+    example = Example(shard="a", key="0", image=image, mask=(columns > 90) & (rows > 60))
+    spec = make_spec(batch_size=256, scale=scale)
+    images, masks = draw_batch([example], spec, step=0)
+    pixels = (images + 1) * 127.5
+    # How much of the image a step from one pixel of the crop to the next is: 1 where the window has the crop's size.
+    down = pixels[:, 0].diff(dim=1)[:, 8:-8].mean((1, 2)) / 3
+    across = pixels[:, 1].diff(dim=2)[..., 8:-8].mean((1, 2)).abs() / 3
+    torch.testing.assert_close(down, across, atol=0.05, rtol=0)
+    sides = down * 32
+    assert (float(sides.min()), float(sides.max())) == pytest.approx((smallest, largest), abs=1)
+    assert scale == 1 or 0.35 < (sides < 31.9).float().mean() < 0.65, "as often larger as smaller"
+    inside = (pixels[:, 1] > 90) & (pixels[:, 0] > 60)
+    assert (inside == (masks[:, 0] > 0)).float().mean() > 0.97 and 0.1 < masks.mean() < 0.9
 
 
 def train(spec: SegmenterSpec, checkpoint: Path, **options: Any) -> tuple[dict[str, torch.Tensor], History]:
@@ -211,6 +231,7 @@ def test_records_count_steps_and_epochs(undisturbed: tuple[dict[str, torch.Tenso
         ({"short_side": 31}, "short_side is 31; it must be at least 32"),
         ({"learning_rate": 0}, "learning_rate is 0"),
         ({"min_quality": 2}, "min_quality is 2"),
+        ({"scale": 0.5}, "scale is 0.5; it must be between 1 and 4"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused_by_name(changes: dict[str, Any], message: str) -> None:
@@ -232,7 +253,7 @@ def test_the_first_step_goes_as_far_as_warmup_lets_it(tmp_path: Path) -> None:
 def test_nothing_is_mirrored_where_that_is_not_asked_for() -> None:
     image = np.tile(np.arange(48, dtype=np.uint8)[None, :, None], (40, 1, 3))
     example = Example(shard="a", key="0", image=image, mask=image[..., 0] > 20)
-    images, _ = draw_batch([example], make_spec(batch_size=64, flip=False), step=0)
+    images, _ = draw_batch([example], make_spec(batch_size=64, flip=False, scale=1.0), step=0)
     assert (images.diff(dim=3) > 0).all()
 
 
@@ -240,7 +261,7 @@ def test_a_loss_that_is_no_number_ends_the_training_and_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nothing = torch.full((4, 3, 32, 32), torch.nan)
-    monkeypatch.setattr("engine.segmenter.train.images_to_tensor", lambda images: nothing)
+    monkeypatch.setattr("engine.segmenter.crops.images_to_tensor", lambda images: nothing)
     with pytest.raises(FloatingPointError, match="the loss is nan at step 0; lower the learning rate"):
         train(make_spec(steps=1), tmp_path / "state")
     assert not (tmp_path / "state").exists()
