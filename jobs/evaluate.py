@@ -57,6 +57,8 @@ class Studies:
     """Side of the crops. Default: 128."""
     short_side: Int = None
     """Of the images, which are resized to it. Default: 128."""
+    scale: float = 1.0
+    """Crops show up to so many times more, or less, of an image than their side does."""
     min_quality: float = 0.0
     """Labels of smaller quality are not learned from."""
     features: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None

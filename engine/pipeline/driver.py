@@ -97,7 +97,7 @@ def drive(plan: LeasePlan, *, workers: int | None = None, tell: Callable[[str], 
     """Does what the plan has left.
 
     Args:
-        tell: is told by what, once that is known.
+        tell: gets the line that says how many workers there are, and on what.
 
     Raises:
         ValueError: the run directory cannot be written to or another driver is at it, or the cluster cannot be used.

@@ -35,7 +35,7 @@ class SegmenterSpec:
         learning_rate: peak of Adam's, after `warmup` steps; it then falls to a hundredth along a half cosine.
         ema_decay: of the moving average of the weights, which is what is kept; 0 keeps the last weights (the paper).
         scale: crops are windows of ``crop / scale`` to ``crop * scale`` pixels, no larger than the image, brought to
-            the crop's size; 1: windows of that size (the paper).
+            the crop's size; at 1 all windows have that size.
         flip: mirror half of the crops.
         seed: of first weights, order and crops.
         min_quality: labels of smaller quality are left out.
@@ -54,7 +54,7 @@ class SegmenterSpec:
     learning_rate: float = 1e-3
     warmup: int = 100
     ema_decay: float = 0.99
-    scale: float = 1.5
+    scale: float = 1.0
     flip: bool = True
     seed: int = 0
     min_quality: float = 0.0

@@ -67,7 +67,8 @@ def study_options(test: Path, images: int, arguments: argparse.Namespace) -> tup
     """Of `jobs/evaluate.py`, for the study on these held-out images."""
     options = ("--study", "ablation", "--test", test, "--limit", images, "--steps", arguments.steps)
     options += ("--train-batch-size", arguments.batch_size, "--width", arguments.width)
-    return (*options, "--crop", arguments.crop, "--short-side", arguments.side, "--min-quality", arguments.min_quality)
+    options += ("--crop", arguments.crop, "--short-side", arguments.side, "--scale", arguments.scale)
+    return (*options, "--min-quality", arguments.min_quality)
 
 
 def add_options(parser: argparse.ArgumentParser, *, folder: str, steps: int, synthetic: int) -> None:
@@ -78,6 +79,7 @@ def add_options(parser: argparse.ArgumentParser, *, folder: str, steps: int, syn
     parser.add_argument("--width", type=int, default=16, help="channels of a U-Net's first level (the default has 32)")
     parser.add_argument("--side", type=int, default=128, help="short side of the images as a U-Net sees them, pixels")
     parser.add_argument("--crop", type=int, default=64, help="side of the crops that it learns from, pixels")
+    parser.add_argument("--scale", type=float, default=1.0, help="crops show up to so many times more or less")
     parser.add_argument("--min-quality", type=float, default=0.0, help="labels of less are not learned from")
     parser.add_argument("--folder", type=Path, default=Path(folder), help="for everything that is made")
     parser.add_argument("--processes", type=int, default=2, help="concepts at once, one thread each")
@@ -86,7 +88,7 @@ def add_options(parser: argparse.ArgumentParser, *, folder: str, steps: int, syn
 
 def written(arguments: argparse.Namespace, *names: str) -> str:
     """These of the options, and those of `add_options` that figures depend on, as one types them."""
-    names += ("synthetic", "steps", "batch_size", "width", "side", "crop", "min_quality")
+    names += ("synthetic", "steps", "batch_size", "width", "side", "crop", "scale", "min_quality")
     return " ".join(f"--{name.replace('_', '-')} {getattr(arguments, name)}" for name in names)
 
 

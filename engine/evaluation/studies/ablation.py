@@ -63,7 +63,7 @@ ROWS = {
     "unet-truth": Row(name="U-Net, supervised", labels="truth", paper=(97.9, 88.3, 93.0)),
 }
 COLUMNS = {"preliminary": "preliminary_mask", "refined": "mask"}
-SEGMENTER = ("steps", "batch_size", "width", "crop", "short_side", "min_quality")
+SEGMENTER = ("steps", "batch_size", "width", "crop", "short_side", "scale", "min_quality")
 """Options that are settings of the U-Nets."""
 SHOWN = 5
 """Images of the picture."""
@@ -243,6 +243,7 @@ def _report(
     ]
     options = task.options
     crops = f"{options.batch_size} crops of {options.crop}² from images of short side {options.short_side}"
+    crops += f" (of more and less of them, up to {options.scale:g} times)" if options.scale > 1 else ""
     note = f"U-Nets: {options.steps} steps of {crops}, width {options.width}. "
     note += "The paper's are of CUB, with Stable Diffusion."
     note += "".join(f"\n\nLeft out: {name}: {reason}" for name, reason in left_out.items())

@@ -28,7 +28,7 @@ class StudyOptions:
         weights: w of `guidance`, one column each; seeds: its rows.
         features: ONNX file of a feature network, or ``miniature``; None leaves FID and KID out.
         test: URL of the corpus that `ablation` measures on.
-        steps, batch_size, width, crop, short_side, min_quality: of each U-Net of `ablation`.
+        steps, batch_size, width, crop, short_side, scale, min_quality: of each U-Net of `ablation`.
     """
 
     limit: int = 40
@@ -46,6 +46,7 @@ class StudyOptions:
     width: int = SegmenterSpec.width
     crop: int = SegmenterSpec.crop
     short_side: int = SegmenterSpec.short_side
+    scale: float = SegmenterSpec.scale
     min_quality: float = SegmenterSpec.min_quality
 
     def __post_init__(self) -> None:

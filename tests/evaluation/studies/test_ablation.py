@@ -17,7 +17,7 @@ from engine.run.fake import FakeSource
 from engine.run.origin import Origin
 from tests.segmenter.bright import draw_box, label, to_png, write_corpus, write_tar
 
-SMALL = {"steps": 3, "batch_size": 2, "width": 4, "limit": 5}
+SMALL = {"steps": 3, "batch_size": 2, "width": 4, "scale": 1.25, "limit": 5}
 
 
 @pytest.fixture
@@ -56,13 +56,14 @@ def test_all_rows_are_measured_on_the_same_images_and_kept(task: StudyTask, monk
         "U-Net on D_s ∪ D′_s": "the run has no synthetic images; run jobs/synthesize.py with this --run first"
     }
     assert sorted(study.pictures) == ["ablation-masks.png", "ablation.png"]
-    learned_from = {
-        name: json.loads(Path(task.output, "ablation", folder, "run.json").read_text())["fingerprint"][
-            "segmenter.labels"
-        ]
+    made_with = {
+        name: json.loads(Path(task.output, "ablation", folder, "run.json").read_text())["fingerprint"]
         for name, folder in study.figures["folders"].items()
     }
+    learned_from = {name: settings["segmenter.labels"] for name, settings in made_with.items()}
     assert learned_from == {"U-Net on M_pre": "preliminary", "U-Net on D_s": "refined", "U-Net, supervised": "truth"}
+    given = [(settings["segmenter.steps"], settings["segmenter.scale"]) for settings in made_with.values()]
+    assert given == [(3, 1.25)] * 3
 
     def never(*arguments: object, **options: object) -> None:
         raise AssertionError("trained again")
