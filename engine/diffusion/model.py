@@ -19,6 +19,8 @@ from torch import Tensor
 from transformers import AutoTokenizer, CLIPTextModel, PreTrainedTokenizerBase
 
 COMPONENTS = ("unet", "vae", "text_encoder")
+IMAGES_AT_ONCE = 8
+"""Per call of the autoencoder, which needs gigabytes for each at 512 pixels."""
 
 
 class ModelError(ValueError):
@@ -65,22 +67,27 @@ class LatentDiffusion:
         return self
 
     def sampler_timesteps(self, steps: int) -> list[int]:
-        """The timesteps of a `steps`-step DDIM sampler of this model's schedule, lowest noise first."""
+        """The timesteps of a `steps`-step DDIM sampler of this model's schedule, lowest noise first.
+
+        Raises:
+            ModelError: the schedule has fewer.
+        """
+        check_steps(self.scheduler, steps)
         sampler = DDIMScheduler.from_config(self.scheduler.config)
-        if steps > sampler.config.num_train_timesteps:
-            raise ModelError(f"{steps} timesteps are more than the {sampler.config.num_train_timesteps} of the model")
         sampler.set_timesteps(steps)
         return sorted(int(t) for t in sampler.timesteps)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """z0 of images [B, 3, H, W] in [-1, 1]: the posterior's mean, scaled; [B, C, H/f, W/f]."""
-        return self.vae.encode(images.to(self.vae.dtype)).latent_dist.mean * self.vae.config.scaling_factor
+        parts = images.to(self.vae.dtype).split(IMAGES_AT_ONCE)
+        return torch.cat([self.vae.encode(part).latent_dist.mean for part in parts]) * self.vae.config.scaling_factor
 
     @torch.no_grad()
     def decode(self, z0: Tensor) -> Tensor:
         """Images in about [-1, 1] of scaled latents [B, C, h, w]: [B, 3, f h, f w]."""
-        return self.vae.decode((z0 / self.vae.config.scaling_factor).to(self.vae.dtype)).sample
+        parts = (z0 / self.vae.config.scaling_factor).to(self.vae.dtype).split(IMAGES_AT_ONCE)
+        return torch.cat([self.vae.decode(part).sample for part in parts])
 
     @torch.no_grad()
     def encode_text(self, prompts: list[str]) -> Tensor:
@@ -202,7 +209,7 @@ def load_model(
                 folder / "text_encoder", dtype=dtype, use_safetensors=True, **local
             ),
             tokenizer=load_tokenizer(folder),
-            scheduler=DDPMScheduler.from_pretrained(folder, subfolder="scheduler", **local),
+            scheduler=load_scheduler(folder),
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelError(f"{folder} cannot be loaded: {error}") from error
@@ -211,6 +218,18 @@ def load_model(
     for network in (model.unet, model.vae):
         network.to(memory_format=torch.channels_last)  # else every convolution rearranges what it gets
     return model.to(device)
+
+
+def load_scheduler(folder: Path) -> DDPMScheduler:
+    """The noise schedule of a model folder."""
+    return DDPMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
+
+
+def check_steps(scheduler: DDPMScheduler, steps: int) -> None:
+    """Raises ModelError for more steps than a sampler of this schedule can take."""
+    most = scheduler.config.num_train_timesteps - scheduler.config.steps_offset
+    if steps > most:
+        raise ModelError(f"{steps} timesteps are more than the {most} of the model's schedule")
 
 
 def hash_weights(folder: Path) -> str:

@@ -17,7 +17,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
-from engine.diffusion.model import LatentDiffusion
+from engine.diffusion.model import LatentDiffusion, check_steps
 from engine.diffusion.noise import add_noise
 
 Solver = Literal["ddim", "dpm++"]
@@ -137,6 +137,7 @@ def _dpm_solver(model: LatentDiffusion, zt: Tensor, predict: PredictNoise, steps
         timestep_spacing="trailing",  # few steps must begin where the noise is whole
         final_sigmas_type="zero",
     )
+    check_steps(model.scheduler, steps)
     solver.set_timesteps(steps, device=zt.device)
     levels = (1 / (1 + solver.sigmas.double().square())).tolist()  # σ² = (1 - ᾱ) / ᾱ
     for t, now in zip(solver.timesteps, levels, strict=False):

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from engine.diffusion.geometry import Placement, image_to_canvas, valid_cells
 from engine.diffusion.model import LatentDiffusion
-from engine.labelling.inpainting import DECODED_AT_ONCE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,5 +38,4 @@ def encode_images(model: LatentDiffusion, images: list[np.ndarray], keys: list[s
     ]
     canvases = torch.stack([image_to_canvas(i, p) for i, p in zip(images, places, strict=True)]).to(model.device)
     valid = valid_cells(places).to(model.device)
-    z0 = torch.cat([model.encode(part) for part in canvases.split(DECODED_AT_ONCE)])
-    return Encoded(keys=keys, places=places, canvases=canvases, valid=valid, z0=z0)
+    return Encoded(keys=keys, places=places, canvases=canvases, valid=valid, z0=model.encode(canvases))

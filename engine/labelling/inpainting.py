@@ -17,8 +17,6 @@ from engine.diffusion.sampling import Known, guide, sample
 from engine.labelling.spec import LabelSpec
 
 STAGE = "refined"
-DECODED_AT_ONCE = 8
-"""Images per call of the autoencoder, which needs gigabytes for each at 512 pixels."""
 
 
 @torch.no_grad()
@@ -47,7 +45,7 @@ def remove_object(
         known = Known(z0=z0_R[chunk], region=region_R[chunk], noise=noise[chunk, 1])
         settings = spec.refinement
         painted = sample(model, noise[chunk, 0], predict, settings.inpaint_steps, solver=settings.solver, known=known)
-        images += [model.decode(part).float().clamp(-1, 1) for part in painted.split(DECODED_AT_ONCE)]
+        images.append(model.decode(painted).float().clamp(-1, 1))
     return torch.cat(images).unflatten(0, (len(z0), count))
 
 

@@ -126,11 +126,11 @@ class Labeller:
         presence: float,
     ) -> Label:
         inside = mask[: place.rows, : place.columns]
-        flags = mask_flags(torch.from_numpy(inside.copy()), one_mode=one_mode)
         absent = presence < self.spec.presence_threshold  # never for NaN, which was not asked for
+        full_size = upsample_mask(inside & (not absent), place.width, place.height)
+        flags = mask_flags(full_size, one_mode=one_mode)
         if absent:
             flags = [*(flag for flag in flags if flag == "one_mode"), "absent"]
-        full_size = upsample_mask(inside & (not absent), place.width, place.height)
         return Label(
             heatmap=heatmap[: place.rows, : place.columns],
             advantage=advantage[: place.rows, : place.columns] if self.spec.presence_steps else None,
@@ -183,7 +183,7 @@ class Labeller:
     ) -> Label:
         full_size = resize_mask(mask, place.width, place.height)
         one_mode = bool(refined.mixture.one_mode[k])
-        flags = mask_flags(torch.from_numpy(mask), one_mode=one_mode)
+        flags = mask_flags(full_size, one_mode=one_mode)
         region = refined.region[k, : mask.shape[0], : mask.shape[1]].numpy()
         stability, missed, clusters = float(refined.stability[k]), float(refined.missed[k]), int(refined.clusters[k])
         flags += find_weaknesses(

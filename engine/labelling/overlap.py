@@ -22,8 +22,9 @@ CRUMBS = 0.3
 so is what is left."""
 PRESENCE_WEIGHT = 3.0
 """Of a concept's presence in the whole image beside its advantage around a pixel, which fewer cells tell."""
-OF_A_MASK = ("empty", "full", "touches_border")
-"""Flags that a mask's own pixels decide."""
+OF_A_MASK = ("empty", "touches_border")
+"""Flags that a mask's own pixels decide. Not `full`: what was all of the image says as little where others have taken a
+part of it."""
 
 
 def share_pixels(concepts: Sequence[str], found: Sequence[Sequence[Label]]) -> list[list[Label]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 from torch import Tensor
 
 from engine.labelling.mixture import Mixture, fit_mixture, heatmap_to_mask, remove_orphans
@@ -25,10 +26,10 @@ def heatmap_to_preliminary(heatmap: Tensor, valid: Tensor, *, rule: MixtureRule)
     return Preliminary(mask=mask, mixture=mixture)
 
 
-def mask_flags(mask: Tensor, *, one_mode: bool) -> list[str]:
-    """What is remarkable about one mask ([h, w] bool, valid cells only).
+def mask_flags(mask: np.ndarray, *, one_mode: bool) -> list[str]:
+    """What is remarkable about one mask ((H, W) bool, the image's own size).
 
-    one_mode: the mixture found no two modes; empty, full: no or all cells; touches_border: reaches the image's edge.
+    one_mode: the mixture found no two modes; empty, full: no or all pixels; touches_border: reaches the image's edge.
     """
     flags = ["one_mode"] if one_mode else []
     if not mask.any():

@@ -6,11 +6,11 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from engine.checks import check_at_least
+from engine.checks import check_at_least, check_finite
 
-METHOD_VERSION = 9
+METHOD_VERSION = 10
 """Raised whenever the code of the method changes the labels it yields for unchanged settings."""
-SEVERAL_VERSION = 8
+SEVERAL_VERSION = 9
 """Likewise, of what labels of several concepts make of those of each; part of the fingerprint of such runs only."""
 
 Stage = Literal["preliminary", "refined"]
@@ -62,6 +62,7 @@ class RefinementSpec:
     component_heat: float = 0.7
 
     def __post_init__(self) -> None:
+        check_finite(self, "guidance", "difference_power")
         check_at_least(self, 1, "inpaint_steps", "inpaintings")
         check_at_least(self, 0, "dilate", "heatmap_power", "smoothing", "closing", "opening", "component_heat")
         if not self.difference_power > 0:
@@ -116,6 +117,7 @@ class LabelSpec:
     def __post_init__(self) -> None:
         if not self.concept.strip():
             raise ValueError("the concept is empty; give a word or phrase, for example --concept car")
+        check_finite(self, "presence_threshold")
         check_at_least(self, 1, "timesteps", "draws")
         check_at_least(self, 0, "propagation_steps", "presence_steps", "advantage_power")
         if self.distractors and not self.presence_steps:

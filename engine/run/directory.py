@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 STAGE_FOLDERS = {"preliminary": "preliminary", "refined": "labels"}
 """Folder of a run directory that holds the labels of a stage."""
+QUARANTINE_FOLDERS = {"preliminary": "preliminary/quarantine", "refined": "quarantine"}
+"""Folder of a run directory that says what a stage could not label."""
 FIRST = "run jobs/label.py with this --run first"
 
 
@@ -58,7 +60,7 @@ class LabelRun:
         return storage.join(self.url, STAGE_FOLDERS[self.stage], f"{lease_id}.json")
 
     def quarantine_url(self, lease_id: str) -> str:
-        return storage.join(self.url, "quarantine", f"{lease_id}.parquet")
+        return storage.join(self.url, QUARANTINE_FOLDERS[self.stage], f"{lease_id}.parquet")
 
     def images_url(self, lease_id: str) -> str:
         """Of images that the work on the lease makes, if it does."""

@@ -221,4 +221,6 @@ def _read(plan: LabelPlan, count: int) -> tuple[list[Picture], int]:
                 pictures.append(Picture(index=len(pictures), shard=item.shard, key=item.key, image=image))
         reader.close()
     whole = sum(lease.shard.size / lease.parts for lease in plan.remaining)
-    return pictures, round(found * whole / size)
+    # Where the store tells no sizes, shards count alike.
+    share = whole / size if size else len(plan.remaining) / len(leases)
+    return pictures, round(found * share)

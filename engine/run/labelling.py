@@ -86,7 +86,7 @@ def make_plan(options: Label, source: LabellerSource | None = None) -> LabelPlan
             concept=concept,
             prompt=options.what.prompt,
             background_prompt=options.what.background_prompt,
-            distractor=tuple(dict.fromkeys(options.what.distractor)),
+            distractor=options.what.distractor,
         )
         for concept in concepts
     ]

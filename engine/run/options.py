@@ -282,7 +282,7 @@ def label_spec(what: What, method: Method, refinement: Refinement, stage: str) -
         concept=what.concept,
         prompt=what.prompt.replace("{concept}", what.concept),
         background_prompt=what.background_prompt,
-        distractors=tuple(what.prompt.replace("{concept}", word) for word in distractors),
+        distractors=tuple(what.prompt.replace("{concept}", word) for word in dict.fromkeys(distractors)),
         stage=stage,  # type: ignore[arg-type]
         refinement=RefinementSpec(**refine),
         **values,

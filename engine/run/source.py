@@ -102,17 +102,20 @@ class ModelSource:
         return cls(model=name, revision=revision, precision=precision, compiled=compiled)
 
     def check(self, spec: LabelSpec | SeveralSpec) -> dict[str, Any]:
-        """Hash of the weights; ValueError for a missing model or a concept that it cannot express."""
-        from engine.diffusion.model import hash_weights, load_tokenizer
+        """Hash of the weights; ValueError for a missing model, or a concept or steps that it does not have."""
+        from engine.diffusion.model import check_steps, hash_weights, load_scheduler, load_tokenizer
         from engine.diffusion.prompt import check_known, locate_concept
 
         folder = self._find()
         tokenizer = load_tokenizer(folder)
         for own in spec.specs:
             locate_concept(tokenizer, own.prompt, own.concept)
+        first = spec.specs[0]
+        check_steps(load_scheduler(folder), first.timesteps)
         if spec.stage == "refined":
-            check_known(tokenizer, spec.specs[0].background_prompt)
-        for prompt in spec.specs[0].distractors:
+            check_known(tokenizer, first.background_prompt)
+            check_steps(load_scheduler(folder), first.refinement.inpaint_steps)
+        for prompt in first.distractors:
             check_known(tokenizer, prompt)
         return {"model_weights": hash_weights(folder)}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import torch
 
 from engine.diffusion.geometry import bounding_box
 from engine.labelling.label import USELESS, Label
@@ -45,7 +44,7 @@ class SegmenterLabeller:
         ]
 
     def _label(self, probability: np.ndarray, coarse: np.ndarray, mask: np.ndarray) -> Label:
-        flags = mask_flags(torch.from_numpy(mask), one_mode=False)
+        flags = mask_flags(mask, one_mode=False)
         return Label(
             heatmap=(probability * 255).round().astype(np.uint8),
             preliminary_mask=coarse,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal
 
-from engine.checks import check_at_least
+from engine.checks import check_at_least, check_finite
 
 SYNTHESIS_VERSION = 1
 """Raised whenever the code changes the samples it makes for unchanged settings."""
@@ -41,9 +41,7 @@ class SynthesisSpec:
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "count", "steps", "shard_size")
-        for name in ("guidance", "background_guidance"):
-            if not math.isfinite(getattr(self, name)):
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be a finite number")
+        check_finite(self, "guidance", "background_guidance")
         if not 0 <= self.backgrounds <= 1:
             raise ValueError(f"backgrounds is {self.backgrounds}; it is a fraction between 0 and 1")
 

@@ -14,7 +14,6 @@ from engine.diffusion.geometry import Placement, canvas_to_image
 from engine.diffusion.model import LatentDiffusion
 from engine.diffusion.noise import draw_noise
 from engine.diffusion.sampling import guide, sample
-from engine.labelling.inpainting import DECODED_AT_ONCE
 from engine.labelling.labeller import Labeller
 from engine.labelling.spec import LabelSpec
 from engine.labelling.stopwatch import Stopwatch
@@ -47,6 +46,15 @@ class Synthesizer:
     @property
     def stopwatch(self) -> Stopwatch:
         return self.labeller.stopwatch
+
+    @property
+    def batch_size(self) -> int:
+        """Latents per forward pass of the labeller's U-Net."""
+        return self.labeller.batch_size
+
+    @batch_size.setter
+    def batch_size(self, size: int) -> None:
+        self.labeller.batch_size = size
 
     @torch.no_grad()
     def __call__(self, indices: Sequence[int]) -> list[SyntheticSample]:
@@ -101,7 +109,7 @@ class Synthesizer:
         foreground, background = model.encode_text([self.spec.prompt, self.spec.background_prompt]).split(1)
         predict = guide(model, foreground, background, guidance)
         z0 = sample(model, noise.to(model.device), predict, settings.steps, solver=settings.solver)
-        pixels = torch.cat([model.decode(part).float() for part in z0.split(DECODED_AT_ONCE)])
+        pixels = model.decode(z0).float()
         if not pixels.isfinite().all():
             raise FloatingPointError(f"the model makes no image of finite numbers with guidance {guidance:g}")
         self.stopwatch.lap("draw")

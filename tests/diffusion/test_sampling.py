@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
+from engine.diffusion.model import ModelError
 from engine.diffusion.sampling import Known, guide, predict_noise, sample, to_noise
 from tests.diffusion.models import make_model
 
@@ -161,3 +162,12 @@ def test_a_model_that_predicts_something_else_is_refused():
     model.scheduler.register_to_config(prediction_type="sample")
     with pytest.raises(ValueError, match="'sample'"):
         to_noise(model, draw(0), draw(1), torch.tensor([1, 2]))
+
+
+@pytest.mark.parametrize("solver", ["ddim", "dpm++"])
+def test_more_steps_than_the_schedule_has_are_refused(models, solver):
+    model = models["sd1"]
+    z_T = torch.zeros(1, 4, model.latent_size, model.latent_size)
+    with pytest.raises(ModelError, match="1000 timesteps are more than the 999 of the model's schedule"):
+        sample(model, z_T, lambda zt, t: zt, 1000, solver=solver)
+    assert model.sampler_timesteps(999)[-1] == 999

@@ -105,3 +105,15 @@ print(len(Labeller(make_model(), spec)([np.zeros((64, 64, 3), np.uint8)] * 2, ["
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[-1] == "2"
+
+
+def test_a_mask_that_the_image_has_no_pixel_for_is_empty_by_its_flags_too():
+    labeller = Labeller(make_model(), spec())
+    tiny = [np.full((size, size, 3), 100, np.uint8) for size in (1, 2, 3)]
+    noisy = [image + np.random.default_rng(0).integers(0, 99, image.shape, np.uint8) for image in tiny]
+    labels = labeller([*tiny, *noisy], list("abcdef"))
+    labels += labeller([*tiny, *noisy], list("abcdef"), stage="preliminary")
+    for label in labels:
+        assert bool({"empty", "absent"} & set(label.flags)) == (not label.mask.any())
+        assert ("full" in label.flags) == label.mask.all()
+    assert any(not label.mask.any() for label in labels), "or nothing was tested"

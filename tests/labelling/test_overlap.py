@@ -5,7 +5,7 @@ import torch
 from scipy import ndimage
 
 from engine.labelling.heatmap import advantage_to_bytes
-from engine.labelling.label import Label
+from engine.labelling.label import USELESS, Label
 from engine.labelling.overlap import make_disjoint, resolve_overlap, share_pixels
 
 
@@ -150,11 +150,20 @@ def test_a_concept_whose_pixels_are_all_those_of_others_is_absent() -> None:
 def test_what_follows_from_a_mask_is_that_of_the_pixels_that_are_left() -> None:
     left = square()
     left[:, 8:] = False
-    whole = label_of(np.ones((16, 16), bool), advantage=0.0, flags=["full", "colourless"])
-    first, second = make_disjoint([label_of(left, advantage=0.1), whole])
-    assert np.array_equal(first.mask, left) and np.array_equal(second.mask, ~left)
+    most = np.ones((16, 16), bool)
+    most[0, 0] = False
+    rest = label_of(most, advantage=0.0, flags=["touches_border", "colourless"])
+    first, second = make_disjoint([label_of(left, advantage=0.1), rest])
+    assert np.array_equal(first.mask, left) and np.array_equal(second.mask, most & ~left)
     assert second.flags == ["colourless", "touches_border"]
-    assert (second.area, second.bbox, second.quality) == ((256 - 32) / 256, (0, 0, 16, 16), 0.9)
+    assert (second.area, second.bbox, second.quality) == ((255 - 32) / 256, (0, 0, 16, 16), 0.9)
+
+
+def test_a_mask_of_everything_says_as_little_where_others_have_taken_their_part() -> None:
+    whole = label_of(np.ones((16, 16), bool), advantage=0.0, flags=["full"], quality=0.0)
+    _, rest = make_disjoint([label_of(square(), advantage=0.1), whole])
+    assert np.array_equal(rest.mask, ~square())
+    assert rest.quality == 0 and USELESS & set(rest.flags)
 
 
 def test_a_pixel_goes_to_the_prompt_that_explains_it_not_to_the_hotter_map() -> None:

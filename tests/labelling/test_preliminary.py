@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from engine.labelling.heatmap import scale_to_bytes
@@ -42,9 +43,9 @@ def test_scaling_spans_all_bytes_and_a_constant_map_is_zero():
 
 def test_flags_name_empty_full_border_and_a_single_mode():
     mask = torch.zeros(5, 5, dtype=torch.bool)
-    assert mask_flags(mask, one_mode=True) == ["one_mode", "empty"]
+    assert mask_flags(mask.numpy(), one_mode=True) == ["one_mode", "empty"]
     mask[2, 2] = True
-    assert mask_flags(mask, one_mode=False) == []
+    assert mask_flags(mask.numpy(), one_mode=False) == []
     mask[2, 4] = True
-    assert mask_flags(mask, one_mode=False) == ["touches_border"]
-    assert mask_flags(torch.ones(5, 5, dtype=torch.bool), one_mode=False) == ["full"]
+    assert mask_flags(mask.numpy(), one_mode=False) == ["touches_border"]
+    assert mask_flags(np.ones((5, 5), bool), one_mode=False) == ["full"]

@@ -42,6 +42,4 @@ def copy_preliminary(run: Path, to: Path) -> None:
     """A run whose sample has its masks, and nothing more."""
     to.mkdir()
     shutil.copy(run / "run.json", to)
-    for folder in ("preliminary", "quarantine"):
-        if (run / folder).exists():
-            shutil.copytree(run / folder, to / folder)
+    shutil.copytree(run / "preliminary", to / "preliminary")

@@ -62,6 +62,13 @@ def test_a_probe_counts_the_images_of_a_corpus_from_some_of_its_shards(corpus: P
     assert probe(limited, images=2, device="cpu", limit=10, now=lambda: 0.0).planned == 10
 
 
+def test_shards_count_alike_where_the_store_tells_no_sizes(corpus: Path, tmp_path: Path) -> None:
+    plan = plan_of(corpus, tmp_path / "run")
+    silent = [replace(lease, shard=replace(lease.shard, size=0)) for lease in plan.remaining]
+    found = probe(replace(plan, remaining=silent), images=9, device="cpu", now=lambda: 0.0)
+    assert found.planned == pytest.approx(36, abs=2)
+
+
 def test_a_corpus_without_a_readable_image_is_refused(tmp_path: Path) -> None:
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus" / "a.jpg").write_bytes(b"no image")

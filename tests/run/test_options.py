@@ -43,6 +43,23 @@ def test_distractors_are_asked_for_in_the_words_that_the_concept_is() -> None:
     assert LabelSpec.from_fingerprint(json.loads(json.dumps(found.fingerprint_fields()))) == found
 
 
+def test_a_distractor_named_twice_is_one() -> None:
+    found = label_spec(What(concept="dog", distractor=("cat", "cat")), Method(), Refinement(), "refined")
+    assert found.distractors == ("a photo of a cat",)
+
+
+@pytest.mark.parametrize("name", ["guidance", "presence_threshold", "heatmap_power", "difference_power"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_settings_that_are_no_finite_numbers_are_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} is {value}"):
+        label_spec(
+            What(concept="dog"),
+            Method(**({name: value} if name == "presence_threshold" else {})),
+            Refinement(**({name: value} if name != "presence_threshold" else {})),
+            "refined",
+        )
+
+
 def test_the_concept_is_no_distractor_of_itself() -> None:
     with pytest.raises(ValueError, match="--distractor 'dog' is the concept itself"):
         label_spec(What(concept="dog", distractor=("cat", "dog")), Method(), Refinement(), "refined")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from engine.diffusion.sampling import predict_noise, sample
 from engine.labelling.inpainting import grow, remove_object
 from engine.labelling.labeller import Labeller
 from engine.labelling.spec import LabelSpec, RefinementSpec
+from engine.run.fitting import Fitting
 from engine.synthesis.spec import SynthesisSpec
 from engine.synthesis.synthesizer import Synthesizer
 from tests.diffusion.models import make_model
@@ -128,3 +131,17 @@ def test_a_model_that_yields_no_numbers_makes_no_samples(monkeypatch):
         model.unet.conv_out.bias.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="no image of finite numbers with guidance 4"):
         Synthesizer(model, SPEC, settings())([0])
+
+
+def test_passes_of_the_unet_are_halved_where_memory_runs_out(model, monkeypatch):
+    synthesizer = Synthesizer(model, replace(SPEC, attention_steps=4), settings(backgrounds=0.0))
+    real = synthesizer.labeller.original().unet.forward
+
+    def has_room_for_two(sample, *arguments, **options):
+        if len(sample) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(sample, *arguments, **options)
+
+    monkeypatch.setattr(synthesizer.labeller.original().unet, "forward", has_room_for_two)
+    (made,) = Fitting(synthesizer)([0])
+    assert made.index == 0 and synthesizer.batch_size == 2

@@ -189,8 +189,15 @@ def _check_shapes(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase, in
     """Finds out before anything is trained what cannot be built, or does not fit the initial model; ValueError."""
     with torch.random.fork_rng(devices=[]):
         own = config.autoencoder.build(config.resolution).config
-        channels = (AutoencoderKL.load_config(config.vae) if config.vae else own)["latent_channels"]
-        unet = config.diffusion.build_unet(channels, config.resolution)
+        vae = AutoencoderKL.load_config(config.vae) if config.vae else own
+        factor = 2 ** (len(vae["block_out_channels"]) - 1)
+        sides = {"resolution": config.resolution}
+        if not config.vae:
+            sides["autoencoder.crop"] = min(config.autoencoder.crop, config.resolution)
+        for name, side in sides.items():
+            if side < 1 or side % factor:
+                raise ValueError(f"{name} is {side}; this autoencoder takes multiples of {factor} pixels")
+        unet = config.diffusion.build_unet(vae["latent_channels"], config.resolution)
         text_encoder = config.diffusion.build_text_encoder(tokenizer)
         if initial is not None:
             start_from(initial, unet, text_encoder, tokenizer)

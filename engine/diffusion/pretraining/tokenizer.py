@@ -16,17 +16,23 @@ def build_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """A tokenizer that knows every word of the captions seen at least `minimum_count` times.
 
+    Case does not matter, and punctuation is words of its own.
+
     Args:
         length: number of tokens of a padded prompt; the padding is the end-of-text token, as in CLIP.
         always: texts whose words are known however rare they are.
     """
-    counts = Counter(word for caption in captions for word in caption.lower().split())
+    normalizer, splitter = normalizers.Lowercase(), pre_tokenizers.Whitespace()
+
+    def words_of(text: str) -> list[str]:
+        return [word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))]
+
+    counts = Counter(word for caption in captions for word in words_of(caption))
     often = {word for word, count in counts.items() if count >= minimum_count}
-    words = sorted(often | {word for text in always for word in text.lower().split()})
+    words = sorted(often | {word for text in always for word in words_of(text)})
     vocabulary = {token: index for index, token in enumerate([START, END, UNKNOWN, *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{START} $A {END}", special_tokens=[(START, vocabulary[START]), (END, vocabulary[END])]
     )

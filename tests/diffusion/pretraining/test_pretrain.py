@@ -205,3 +205,20 @@ def test_every_word_of_the_captions_is_one_token_and_others_are_unknown():
     words = tokenizer.convert_ids_to_tokens(ids)
     assert words[:8] == ["<|startoftext|>", "a", "photo", "of", "a", "fire", UNKNOWN, "<|endoftext|>"]
     assert set(words[8:]) == {"<|endoftext|>"}
+
+
+def test_words_are_known_beside_punctuation_and_in_capitals():
+    captions = ["A brown dog, sitting.", "A man riding a horse."] * 2
+    tokenizer = build_tokenizer(captions, length=12, always=["a photo of a T-shirt"])
+    for text in (*captions, "horse", "dog sitting", "t-shirt"):
+        assert tokenizer.unk_token_id not in tokenizer(text).input_ids, text
+
+
+@pytest.mark.parametrize(
+    ("resolution", "crop", "said"), [(36, 16, "resolution is 36"), (32, 18, "crop is 18"), (36, 48, "resolution is 36")]
+)
+def test_sides_that_the_autoencoder_cannot_halve_are_refused(config, tmp_path, resolution, crop, said):
+    autoencoder = AutoencoderConfig(channels=(8, 8, 8, 8), latent_channels=2, crop=crop)
+    with pytest.raises(ValueError, match=f"{said}; this autoencoder takes multiples of 8"):
+        pretrain(replace(config, resolution=resolution, autoencoder=autoencoder), tmp_path / "out", device=CPU)
+    assert not (tmp_path / "out").exists()
