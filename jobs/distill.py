@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine import storage
 from engine.run.command import run_command
-from engine.run.directory import find_input
-from engine.run.names import default_run_url
+from engine.run.directory import RunError, find_input
+from engine.run.names import SEGMENTER, default_run_url
 from engine.run.options import (
     Distillation,
     Execution,
@@ -43,6 +43,7 @@ from engine.run.segmenter import SegmenterTask, plan_training
 from engine.run.summary import Outcome
 from engine.run.synthesis import plan_synthesis
 from engine.run.what_next import describe_next
+from engine.segmenter.spec import SegmenterSpec
 from engine.synthesis.spec import SynthesisSpec
 
 logger = logging.getLogger(__name__)
@@ -101,6 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
         settings = SynthesisSpec(**dataclasses.asdict(options.synthesis))
         training = segmenter_spec(options.training)
         test = _find_test(options, labelling)
+        _check_segmenter(labelling, settings, training)
         print(labelling.describe(), flush=True)
         if options.execution.dry_run:
             return 0
@@ -156,6 +158,22 @@ def _find_test(options: Distill, labelling: LabelPlan) -> str | None:
     return corpus
 
 
+def _check_segmenter(labelling: LabelPlan, settings: SynthesisSpec, training: SegmenterSpec) -> None:
+    """Refuses what ends with more labels or samples than the segmenter that is there has learned from; RunError."""
+    run = labelling.run.url
+    segmenter = storage.join(run, SEGMENTER)
+    if not storage.exists(storage.join(segmenter, "run.json")):
+        return
+    more = "labels" if labelling.remaining else ""
+    if not more and training.synthetic and plan_synthesis(find_origin(run), settings).remaining:
+        more = "samples"
+    if more:
+        raise RunError(
+            f"{storage.redact(segmenter)} learned from fewer {more} than this command makes; move that folder away to "
+            "train anew, give another --run, or use jobs/label.py, synthesize.py and train.py with an --output"
+        )
+
+
 def _begin(stage: str, tell: Any) -> None:
     tell(f"\n== {stage}")
 
@@ -194,6 +212,7 @@ def _evaluate(
     """Labels and the segmenter's masks against ground truth, where there is any; RUN/evaluation.json."""
     from engine.evaluation.evaluate import evaluate_run
     from engine.evaluation.report import format_report
+    from engine.evaluation.rows import EvaluationError
     from engine.evaluation.truth import has_truth
     from engine.pipeline.predict import run_prediction
 
@@ -203,8 +222,11 @@ def _evaluate(
     concept, run, corpus = labelling.spec.concept, labelling.run.url, labelling.input_url
     results: dict[str, Any] = {}
     if has_truth(corpus, concept):
-        results["labels"] = evaluate_run(run, corpus, concept)
-        tell(f"{format_report(results['labels'])}\n")
+        try:
+            results["labels"] = evaluate_run(run, corpus, concept)
+            tell(f"{format_report(results['labels'])}\n")
+        except EvaluationError as error:  # no reason not to measure the segmenter
+            tell(f"labels are not compared: {error}\n")
     digest = hashlib.sha256(f"{task.manifest.hash}\0{test}".encode()).hexdigest()[:8]
     plan = plan_prediction(
         model=task.url,

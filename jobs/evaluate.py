@@ -166,7 +166,8 @@ def _study(job: Evaluate) -> int:
     from engine.run.origin import find_origin
 
     assert job.study
-    origin = find_origin(job.run, concept=job.concept, **vars(job.moved), unfinished=True)
+    of_m_prime = job.study in ("ablation", "guidance")
+    origin = find_origin(job.run, concept=job.concept, **vars(job.moved), unfinished=not of_m_prime)
     values = {name: value for name, value in vars(job.studies).items() if value is not None}
     if "train_batch_size" in values:
         values["batch_size"] = values.pop("train_batch_size")

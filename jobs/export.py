@@ -111,6 +111,8 @@ def _export_labels(options: Export) -> int:
     for reason, count in sorted(exported.left_out.items()):
         if count:
             print(f"left out    {count}: {reason.replace('_', ' ')}")
+    if exported.strangers:
+        print(f"decisions   {exported.strangers} are about no label of this run")
     print(f"wrote       {storage.redact(exported.url)}")
     return 0
 

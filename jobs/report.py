@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
             if count:
                 print(f"no picture  {count}: {reason.replace('_', ' ')}")
         print(f"to open     {storage.redact(report.url)}")
-        print(describe_next("report", run=storage.absolute(job.run), one_of=job.concept))
+        print(describe_next(f"report of {report.kind} labels", run=storage.absolute(job.run), one_of=job.concept))
         return 0
 
     return run_command(ReportJob, run, job="report", description=DESCRIPTION, arguments=arguments)

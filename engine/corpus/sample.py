@@ -23,12 +23,19 @@ class Sample:
     metadata: dict[str, Any] = field(default_factory=dict)
     masks: dict[str, bytes] = field(default_factory=dict)
 
-    def truth(self, concept: str) -> bytes | None:
-        """The encoded mask of a concept: the one named after it, or the unnamed one unless that is another's."""
+    def truth(self, concept: str, *, alone: bool = True) -> bytes | None:
+        """The encoded mask of a concept: the one named after it, or the unnamed one unless that is another's.
+
+        Args:
+            alone: whether the concept is the only one asked for: an unnamed mask is its own unless the JSON names
+                another; of several it is that of the one which the JSON names.
+        """
         data = self.masks.get(concept)
-        if data is None and self.metadata.get("concept", concept) == concept:
-            data = self.masks.get("")
-        return data
+        return self.masks.get("") if data is None and self.is_of(concept, alone=alone) else data
+
+    def is_of(self, concept: str, *, alone: bool = True) -> bool:
+        """Whether what the sample has without a name is the concept's, as `truth` says."""
+        return bool(self.metadata.get("concept", concept if alone else None) == concept)
 
     def lacks(self, concept: str) -> bool:
         """Whether the JSON says that the image shows something else, or nothing (null), and no mask says otherwise."""

@@ -48,10 +48,10 @@ def evaluate_run(run: str, corpus: str, concept: str | None = None, *, negatives
         CorpusError: a corpus that cannot be read.
     """
     files, folder = find_labels(run)
-    concept = concept or files.concept
+    concept, alone = concept or files.concept, len(files.concepts) == 1
     files = files.of(concept)
 
-    measures = _Measures(final=folder == "labels", negatives=negatives)
+    measures = _Measures(final=folder == "labels", negatives=negatives, alone=alone)
     for shard in list_shards(corpus):
         if shard.name not in files.rows:  # a run may have labelled a small part of a large corpus: names are enough
             measures.pass_over(shard, concept)
@@ -67,8 +67,8 @@ def evaluate_run(run: str, corpus: str, concept: str | None = None, *, negatives
 class _Measures:
     """Everything that is accumulated over the images; `counts` says how many went where."""
 
-    def __init__(self, *, final: bool, negatives: bool) -> None:
-        self.final, self.negatives = final, negatives
+    def __init__(self, *, final: bool, negatives: bool, alone: bool) -> None:
+        self.final, self.negatives, self.alone = final, negatives, alone
         self.counts: Counter[str] = Counter()
         self.heatmaps, self.preliminary, self.refined = Auroc(), Overlap(), Overlap()
         self.preliminary_boxes, self.refined_boxes = BoxIou(), BoxIou()
@@ -84,8 +84,8 @@ class _Measures:
     def add(self, sample: Sample, concept: str, row: dict[str, Any] | None) -> None:
         """One image of the corpus, with its label if it has one."""
         try:
-            truth = find_mask(sample, concept)
-            box = find_box(sample, concept) if truth is None else None
+            truth = find_mask(sample, concept, alone=self.alone)
+            box = find_box(sample, concept, alone=self.alone) if truth is None else None
             if self.negatives and row is not None and truth is None and box is None and sample.lacks(concept):
                 truth = np.zeros((row["height"], row["width"]), bool)
             if truth is not None and row is not None and truth.shape != (row["height"], row["width"]):

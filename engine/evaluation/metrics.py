@@ -98,7 +98,8 @@ class BoxIou:
             min(a + w, b + v) - max(a, b) for a, w, b, v in zip(box[:2], box[2:], truth[:2], truth[2:], strict=True)
         )
         common = math.prod(max(0.0, side) for side in sides)
-        self._sum += common / (math.prod(box[2:]) + math.prod(truth[2:]) - common)
+        union = math.prod(box[2:]) + math.prod(truth[2:]) - common
+        self._sum += common / union if union > 0 else 0.0
         self.images += 1
 
     def result(self) -> float:

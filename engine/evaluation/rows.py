@@ -81,7 +81,7 @@ def find_label_files(run: str, folder: str) -> LabelFiles | None:
     rows: dict[str, list[tuple[str, str]]] = defaultdict(list)
     concepts: dict[str, None] = {}
     place = storage.join(run, folder)
-    names = [name for name in storage.list_names(place) if name.endswith(".parquet") and name[0] not in "._"]
+    names = [name for name in storage.list_names(place) if name.endswith(".parquet") and not name.startswith(".")]
     for name in names:
         url = storage.join(place, name)
         for batch in _batches(url, ["shard", "key", "concept"]):

@@ -18,33 +18,47 @@ PROBED = 64
 
 
 def has_truth(corpus: str, concept: str) -> bool:
-    """Whether any of the first images of the corpus has a mask or a box of the concept.
+    """Whether any of the first images of the corpus has a mask or a box of the concept that can be used.
 
     Raises:
         CorpusError: a corpus that cannot be read.
     """
-    with open_lease(Lease(shard=list_shards(corpus)[0], limit=PROBED), masks=True) as samples:
-        return any(isinstance(sample, Sample) and _has_truth(sample, concept) for sample in samples)
+    left = PROBED
+    for shard in list_shards(corpus):
+        with open_lease(Lease(shard=shard, limit=left), masks=True) as samples:
+            for sample in samples:
+                left -= 1
+                if isinstance(sample, Sample) and _has_truth(sample, concept):
+                    return True
+        if left < 1:
+            break
+    return False
 
 
 def _has_truth(sample: Sample, concept: str) -> bool:
-    with suppress(ValueError):  # unusable truth is told of by the evaluation
-        return sample.truth(concept) is not None or find_box(sample, concept) is not None
-    return True
+    with suppress(ValueError):
+        return find_mask(sample, concept) is not None or find_box(sample, concept) is not None
+    return False
 
 
-def find_mask(sample: Sample, concept: str) -> np.ndarray | None:
+def find_mask(sample: Sample, concept: str, *, alone: bool = True) -> np.ndarray | None:
     """The concept's mask (H, W) bool; None without.
+
+    Args:
+        alone: as `Sample.truth` takes it.
 
     Raises:
         DecodeError: it is there and no picture.
     """
-    data = sample.truth(concept)
+    data = sample.truth(concept, alone=alone)
     return None if data is None else decode_mask(data)
 
 
-def find_box(sample: Sample, concept: str) -> Box | None:
+def find_box(sample: Sample, concept: str, *, alone: bool = True) -> Box | None:
     """The concept's box in the sample's JSON, ``{"bbox": [x, y, w, h]}`` or by concept; None without.
+
+    Args:
+        alone: as `Sample.truth` takes it.
 
     Raises:
         ValueError: it is there and no box.
@@ -52,13 +66,13 @@ def find_box(sample: Sample, concept: str) -> Box | None:
     found = sample.metadata.get("bbox")
     if isinstance(found, dict):
         found = found.get(concept)
-    elif sample.metadata.get("concept", concept) != concept:
+    elif not sample.is_of(concept, alone=alone):
         found = None
     if found is None:
         return None
     try:
         x, y, width, height = map(float, found)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"its bbox is {found!r}, not [x, y, width, height]") from None
     if not all(map(math.isfinite, (x, y, width, height))) or width <= 0 or height <= 0:
         raise ValueError(f"its bbox is {found!r}; width and height must be positive")

@@ -12,7 +12,7 @@ from engine import storage
 from engine.export.folder import DONE, Folder
 from engine.export.formats import open_writer
 from engine.export.item import COLUMNS, Unusable, make_item
-from engine.labelling.label import USELESS
+from engine.labelling.label import USELESS, check_flags
 from engine.run.example_source import name_concepts
 from engine.run.labelled import LabelledRun, find_images, open_labelled, read_labelled
 from engine.segmenter.examples import why_left_out
@@ -37,6 +37,7 @@ class ExportOptions:
     review: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_flags(self.drop_flags)
         if not 0 <= self.min_quality <= 1:
             raise ValueError(f"min_quality is {self.min_quality}; it must be from 0 to 1")
 
@@ -50,6 +51,7 @@ class Exported:
         count: of images with their masks; `empty` of them show no object.
         shown: images that show it, by concept.
         left_out: labels that are not there, by reason.
+        strangers: decisions of the review that are about no label of the run.
     """
 
     url: str
@@ -57,6 +59,7 @@ class Exported:
     empty: int
     shown: Counter[str]
     left_out: Counter[str]
+    strangers: int = 0
 
 
 def export_labels(
@@ -86,8 +89,12 @@ def export_labels(
     shown: Counter[str] = Counter(dict.fromkeys(run.concepts, 0))
     count = empty = 0
 
+    unmet = set(options.review)
+
     def wanted(row: dict[str, Any]) -> bool:
-        decision = options.review.get((row["shard"], row["key"]), "")
+        place = row["shard"], row["key"]
+        decision = options.review.get(place, "")
+        unmet.discard(place)
         reason = why_left_out(row, decision, min_quality=options.min_quality, drop_flags=options.drop_flags)
         tally[reason or ""] += 1
         return reason is None
@@ -109,8 +116,13 @@ def export_labels(
         if not count:
             reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(tally.items()) if number)
             raise ValueError(f"no label of {storage.redact(run.url)} is left to export ({reasons or 'it has none'})")
+        if unmet and len(unmet) == len(options.review):
+            raise ValueError(
+                f"none of the {len(unmet)} decisions of the review is about a label of {storage.redact(run.url)}; the "
+                f"first is about shard and key {min(unmet)}"
+            )
         writer.close()
-        exported = Exported(url=folder.url, count=count, empty=empty, shown=shown, left_out=tally)
+        exported = Exported(url=folder.url, count=count, empty=empty, shown=shown, left_out=tally, strangers=len(unmet))
         folder.write(DONE, (json.dumps(_describe(run, options, exported), indent=2) + "\n").encode())
         folder.commit()
     except BaseException:
@@ -128,7 +140,8 @@ def _describe(run: LabelledRun, options: ExportOptions, exported: Exported) -> d
         "fingerprint": run.manifest.hash,
         "min_quality": options.min_quality,
         "drop_flags": options.drop_flags,
-        "decisions": len(options.review),
+        "decisions": len(options.review) - exported.strangers,
+        "decisions_about_others": exported.strangers,
         "images": exported.count,
         **({"shown": dict(exported.shown)} if len(run.concepts) > 1 else {}),
         "without_object": exported.empty,

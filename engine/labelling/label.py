@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from engine.labelling.quality import Signals
+from engine.labelling.weaknesses import WEAKNESSES
 
-USELESS = frozenset({"one_mode", "empty", "full", "absent", "object_likely"})
+BACKGROUND = "background"
+"""Flag of a pure background: a sample in which nothing is masked, and rightly so."""
+OBJECT_LIKELY = "object_likely"
+"""Flag of a pure background that the model itself finds the concept in: its empty mask is not to be learned from."""
+USELESS = frozenset({"one_mode", "empty", "full", "absent", OBJECT_LIKELY})
 """Flags of a mask that says nothing: its quality is 0, and nothing is learned from it."""
+FLAGS = USELESS | {"touches_border", BACKGROUND, *WEAKNESSES}
+
+
+def check_flags(names: Iterable[str]) -> None:
+    """Raises ValueError for a name that is no flag."""
+    if strange := sorted(set(names) - FLAGS):
+        raise ValueError(f"{strange[0]!r} is no flag of a label; these are: {', '.join(sorted(FLAGS))}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+WEAKNESSES = ("low_contrast", "several_contrasts", "colourless", "uniform_background", "covers_most")
+"""All flags of `find_weaknesses`."""
+
 LOW_CONTRAST = 0.06
 """By how much M differs more from what was painted than the rest of the image does (in CIELAB, 1 is black from white):
 below, object and painted background look alike."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -64,12 +64,14 @@ class Report:
         url: of the page.
         labels: there are in all; `shown` of them are in the gallery.
         missing: shown labels without a picture, by reason.
+        kind: of the labels: refined or preliminary ones of a corpus, or those of synthetic images.
     """
 
     url: str
     labels: int
     shown: int
     missing: Counter[str] = field(default_factory=Counter)
+    kind: Literal["refined", "preliminary", "synthetic"] = "refined"
 
 
 def write_report(
@@ -107,7 +109,9 @@ def write_report(
     page = storage.join(folder, "index.html")
     storage.atomic_put(render_page(f"{run.concept}: labels"), page)
     _sweep(folder, {path for path, _ in pictures.values()})
-    return Report(url=page, labels=survey.count, shown=len(survey.worst), missing=missing)
+    synthetic = "synthesis.version" in run.manifest.fingerprint
+    kind: Any = "synthetic" if synthetic else run.stage
+    return Report(url=page, labels=survey.count, shown=len(survey.worst), missing=missing, kind=kind)
 
 
 def _draw(

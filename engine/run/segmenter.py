@@ -152,6 +152,7 @@ def plan_training(
             synthetic, of_synthetic = find_synthetic(run_url)
             sources.append(synthetic)
             fields["synthetic"] = of_synthetic.hash
+    _check_review(review, sources[0])
     fields |= {f"{source.name}.images": source.digest for source in sources}
     manifest = make_manifest({**fields, **spec.fingerprint_fields()}, config)
     sources, most = _cut(sources, spec.steps * spec.batch_size)
@@ -166,6 +167,16 @@ def plan_training(
         manifest=manifest,
         resumed=check_manifest(url, manifest, option="--output"),
     )
+
+
+def _check_review(review: Mapping[tuple[str, str], str], corpus: ExampleSource) -> None:
+    """Refuses the decisions about another run; RunError."""
+    shards = {lease.shard.name for lease in corpus.leases}
+    if review and not any(shard in shards for shard, _ in review):
+        raise RunError(
+            f"none of the {len(review)} decisions of --review is about a shard that is learned from; the first is "
+            f"about {next(iter(review))[0]!r}. Give those about this run"
+        )
 
 
 def _without_run(

@@ -21,7 +21,7 @@ def read_concepts(concepts: Sequence[str], file: str | None) -> tuple[str, ...]:
     named = list(concepts)
     if file is not None:
         try:
-            text = storage.read_bytes(storage.absolute(file)).decode()
+            text = storage.read_bytes(storage.absolute(file)).decode("utf-8-sig")
         except (OSError, ValueError) as error:
             raise ValueError(f"--concept-file {storage.redact(file)} cannot be read: {error}") from error
         named += [line for line in (line.partition("#")[0].strip() for line in text.splitlines()) if line]

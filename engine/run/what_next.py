@@ -7,6 +7,11 @@ from collections.abc import Sequence
 
 from engine import storage
 
+EXPORT_REVIEWED = (
+    "export --run {run} --review review.csv --format coco --output FOLDER",
+    "take what the page saved as review.csv to other tools",
+)
+
 AFTER: dict[str, tuple[tuple[str, str], ...]] = {
     "label": (
         ("report --run {run}", "look at the labels, and decide about them"),
@@ -34,10 +39,15 @@ AFTER: dict[str, tuple[tuple[str, str], ...]] = {
         ("report --run {run}", "look at the labels that it learned from"),
     ),
     "evaluate": (("report --run {run}", "look at the labels, the worst first"),),
-    "report": (
+    "report of refined labels": (
         ("train --run {run} --review review.csv", "train on what the page saved as review.csv"),
-        ("export --run {run} --review review.csv --format coco --output FOLDER", "take that to other tools"),
+        EXPORT_REVIEWED,
     ),
+    "report of preliminary labels": (
+        ("train --run {run} --labels preliminary --review review.csv", "train on what the page saved as review.csv"),
+        EXPORT_REVIEWED,
+    ),
+    "report of synthetic labels": (EXPORT_REVIEWED,),
     "features": (("evaluate --run RUN --study guidance --features {output}", "measure FID and KID in them"),),
     "miniature": (("label --concept {concept} --input {output}", "label them"),),
     "pretrain": (("label --concept CONCEPT --model {model} --input IMAGES", "label images with it"),),

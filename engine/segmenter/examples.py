@@ -201,10 +201,7 @@ def _lacks_label(sample: Sample, row: Row | None, labels: Labels, concept: str, 
     """Whether nothing says where the concept is; of several, a mask that names none of them does not."""
     if labels != "truth":
         return row is None
-    if sample.lacks(concept):
-        return False
-    named = alone or concept in sample.masks or "concept" in sample.metadata
-    return not named or sample.truth(concept) is None
+    return not sample.lacks(concept) and sample.truth(concept, alone=alone) is None
 
 
 def _read_mask(sample: Sample, row: Row | None, labels: Labels, concept: str, shape: tuple[int, int]) -> np.ndarray:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from engine import storage
+from engine.checks import check_at_least
 from engine.segmenter.spec import features
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -52,13 +53,15 @@ class SegmenterConfig:
         """Reads `config.json`; ValueError if it is something else."""
         try:
             values = json.loads(text)
-            return cls(
+            config = cls(
                 concept=str(values["concept"]),
                 width=int(values["width"]),
                 short_side=int(values["short_side"]),
                 concepts=tuple(map(str, values.get("concepts", ()))),
                 notes=dict(values["notes"]),
             )
+            check_at_least(config, 1, "width", "short_side")
+            return config
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"no configuration of a segmenter: {type(error).__name__}: {error}") from error
 

@@ -27,7 +27,8 @@ COLOURS = ((0, 0, 0), (230, 75, 60), (70, 140, 240), (80, 190, 90), (245, 190, 5
 @torch.no_grad()
 def draw_predictions(network: nn.Module, examples: Sequence[Example], spec: SegmenterSpec, device: str) -> Image.Image:
     """The middles of some examples: images, labels, and probabilities as the network sees them."""
-    chosen = [examples[index * len(examples) // COLUMNS] for index in range(min(COLUMNS, len(examples)))]
+    columns = min(COLUMNS, len(examples))
+    chosen = [examples[index * len(examples) // columns] for index in range(columns)]
     windows = [_middle(example, spec.crop) for example in chosen]
     images = images_to_tensor(np.stack([example.image[w] for example, w in zip(chosen, windows, strict=True)]))
     labels = np.stack([example.mask[w] for example, w in zip(chosen, windows, strict=True)])

@@ -19,7 +19,14 @@ def parse_review(text: str) -> dict[tuple[str, str], str]:
     Raises:
         ValueError: not such a file; the message names the line.
     """
-    rows = csv.DictReader(io.StringIO(text.removeprefix("\ufeff")))
+    rows = csv.DictReader(io.StringIO(text.removeprefix("\ufeff"), newline=None))
+    try:
+        return _decide(rows)
+    except csv.Error as error:
+        raise ValueError(f"line {rows.line_num + 1} is no CSV: {error}") from error
+
+
+def _decide(rows: csv.DictReader[str]) -> dict[tuple[str, str], str]:
     if missing := {"shard", "key", "decision"} - set(rows.fieldnames or ()):
         raise ValueError(f"it has no column {', '.join(sorted(missing))}; its first line must be shard,key,decision")
     review = {}

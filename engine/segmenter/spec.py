@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from engine.checks import check_at_least
-from engine.labelling.label import USELESS
+from engine.labelling.label import USELESS, check_flags
 
 SEGMENTER_VERSION = 5
 """Raised whenever the code trains to other weights for unchanged settings."""
@@ -72,6 +72,7 @@ class SegmenterSpec:
         for name in ("min_quality", "ema_decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
+        check_flags(self.drop_flags)
         if not 1 <= self.scale <= 4:
             raise ValueError(f"scale is {self.scale}; it must be between 1 and 4")
         if not self.learning_rate > 0:

@@ -13,13 +13,8 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from engine.labelling.label import Label
+from engine.labelling.label import BACKGROUND, OBJECT_LIKELY, Label
 from engine.synthesis.spec import key_of
-
-BACKGROUND = "background"
-"""Flag of a pure background: a sample in which nothing is masked, and rightly so."""
-OBJECT_LIKELY = "object_likely"
-"""Flag of a pure background that the model itself finds the concept in: its empty mask is not to be learned from."""
 
 
 @dataclass(frozen=True, kw_only=True)

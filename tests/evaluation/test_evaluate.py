@@ -11,10 +11,10 @@ import pytest
 
 from engine.corpus import Sample
 from engine.evaluation.evaluate import evaluate_run
-from engine.evaluation.metrics import Auroc, Overlap, fit_to_protocol
+from engine.evaluation.metrics import Auroc, BoxIou, Overlap, fit_to_protocol
 from engine.evaluation.report import format_report
 from engine.evaluation.rows import EvaluationError
-from engine.evaluation.truth import find_box
+from engine.evaluation.truth import find_box, has_truth
 from jobs.evaluate import main
 
 PERFECT = {"acc": 1.0, "iou": 1.0, "miou": 1.0, "images": 6}
@@ -222,3 +222,44 @@ def test_a_concept_without_ground_truth_is_named_and_hides_no_other(
 def test_a_box_without_area_or_place_is_refused(box: list[float]) -> None:
     with pytest.raises(ValueError, match="its bbox is"):
         find_box(Sample(shard="a.tar", key="a", image=b"", metadata={"bbox": box}), "car")
+
+
+@pytest.mark.parametrize("box", [[10**400, 0, 1, 1], "box", []])
+def test_a_box_that_is_none_is_refused_and_is_no_ground_truth(box: Any, world: Any) -> None:
+    with pytest.raises(ValueError, match="its bbox is"):
+        find_box(Sample(shard="a.tar", key="a", image=b"", metadata={"bbox": box}), "car")
+    sample = {"json": json.dumps({"bbox": box}).encode(), "png": png(np.zeros((16, 16, 3), np.uint8))}
+    world.write_shard("000000.tar", {"a": sample})
+    assert not has_truth(str(world.corpus / "000000.tar"), "car")
+    world.write_shard("000000.tar", {"a": {**sample, "mask.png": b"no picture"}})
+    assert not has_truth(str(world.corpus / "000000.tar"), "car")
+    world.write_shard("000000.tar", {})
+    assert has_truth(str(world.corpus), "car"), "the next shard has some"
+
+
+def test_of_several_concepts_a_mask_without_a_name_belongs_to_the_one_that_the_image_names(world: Any) -> None:
+    mask = np.zeros((16, 16), bool)
+    mask[4:12, 4:12] = True
+    image = {"png": png(np.zeros((16, 16, 3), np.uint8)), "mask.png": png(mask)}
+    of_a_car = {**image, "json": b'{"concept": "car", "bbox": [4, 4, 8, 8]}'}
+    world.write_shard("000000.tar", {"a": {**image, "json": b'{"bbox": [4, 4, 8, 8]}'}, "b": of_a_car})
+    rows = [world.row("000000.tar", key, mask, concept=name) for key in "ab" for name in ("car", "dog")]
+    world.write_rows("labels/000000.parquet", rows)
+    found = evaluate_run(str(world.run), str(world.corpus), "car")
+    assert (found["images"], found["box_iou"], found["missing"]["no_truth"]) == (1, None, 1)
+    with pytest.raises(EvaluationError, match="none of the 2 labels has ground truth for 'dog'"):
+        evaluate_run(str(world.run), str(world.corpus), "dog")
+
+
+def test_shards_whose_names_begin_with_an_underscore_are_compared(world: Any) -> None:
+    write_truth_as_rows(world, "labels")
+    mask = world.truths["000000.tar", "000"]
+    world.write_shard("_x.tar", {"a": {"png": png(np.zeros((*mask.shape, 3), np.uint8)), "mask.png": png(mask)}})
+    world.write_rows("labels/_x.parquet", [world.row("_x.tar", "a", mask)])
+    assert evaluate(world)["images"] == 7
+
+
+def test_a_box_of_no_size_to_speak_of_has_no_overlap_with_none() -> None:
+    boxes = BoxIou()
+    boxes.update((0, 0, 0, 0), (0, 0, 1e-200, 1e-200))
+    assert boxes.result() == 0

@@ -54,6 +54,22 @@ def test_a_persons_decisions_overrule_quality_and_flags(run: Path, given: Given,
     assert json.loads((out / "export.json").read_text())["left_out"] == {"flag:empty": 1, "rejected": 1}
 
 
+def test_decisions_that_are_about_no_label_are_told_of_and_refused_where_all_are(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    review = tmp_path / "review.csv"
+    review.write_text("shard,key,decision\n000000.tar,disc,reject\n000000.tar,Disc.,reject\n")
+    options = ["--run", str(run), "--format", "png", "--review", str(review), "--output"]
+    assert main([*options, str(tmp_path / "out")]) == 0
+    assert "decisions   1 are about no label of this run" in capsys.readouterr().out
+    found = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert (found["decisions"], found["decisions_about_others"]) == (1, 1)
+    review.write_text("shard,key,decision\n0.tar,disc,reject\n")
+    assert main([*options, str(tmp_path / "none")]) == 2
+    assert "none of the 1 decisions of the review" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
 def test_images_that_are_gone_or_have_changed_are_counted(
     copied: Path, given: Given, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -46,6 +46,11 @@ def test_one_command_labels_synthesises_trains_and_evaluates_and_resumes(
     told = capsys.readouterr().out
     assert "samples: skipped" in told and "training: skipped" in told
 
+    for more in (["--limit", "7"], ["--synthesis.count", "4"]):
+        assert main([*BRIEF.split(), "--run", str(run), *more]) == 2
+        assert "learned from fewer " in capsys.readouterr().err
+        assert products(run) == first
+
 
 @pytest.mark.slow
 def test_images_without_ground_truth_are_not_evaluated(

@@ -140,6 +140,14 @@ def test_a_review_overrules_and_is_part_of_the_fingerprint(run: Path, tmp_path: 
     review.write_text("shard,key,decision\n000001.tar,002,yes\n")
     with pytest.raises(ValueError, match=r"--review .*line 2 decides 'yes'"):
         plan(run, review_url=str(review))
+    review.write_text("shard,key,decision\nelsewhere.tar,002,reject\n")
+    with pytest.raises(ValueError, match=r"none of the 1 decisions of --review is about a shard .* 'elsewhere\.tar'"):
+        plan(run, review_url=str(review))
+
+
+def test_a_flag_that_no_label_has_is_refused() -> None:
+    with pytest.raises(ValueError, match="'touchs_border' is no flag of a label; these are: absent, "):
+        SegmenterSpec(drop_flags=("touchs_border",))
 
 
 def test_truth_needs_no_labels_but_a_corpus_with_masks(run: Path) -> None:

@@ -211,6 +211,8 @@ def test_concepts_come_from_options_and_a_file(tmp_path: Path) -> None:
     file = tmp_path / "concepts.txt"
     file.write_text("dog\n# birds come later\nfire truck  # both words\n\n")
     assert read_concepts(("car",), str(file)) == ("car", "dog", "fire truck")
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())  # as some editors save it
+    assert read_concepts((), str(file)) == ("dog", "fire truck")
 
 
 @pytest.mark.parametrize(

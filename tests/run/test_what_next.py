@@ -30,7 +30,9 @@ def test_options_that_the_other_job_does_not_have_are_left_out() -> None:
     assert said.split("python ")[1] == "jobs/label.py --concept car --run /run"
 
 
-@pytest.mark.parametrize("job", ["label", "label --stage preliminary", "evaluate", "report", "predict"])
+@pytest.mark.parametrize(
+    "job", ["label", "label --stage preliminary", "evaluate", "report of refined labels", "predict"]
+)
 def test_of_several_concepts_one_is_named_where_a_job_takes_one_at_a_time(job: str) -> None:
     lines = describe_next(job, run="/runs/street", one_of="fire truck").splitlines()
     assert not any("synthesize" in line for line in lines)

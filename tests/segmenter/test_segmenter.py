@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,10 @@ def test_a_folder_without_a_segmenter_and_a_damaged_one_are_refused(untrained: S
     untrained.save_pretrained(tmp_path)
     storage.atomic_put(b"x" * 40, str(tmp_path / "model.safetensors"))
     with pytest.raises(SegmenterError, match="is damaged"):
+        Segmenter.from_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    storage.atomic_put(json.dumps({**config, "width": 0}).encode(), str(tmp_path / "config.json"))
+    with pytest.raises(SegmenterError, match="width is 0; it must be at least 1"):
         Segmenter.from_pretrained(tmp_path)
     storage.atomic_put(b"{}", str(tmp_path / "config.json"))
     with pytest.raises(SegmenterError, match="no configuration of a segmenter"):

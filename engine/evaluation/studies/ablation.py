@@ -28,7 +28,8 @@ from engine.evaluation.metrics import Overlap
 from engine.evaluation.rows import EvaluationError, find_labels
 from engine.evaluation.studies.charts import draw_bars, draw_tiles
 from engine.evaluation.studies.material import Specimen, batched, read_specimens
-from engine.evaluation.studies.study import Study, StudyTask, format_table, percent, rounded
+from engine.evaluation.studies.study import SEGMENTER, Study, StudyTask, format_table, percent, rounded
+from engine.evaluation.truth import has_truth
 from engine.labelling.png import png_to_array
 from engine.run.directory import start_run
 from engine.run.example_source import NothingToLearn
@@ -37,7 +38,7 @@ from engine.run.quantities import format_counts
 from engine.run.segmenter import CHECKPOINTS, SegmenterTask, make_segmenter, plan_training, read_task
 from engine.run.shard import label_lease
 from engine.segmenter.segmenter import THRESHOLD, Segmenter
-from engine.segmenter.spec import Labels, SegmenterSpec
+from engine.segmenter.spec import Labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +64,6 @@ ROWS = {
     "unet-truth": Row(name="U-Net, supervised", labels="truth", paper=(97.9, 88.3, 93.0)),
 }
 COLUMNS = {"preliminary": "preliminary_mask", "refined": "mask"}
-SEGMENTER = ("steps", "batch_size", "width", "crop", "short_side", "scale", "min_quality")
-"""Options that are settings of the U-Nets."""
 SHOWN = 5
 """Images of the picture."""
 
@@ -74,9 +73,16 @@ def study_ablation(task: StudyTask) -> Study:
 
     Raises:
         EvaluationError: no --test, or one without ground truth.
+        CorpusError: a --test that cannot be read.
     """
     if task.options.test is None:
         raise EvaluationError("the ablation measures on images that nothing was learned from; give --test CORPUS")
+    concept = task.origin.spec.concept
+    if not has_truth(task.options.test, concept):
+        raise EvaluationError(
+            f"the first images of {storage.redact(task.options.test)} have no ground truth for {concept!r}; give "
+            "--test a corpus with KEY.mask.png files"
+        )
     labelled = _label_test(task, task.options.test)
     found: dict[str, dict[str, Any]] = {}
     folders: dict[str, str] = {}
@@ -132,13 +138,7 @@ def _plan(task: StudyTask, name: str, row: Row) -> SegmenterTask:
     assert row.labels
     if row.synthetic and not storage.exists(storage.join(task.origin.url, "synthetic", "run.json")):
         raise NothingToLearn("the run has no synthetic images; run jobs/synthesize.py with this --run first")
-    options = task.options
-    spec = SegmenterSpec(
-        labels=row.labels,
-        synthetic=row.synthetic,
-        **{name: getattr(options, name) for name in SEGMENTER},
-        seed=task.origin.spec.seed,
-    )
+    spec = task.options.segmenter(labels=row.labels, synthetic=row.synthetic, seed=task.origin.spec.seed)
     folder = storage.join(task.output, "ablation")
     training = plan_training(
         run_url=task.origin.url,
@@ -154,7 +154,7 @@ def _plan(task: StudyTask, name: str, row: Row) -> SegmenterTask:
 def _measure_unet(task: StudyTask, row: Row, training: SegmenterTask, labelled: LabelPlan) -> dict[str, Any]:
     """The row's measures: those of an earlier call, or of a U-Net that is trained if it is not there yet."""
     url = storage.join(training.url, "row.json")
-    made_of = {"training": training.manifest.hash, "test": labelled.run.url}
+    made_of = {"training": training.manifest.hash, "test": _describe_test(labelled)}
     try:
         kept = json.loads(storage.read_bytes(url))
         if kept.pop("made_of") == made_of:
@@ -191,6 +191,13 @@ def _measure_unet(task: StudyTask, row: Row, training: SegmenterTask, labelled: 
     }
     storage.atomic_put(json.dumps({**measures, "made_of": made_of}, indent=1).encode(), url)
     return measures
+
+
+def _describe_test(labelled: LabelPlan) -> str:
+    """Which images the rows are measured on: more of them, or other ones, are another test."""
+    files, _ = find_labels(labelled.run.url)
+    facts = [[lease.id, lease.shard.size, lease.limit] for lease in labelled.leases]
+    return f"{labelled.run.url} {hashlib.sha256(json.dumps([facts, files.count]).encode()).hexdigest()[:8]}"
 
 
 def _measure_labels(labelled: LabelPlan, column: str) -> dict[str, Any]:

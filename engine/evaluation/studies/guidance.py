@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine import storage
 from engine.diffusion.model import LatentDiffusion
 from engine.diffusion.noise import draw_noise
 from engine.diffusion.sampling import guide, sample
@@ -32,6 +33,7 @@ def study_guidance(task: StudyTask) -> Study:
     model = task.models.distilled()
     prompts = (task.origin.spec.prompt, task.origin.spec.background_prompt)
     reference, count = None, options.seeds
+    features = options.features and storage.redact(options.features)
     if options.features:
         network = load_features(options.features, device=task.device)
         reference = Distances(network)
@@ -46,7 +48,7 @@ def study_guidance(task: StudyTask) -> Study:
         columns.append(images[: options.seeds])
         row: dict[str, Any] = {"w": weight, "samples": count}
         if reference:
-            row |= rounded(reference.to(images))
+            row |= rounded(reference.to(images), 6)
         rows.append({**row, "seconds": round(time.perf_counter() - began, 1)})
     tiles = [[_to_array(column[row]) for column in columns] for row in range(options.seeds)]
     names = [f"w = {weight:g}" for weight in options.weights]
@@ -54,8 +56,8 @@ def study_guidance(task: StudyTask) -> Study:
     title = f"m′ between “{prompts[1]}” (w = 0) and “{prompts[0]}” (w = 1); each row from one noise"
     pictures = {"guidance.png": draw_tiles(tiles, names, bold=bold, title=title)}
     if reference:
-        pictures["guidance-distance.png"] = _draw_distances(rows, reference.real, options.features)
-    figures = {"solver": "dpm++", "steps": STEPS, "features": options.features, "rows": rows}
+        pictures["guidance-distance.png"] = _draw_distances(rows, reference.real, features)
+    figures = {"solver": "dpm++", "steps": STEPS, "features": features, "rows": rows}
     figures |= {"real_images": reference.real} if reference else {}
     return Study(name="guidance", figures=figures, table=_tabulate(rows, figures), pictures=pictures)
 

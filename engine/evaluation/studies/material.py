@@ -115,7 +115,7 @@ def _make_specimen(sample: Sample, concepts: Sequence[str], counts: Counter[str]
     try:
         image = decode_image(sample.image)
         for concept in concepts:
-            mask = find_mask(sample, concept)
+            mask = find_mask(sample, concept, alone=len(concepts) == 1)
             if mask is None:
                 continue
             if mask.shape != image.shape[:2]:

@@ -15,6 +15,9 @@ from engine.distillation.weights import ConceptModel
 from engine.run.origin import Origin
 from engine.segmenter.spec import SegmenterSpec
 
+SEGMENTER = ("steps", "batch_size", "width", "crop", "short_side", "scale", "min_quality")
+"""Options that are settings of the U-Nets of `ablation`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StudyOptions:
@@ -50,11 +53,16 @@ class StudyOptions:
     min_quality: float = SegmenterSpec.min_quality
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "limit", "draws", "repeats", "seeds", "steps", "batch_size", "width")
+        check_at_least(self, 1, "limit", "draws", "repeats", "seeds")
         if self.timesteps is not None:
             check_at_least(self, 1, "timesteps")
+        self.segmenter()
         if not self.weights:
             raise ValueError("no guidance weight is given; give at least one, for example --weights 1")
+
+    def segmenter(self, **others: Any) -> SegmenterSpec:
+        """The settings of a U-Net of `ablation`, with others; ValueError for some that make no sense."""
+        return SegmenterSpec(**{name: getattr(self, name) for name in SEGMENTER}, **others)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -100,3 +100,25 @@ def test_a_training_corpus_without_masks_has_no_supervised_row(task: StudyTask, 
 def test_images_to_measure_on_are_asked_for(task: StudyTask, tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="give --test CORPUS"):
         study_ablation(StudyTask(**{**vars(task), "options": StudyOptions(limit=5)}))
+
+
+def test_more_images_to_measure_on_are_another_test_for_every_row(task: StudyTask) -> None:
+    task = StudyTask(**{**vars(task), "options": StudyOptions(**{**vars(task.options), "limit": 50})})
+    counts = []
+    for _ in range(2):
+        counts.append({row["images"] for row in study_ablation(task).figures["rows"]})
+        image, mask = draw_box(8)
+        more = {"008.png": to_png(image), "008.mask.png": to_png(mask.astype("uint8") * 255)}
+        write_tar(Path(str(task.options.test)) / "more.tar", more)
+    assert counts == [{8}, {9}]
+
+
+def test_what_cannot_be_trained_or_measured_is_refused_before_anything_is_labelled(task: StudyTask) -> None:
+    with pytest.raises(ValueError, match="crop is 100"):
+        StudyOptions(crop=100)
+    bare = Path(task.output).parent / "bare"
+    write_tar(bare / "000000.tar", {"0.png": to_png(draw_box(0)[0])})
+    options = StudyOptions(**{**vars(task.options), "test": str(bare)})
+    with pytest.raises(EvaluationError, match="no ground truth for 'box'"):
+        study_ablation(StudyTask(**{**vars(task), "options": options}))
+    assert not Path(task.output, "ablation").exists()
