@@ -221,12 +221,17 @@ def _evaluate(
         return []
     concept, run, corpus = labelling.spec.concept, labelling.run.url, labelling.input_url
     results: dict[str, Any] = {}
-    if has_truth(corpus, concept):
+
+    def compare(name: str, title: str, url: str, images: str) -> None:
         try:
-            results["labels"] = evaluate_run(run, corpus, concept)
-            tell(f"{format_report(results['labels'])}\n")
-        except EvaluationError as error:  # no reason not to measure the segmenter
-            tell(f"labels are not compared: {error}\n")
+            results[name] = evaluate_run(url, images, concept)
+        except EvaluationError as error:  # as where only images beyond a --limit have masks: all else is done
+            tell(f"{name}: not compared: {error}\n")
+        else:
+            tell(f"{title}{format_report(results[name])}\n")
+
+    if has_truth(corpus, concept):
+        compare("labels", "", run, corpus)
     digest = hashlib.sha256(f"{task.manifest.hash}\0{test}".encode()).hexdigest()[:8]
     plan = plan_prediction(
         model=task.url,
@@ -237,8 +242,7 @@ def _evaluate(
     outcome = run_prediction(plan, workers=options.execution.workers, tell=tell)
     if outcome.failed_leases:
         raise RuntimeError(f"{len(outcome.failed_leases)} leases of {storage.redact(test)} could not be predicted")
-    results["segmenter"] = evaluate_run(plan.run.url, test, concept)
-    tell(f"masks of the segmenter on {storage.redact(test)}\n{format_report(results['segmenter'])}\n")
+    compare("segmenter", f"masks of the segmenter on {storage.redact(test)}\n", plan.run.url, test)
     storage.atomic_put((json.dumps(results, indent=2) + "\n").encode(), storage.join(run, "evaluation.json"))
     return [outcome]
 

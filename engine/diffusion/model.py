@@ -221,8 +221,11 @@ def load_model(
 
 
 def load_scheduler(folder: Path) -> DDPMScheduler:
-    """The noise schedule of a model folder."""
-    return DDPMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
+    """The noise schedule of a model folder; ModelError without a readable one."""
+    try:
+        return DDPMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"the schedule of {folder} cannot be read: {error}") from error
 
 
 def check_steps(scheduler: DDPMScheduler, steps: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -48,8 +49,8 @@ class DistillationSpec:
         for name in ("synthesis", "ema_decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
-        if not self.peak_rate > 0:
-            raise ValueError(f"learning_rate is {self.learning_rate}; it must be positive")
+        if not 0 < self.peak_rate < math.inf:
+            raise ValueError(f"learning_rate is {self.learning_rate}; it must be positive and finite")
 
     @property
     def peak_rate(self) -> float:

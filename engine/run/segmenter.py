@@ -174,8 +174,8 @@ def _check_review(review: Mapping[tuple[str, str], str], corpus: ExampleSource) 
     shards = {lease.shard.name for lease in corpus.leases}
     if review and not any(shard in shards for shard, _ in review):
         raise RunError(
-            f"none of the {len(review)} decisions of --review is about a shard that is learned from; the first is "
-            f"about {next(iter(review))[0]!r}. Give those about this run"
+            f"none of the {len(review)} decisions of --review is about a shard of the corpus; the first is about "
+            f"{next(iter(review))[0]!r}. Give those about this run's own images: none is taken about synthetic ones"
         )
 
 

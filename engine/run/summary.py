@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from engine import storage
-from engine.run.directory import STAGE_FOLDERS
+from engine.run.directory import QUARANTINE_FOLDERS, STAGE_FOLDERS
 from engine.run.plan import LeasePlan, count_quarantined
 from engine.run.quantities import format_counts
 from schemas.receipt import Receipt
@@ -70,11 +70,11 @@ class Outcome:
             images = f"{self.seen}, everything was done already"
         reasons = format_counts(count_quarantined(self.receipts.values()))
         flags = sum((Counter(receipt.flags) for receipt in self.receipts.values()), Counter[str]())
-        quarantine = f": {reasons}; see {storage.redact(storage.join(run.url, 'quarantine'))}" if reasons else ""
+        bad = storage.redact(storage.join(run.url, QUARANTINE_FOLDERS[run.stage]))
         facts = [
             ("images", images),
             ("shards", f"{len({lease.shard.name for lease in self.plan.leases})}, in {len(self.plan.leases)} leases"),
-            ("quarantined", f"{self.quarantined}{quarantine}"),
+            ("quarantined", f"{self.quarantined}" + (f": {reasons}; see {bad}" if reasons else "")),
             ("flags", format_counts(flags)),
             ("labels", f"{labels}/*.parquet"),
             ("to open", open_labels_line(labels)),

@@ -62,7 +62,7 @@ class SegmenterConfig:
             )
             check_at_least(config, 1, "width", "short_side")
             return config
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"no configuration of a segmenter: {type(error).__name__}: {error}") from error
 
 

@@ -77,7 +77,7 @@ class Segmenter:
         """
         folder = storage.absolute(os.fspath(url))
         config, data = read_files(folder)
-        network = build_unet(config.width, channels=config.channels)
+        network = build_unet(config.width, channels=config.channels, device=device)
         try:
             network.load_state_dict(load(data))
         except (RuntimeError, SafetensorError) as error:

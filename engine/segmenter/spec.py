@@ -64,7 +64,7 @@ class SegmenterSpec:
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "steps", "batch_size", "width")
-        check_at_least(self, 0, "warmup", "seed")
+        check_at_least(self, 0, "warmup", "seed", "learning_rate")
         check_at_least(self, SMALLEST, "crop")
         check_at_least(self, self.crop, "short_side")
         if self.crop % MULTIPLE:

@@ -93,7 +93,8 @@ def train_segmenter(
     place = torch.device(device)
     accelerator = Accelerator(cpu=place.type == "cpu")
     own = _share(spec, accelerator.num_processes, accelerator.process_index)
-    network = build_unet(spec.width, seed=spec.seed, channels=channels).to(place, memory_format=layout(place))  # type: ignore[call-overload]
+    network = build_unet(spec.width, seed=spec.seed, channels=channels, device=place)
+    network = network.to(place, memory_format=layout(place))  # type: ignore[call-overload]
     weights = dict(network.named_parameters())
     optimizer: Any = torch.optim.Adam(weights.values(), lr=spec.learning_rate)
     found = Checkpoint.load(checkpoint, optimizer)
@@ -208,6 +209,6 @@ def _copy_into(target: dict[str, Tensor], source: Any) -> None:
 
 def _with_weights(spec: SegmenterSpec, channels: int, weights: dict[str, Tensor], device: str) -> nn.Module:
     """A network of its own with these weights, to be evaluated."""
-    network = build_unet(spec.width, channels=channels).to(device)
+    network = build_unet(spec.width, channels=channels, device=device).to(device)
     _copy_into(dict(network.named_parameters()), weights)
     return network.eval().requires_grad_(False)

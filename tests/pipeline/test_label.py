@@ -99,9 +99,10 @@ def test_an_image_that_kills_every_worker_is_quarantined_and_all_others_are_labe
 ) -> None:
     run = tmp_path / "run"
     assert job(run, corpus, fault="poison:000101") == 1
-    assert "worker_died 1" in capfd.readouterr().out
+    told = capfd.readouterr().out
+    assert "worker_died 1" in told and f"see {run / 'preliminary' / 'quarantine'}" in told
     assert [key for key in keys(undisturbed) if key != ("000001.tar", "000101")] == keys(run)
-    (bad,) = pq.read_table(run / "quarantine" / "000001.parquet").to_pylist()
+    (bad,) = pq.read_table(run / "preliminary" / "quarantine" / "000001.parquet").to_pylist()
     assert (bad["key"], bad["reason"]) == ("000101", "worker_died")
     assert leftovers(run) == []
     assert job(run, corpus, fault="poison:000101") == 1, "it is not tried again, and still not forgotten"
@@ -134,7 +135,7 @@ def test_all_good_samples_of_a_hostile_corpus_are_labelled_and_each_bad_one_is_q
     run = tmp_path / "run"
     assert job(run, tmp_path / "corpus") == 1
     assert keys(run) == truth["good"]
-    tables = [pq.read_table(path) for path in (run / "quarantine").glob("*.parquet")]
+    tables = [pq.read_table(path) for path in (run / "preliminary" / "quarantine").glob("*.parquet")]
     rows = [row for table in tables for row in table.to_pylist()]
     assert sorted((row["shard"], row["key"], row["reason"]) for row in rows) == truth["bad"]
     assert all(row["error"] for row in rows)
@@ -228,7 +229,8 @@ def test_an_image_that_kills_every_worker_costs_a_run_of_several_concepts_its_ow
 ) -> None:
     run = tmp_path / "run"
     assert job(run, corpus, *SEVERAL, fault="poison:000101") == 1
-    assert "worker_died 1" in capfd.readouterr().out
+    told = capfd.readouterr().out
+    assert "worker_died 1" in told and f"see {run / 'preliminary' / 'quarantine'}" in told
     assert job(run, corpus, *SEVERAL, "--retry-quarantined") == 0
     assert parquets(run) == parquets(street), "once it is mended, the run is as any other"
 

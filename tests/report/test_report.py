@@ -152,3 +152,14 @@ def test_decisions_on_one_concept_are_kept_apart_from_those_on_another(shown: li
         write_report(str(run), ReportOptions(), output=str(tmp_path / concept), concept=concept)
         ids.append(read_data((tmp_path / concept / "data.js").read_text())["id"])
     assert ids[0] != ids[1] == ids[2]
+
+
+def test_a_report_says_of_what_kind_its_labels_are(run: Path, tmp_path: Path) -> None:
+    options = ReportOptions(rows=2)
+    assert write_report(str(run), options, output=str(tmp_path / "a")).kind == "refined"
+    coarse = tmp_path / "coarse"
+    shutil.copytree(run, coarse, ignore=shutil.ignore_patterns("report*"))
+    (coarse / "labels").rename(coarse / "preliminary")
+    for path in (coarse / "preliminary").glob("*.json"):
+        path.write_text(path.read_text().replace('"stage": "refined"', '"stage": "preliminary"'))
+    assert write_report(str(coarse), options, output=str(tmp_path / "b")).kind == "preliminary"

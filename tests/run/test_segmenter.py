@@ -141,7 +141,7 @@ def test_a_review_overrules_and_is_part_of_the_fingerprint(run: Path, tmp_path: 
     with pytest.raises(ValueError, match=r"--review .*line 2 decides 'yes'"):
         plan(run, review_url=str(review))
     review.write_text("shard,key,decision\nelsewhere.tar,002,reject\n")
-    with pytest.raises(ValueError, match=r"none of the 1 decisions of --review is about a shard .* 'elsewhere\.tar'"):
+    with pytest.raises(ValueError, match="none of the 1 decisions of --review is about a shard of the corpus"):
         plan(run, review_url=str(review))
 
 

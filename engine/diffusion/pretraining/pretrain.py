@@ -26,6 +26,9 @@ from engine.diffusion.pretraining.tokenizer import build_tokenizer
 
 logger = logging.getLogger(__name__)
 
+PRETRAINING_VERSION = 2
+"""Raised whenever a training that was begun before cannot go on, for example because its words have other numbers."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
@@ -204,7 +207,7 @@ def _check_shapes(config: PretrainConfig, tokenizer: PreTrainedTokenizerBase, in
 
 
 def _settings(config: PretrainConfig) -> str:
-    return json.dumps(asdict(config), indent=1, default=str)
+    return json.dumps({"version": PRETRAINING_VERSION, **asdict(config)}, indent=1, default=str)
 
 
 def _check_same_config(path: Path, config: PretrainConfig) -> None:

@@ -23,13 +23,13 @@ from typing import Any
 import numpy as np
 
 from engine import storage
+from engine.corpus import list_shards, plan_leases
 from engine.distillation.spec import DistillationSpec
 from engine.evaluation.metrics import Overlap
 from engine.evaluation.rows import EvaluationError, find_labels
 from engine.evaluation.studies.charts import draw_bars, draw_tiles
 from engine.evaluation.studies.material import Specimen, batched, read_specimens
 from engine.evaluation.studies.study import SEGMENTER, Study, StudyTask, format_table, percent, rounded
-from engine.evaluation.truth import has_truth
 from engine.labelling.png import png_to_array
 from engine.run.directory import start_run
 from engine.run.example_source import NothingToLearn
@@ -78,10 +78,11 @@ def study_ablation(task: StudyTask) -> Study:
     if task.options.test is None:
         raise EvaluationError("the ablation measures on images that nothing was learned from; give --test CORPUS")
     concept = task.origin.spec.concept
-    if not has_truth(task.options.test, concept):
+    first = plan_leases(list_shards(task.options.test), limit=task.options.limit)
+    if next(read_specimens(first, [concept], 1, owner=task.owner), None) is None:
         raise EvaluationError(
-            f"the first images of {storage.redact(task.options.test)} have no ground truth for {concept!r}; give "
-            "--test a corpus with KEY.mask.png files"
+            f"the first {task.options.limit} images of {storage.redact(task.options.test)} have no ground truth for "
+            f"{concept!r}; give --test a corpus with KEY.mask.png files, or a larger --limit"
         )
     labelled = _label_test(task, task.options.test)
     found: dict[str, dict[str, Any]] = {}
@@ -89,7 +90,7 @@ def study_ablation(task: StudyTask) -> Study:
     left_out: dict[str, str] = {}
     for name, row in ROWS.items():
         if row.labels is None:
-            found[name] = {"row": row.name, **_measure_labels(labelled, COLUMNS[name])}
+            found[name] = {"row": row.name, **_measure_labels(task, labelled, COLUMNS[name])}
             continue
         try:
             training = _plan(task, name, row)
@@ -175,7 +176,7 @@ def _measure_unet(task: StudyTask, row: Row, training: SegmenterTask, labelled: 
             storage.remove_folder(training.file(CHECKPOINTS))
     segmenter = Segmenter.from_pretrained(training.url, device=task.device)
     overlap, images = Overlap(), 0
-    for batch in batched(specimen for specimen, _ in _held_out(labelled)):
+    for batch in batched(specimen for specimen, _ in _held_out(task, labelled)):
         for specimen, mask in zip(batch, _segment(segmenter, batch), strict=True):
             overlap.update(specimen.fit(mask), specimen.truth(labelled.spec.concept))
             images += 1
@@ -200,10 +201,10 @@ def _describe_test(labelled: LabelPlan) -> str:
     return f"{labelled.run.url} {hashlib.sha256(json.dumps([facts, files.count]).encode()).hexdigest()[:8]}"
 
 
-def _measure_labels(labelled: LabelPlan, column: str) -> dict[str, Any]:
+def _measure_labels(task: StudyTask, labelled: LabelPlan, column: str) -> dict[str, Any]:
     """Of the labels themselves: M_pre or M, by the column of its row."""
     overlap, images = Overlap(), 0
-    for specimen, row in _held_out(labelled):
+    for specimen, row in _held_out(task, labelled):
         overlap.update(specimen.fit(png_to_array(row[column])), specimen.truth(labelled.spec.concept))
         images += 1
     if not images:
@@ -214,15 +215,15 @@ def _measure_labels(labelled: LabelPlan, column: str) -> dict[str, Any]:
     return {**rounded(overlap.result()), "images": images}
 
 
-def _held_out(labelled: LabelPlan) -> Iterator[tuple[Specimen, dict[str, Any]]]:
+def _held_out(task: StudyTask, labelled: LabelPlan) -> Iterator[tuple[Specimen, dict[str, Any]]]:
     """The images that all rows are measured on, with their labels: those with ground truth, not in quarantine."""
     files, _ = find_labels(labelled.run.url)
     concept = labelled.spec.concept
     shard, rows = "", dict[str, dict[str, Any]]()
-    for specimen in read_specimens(labelled.leases, [concept], None, bare=True):
+    for specimen in read_specimens(labelled.leases, [concept], None, owner=task.owner):
         if specimen.shard != shard:
             shard, rows = specimen.shard, files.read(specimen.shard, tuple(COLUMNS.values()))
-        if specimen.truths and specimen.key in rows:
+        if specimen.key in rows:
             yield specimen, rows[specimen.key]
 
 
@@ -287,7 +288,7 @@ def _draw_masks(task: StudyTask, labelled: LabelPlan, folders: dict[str, str]) -
     names = ["image", "M_pre", "M", *(ROWS[name].name for name in folders), "truth"]
     segmenters = [Segmenter.from_pretrained(url, device=task.device) for url in folders.values()]
     tiles: list[list[np.ndarray]] = []
-    for specimen, row in islice(_held_out(labelled), SHOWN):
+    for specimen, row in islice(_held_out(task, labelled), SHOWN):
         masks = [png_to_array(row[column]) for column in COLUMNS.values()]
         masks += [_segment(segmenter, [specimen])[0] for segmenter in segmenters]
         fitted = [specimen.fit(mask) for mask in masks] + [specimen.truth(concept)]

@@ -23,7 +23,7 @@ def study_draws(task: StudyTask) -> Study:
     prompt = ConceptPrompt.parse(model.tokenizer, spec.prompt, [spec.concept])
     aurocs = [[Auroc() for _ in range(draws)] for _ in range(repeats)]
     images = 0
-    for batch in batched(read_specimens(task.corpus, [spec.concept], task.options.limit)):
+    for batch in batched(read_specimens(task.corpus, [spec.concept], task.options.limit, owner=task.owner)):
         latents = Latents.encode(model, batch)
         for repeat in range(repeats):
             seeds = [spec.seed + repeat * draws + draw for draw in range(draws)]

@@ -85,7 +85,7 @@ def study_layers(task: StudyTask) -> Study:
     prompt = ConceptPrompt.parse(model.tokenizer, spec.prompt, [spec.concept])
     aurocs: defaultdict[str, Auroc] = defaultdict(Auroc)
     agreed: list[Tensor] = []
-    for batch in batched(read_specimens(task.corpus, [spec.concept], task.options.limit)):
+    for batch in batched(read_specimens(task.corpus, [spec.concept], task.options.limit, owner=task.owner)):
         latents = Latents.encode(model, batch)
         found = layer_maps(model, latents.z0, latents.keys, prompt, spec)
         maps = torch.stack([*found.values()], 1)

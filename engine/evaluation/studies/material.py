@@ -51,12 +51,18 @@ class Specimen:
 
 
 def read_specimens(
-    corpus: str | Sequence[Lease], concepts: Sequence[str], limit: int | None, *, bare: bool = False
+    corpus: str | Sequence[Lease],
+    concepts: Sequence[str],
+    limit: int | None,
+    *,
+    owner: str | None,
+    bare: bool = False,
 ) -> Iterator[Specimen]:
     """The first `limit` images of a corpus with a mask of any of the concepts; with `bare` also those without.
 
     Args:
         corpus: its URL, or leases of it.
+        owner: whose masks without a name are, unless the JSON says so; None: nobody's.
 
     Raises:
         EvaluationError: there is none in a whole corpus; leases of one may have none.
@@ -66,7 +72,7 @@ def read_specimens(
     for lease in plan_leases(list_shards(corpus)) if isinstance(corpus, str) else corpus:
         with open_lease(lease, masks=True) as samples:
             for sample in samples:
-                specimen = _make_specimen(sample, concepts, counts) if isinstance(sample, Sample) else None
+                specimen = _make_specimen(sample, concepts, owner, counts) if isinstance(sample, Sample) else None
                 if specimen is None or not (specimen.truths or bare):
                     continue
                 counts["used"] += 1
@@ -109,13 +115,13 @@ def read_images(corpus: str, limit: int, *, side: int) -> Iterator[Tensor]:
         raise EvaluationError(f"{storage.redact(corpus)} has no readable image; give another --input")
 
 
-def _make_specimen(sample: Sample, concepts: Sequence[str], counts: Counter[str]) -> Specimen | None:
+def _make_specimen(sample: Sample, concepts: Sequence[str], owner: str | None, counts: Counter[str]) -> Specimen | None:
     counts["images"] += 1
     truths = {}
     try:
         image = decode_image(sample.image)
         for concept in concepts:
-            mask = find_mask(sample, concept, alone=len(concepts) == 1)
+            mask = find_mask(sample, concept, alone=concept == owner)
             if mask is None:
                 continue
             if mask.shape != image.shape[:2]:

@@ -38,7 +38,7 @@ def study_parts(task: StudyTask) -> Study:
     tiles: list[tuple[int, Specimen, np.ndarray]] = []
     images = 0
     spec = replace(spec, prompt=text, presence_steps=0, distractors=())
-    for batch in batched(read_specimens(task.corpus, parts.concepts, task.options.limit, bare=True)):
+    for batch in batched(read_specimens(task.corpus, parts.concepts, task.options.limit, owner=task.owner, bare=True)):
         latents = Latents.encode(model, batch)
         maps = attend(model, latents.z0, latents.keys, asked, spec, valid=latents.valid).maps
         for specimen, shades in zip(batch, latents.shades(maps), strict=True):

@@ -57,6 +57,8 @@ class StudyOptions:
         if self.timesteps is not None:
             check_at_least(self, 1, "timesteps")
         self.segmenter()
+        if strange := [weight for weight in self.weights if not math.isfinite(weight)]:
+            raise ValueError(f"--weights names {strange[0]}; guidance weights are finite numbers")
         if not self.weights:
             raise ValueError("no guidance weight is given; give at least one, for example --weights 1")
 
@@ -82,6 +84,11 @@ class StudyTask:
     device: str = "cpu"
     options: StudyOptions = field(default_factory=StudyOptions)
     tell: Callable[[str], None] = print
+
+    @property
+    def owner(self) -> str | None:
+        """The concept that masks without a name are of; None in a run of several."""
+        return None if self.origin.several else self.origin.spec.concept
 
     @cached_property
     def models(self) -> ConceptModel:

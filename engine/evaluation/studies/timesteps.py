@@ -25,7 +25,7 @@ def study_timesteps(task: StudyTask) -> Study:
     aurocs = [Auroc() for _ in range(steps)]
     alone = [Auroc() for _ in range(steps)]
     images = 0
-    for batch in batched(read_specimens(task.corpus, [spec.concept], task.options.limit)):
+    for batch in batched(read_specimens(task.corpus, [spec.concept], task.options.limit, owner=task.owner)):
         latents = Latents.encode(model, batch)
         maps = attend(model, latents.z0, latents.keys, prompt, spec, per_timestep=True).maps[:, :, 0]
         means = maps.cumsum(1) / torch.arange(1, steps + 1, device=maps.device)[:, None, None]

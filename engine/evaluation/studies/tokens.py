@@ -35,7 +35,7 @@ def study_tokens(task: StudyTask) -> Study:
     kinds = ("plain", "propagated") if spec.propagation_steps else ("plain",)
     aurocs = {kind: [Auroc() for _ in prompt.concepts] for kind in kinds}
     images = 0
-    for batch in batched(read_specimens(task.corpus, [spec.concept], task.options.limit)):
+    for batch in batched(read_specimens(task.corpus, [spec.concept], task.options.limit, owner=task.owner)):
         latents = Latents.encode(model, batch)
         maps = {"plain": attend(model, latents.z0, latents.keys, prompt, spec, per_timestep=True).maps.mean(1)}
         if "propagated" in kinds:

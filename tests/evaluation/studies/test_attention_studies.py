@@ -35,7 +35,7 @@ def measure(task: StudyTask, **changes: object) -> float:
     model = task.models.original()
     prompt = ConceptPrompt.parse(model.tokenizer, spec.prompt, [spec.concept])
     found = []
-    for specimen in read_specimens(task.corpus, ["human"], task.options.limit):
+    for specimen in read_specimens(task.corpus, ["human"], task.options.limit, owner="human"):
         latents = Latents.encode(model, [specimen])
         maps = attend(model, latents.z0, [specimen.key], prompt, spec).maps[:, 0]
         grey = Image.fromarray(scale_to_bytes(maps, latents.valid)[0].numpy())
@@ -79,7 +79,7 @@ def test_the_layers_make_up_the_labellers_map_and_each_is_measured_alone(make_ta
 
     spec, model = task.origin.spec, task.models.original()
     prompt = ConceptPrompt.parse(model.tokenizer, spec.prompt, [spec.concept])
-    specimens = list(read_specimens(task.corpus, ["human"], None))
+    specimens = list(read_specimens(task.corpus, ["human"], None, owner="human"))
     latents = Latents.encode(model, specimens)
     maps = layer_maps(model, latents.z0, latents.keys, prompt, spec, batch_size=4)  # the last batch has one
     whole = attend(model, latents.z0, latents.keys, prompt, spec).maps[:, 0]
@@ -123,7 +123,7 @@ def test_parts_are_measured_where_they_have_masks(make_task: MakeTask) -> None:
     task = make_task(prompt="a photo of a human with arms and legs", parts=("human", "arms", "legs"))
     study = study_parts(task)
     rows = {row["part"]: row for row in study.figures["rows"]}
-    masks = [s.truths for s in read_specimens(task.corpus, ["human", "arms", "legs"], 3)]
+    masks = [s.truths for s in read_specimens(task.corpus, ["human", "arms", "legs"], 3, owner="human")]
     assert {part: row["images"] for part, row in rows.items()} == {
         part: sum(part in truths for truths in masks) for part in ("human", "arms", "legs")
     }
