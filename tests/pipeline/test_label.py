@@ -230,7 +230,7 @@ def test_an_image_that_kills_every_worker_costs_a_run_of_several_concepts_its_ow
     run = tmp_path / "run"
     assert job(run, corpus, *SEVERAL, fault="poison:000101") == 1
     told = capfd.readouterr().out
-    assert "worker_died 1" in told and f"see {run / 'preliminary' / 'quarantine'}" in told
+    assert "worker_died 1" in told and f"see {run / 'quarantine'}" in told
     assert job(run, corpus, *SEVERAL, "--retry-quarantined") == 0
     assert parquets(run) == parquets(street), "once it is mended, the run is as any other"
 
