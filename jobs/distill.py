@@ -243,7 +243,8 @@ def _evaluate(
     if outcome.failed_leases:
         raise RuntimeError(f"{len(outcome.failed_leases)} leases of {storage.redact(test)} could not be predicted")
     compare("segmenter", f"masks of the segmenter on {storage.redact(test)}\n", plan.run.url, test)
-    storage.atomic_put((json.dumps(results, indent=2) + "\n").encode(), storage.join(run, "evaluation.json"))
+    if results:
+        storage.atomic_put((json.dumps(results, indent=2) + "\n").encode(), storage.join(run, "evaluation.json"))
     return [outcome]
 
 

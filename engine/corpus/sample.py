@@ -27,8 +27,8 @@ class Sample:
         """The encoded mask of a concept: the one named after it, or the unnamed one unless that is another's.
 
         Args:
-            alone: whether the concept is the only one asked for: an unnamed mask is its own unless the JSON names
-                another; of several it is that of the one which the JSON names.
+            alone: whether an unnamed mask is the concept's where the JSON names none, as where it is the only one
+                asked for; else it is that of the concept which the JSON names.
         """
         data = self.masks.get(concept)
         return self.masks.get("") if data is None and self.is_of(concept, alone=alone) else data

@@ -8,9 +8,9 @@ import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -64,14 +64,14 @@ class Report:
         url: of the page.
         labels: there are in all; `shown` of them are in the gallery.
         missing: shown labels without a picture, by reason.
-        kind: of the labels: refined or preliminary ones of a corpus, or those of synthetic images.
+        kind: of the labels: refined or preliminary, of a corpus, or synthetic: of synthetic images.
     """
 
     url: str
     labels: int
     shown: int
-    missing: Counter[str] = field(default_factory=Counter)
-    kind: Literal["refined", "preliminary", "synthetic"] = "refined"
+    missing: Counter[str]
+    kind: str
 
 
 def write_report(
@@ -109,8 +109,7 @@ def write_report(
     page = storage.join(folder, "index.html")
     storage.atomic_put(render_page(f"{run.concept}: labels"), page)
     _sweep(folder, {path for path, _ in pictures.values()})
-    synthetic = "synthesis.version" in run.manifest.fingerprint
-    kind: Any = "synthetic" if synthetic else run.stage
+    kind = "synthetic" if "synthesis.version" in run.manifest.fingerprint else run.stage
     return Report(url=page, labels=survey.count, shown=len(survey.worst), missing=missing, kind=kind)
 
 

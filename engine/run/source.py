@@ -110,11 +110,11 @@ class ModelSource:
         tokenizer = load_tokenizer(folder)
         for own in spec.specs:
             locate_concept(tokenizer, own.prompt, own.concept)
-        first = spec.specs[0]
-        check_steps(load_scheduler(folder), first.timesteps)
+        first, scheduler = spec.specs[0], load_scheduler(folder)
+        check_steps(scheduler, first.timesteps)
         if spec.stage == "refined":
             check_known(tokenizer, first.background_prompt)
-            check_steps(load_scheduler(folder), first.refinement.inpaint_steps)
+            check_steps(scheduler, first.refinement.inpaint_steps)
         for prompt in first.distractors:
             check_known(tokenizer, prompt)
         return {"model_weights": hash_weights(folder)}

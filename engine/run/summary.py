@@ -70,11 +70,11 @@ class Outcome:
             images = f"{self.seen}, everything was done already"
         reasons = format_counts(count_quarantined(self.receipts.values()))
         flags = sum((Counter(receipt.flags) for receipt in self.receipts.values()), Counter[str]())
-        bad = storage.redact(storage.join(run.url, QUARANTINE_FOLDERS[run.stage]))
+        quarantine = storage.redact(storage.join(run.url, QUARANTINE_FOLDERS[run.stage]))
         facts = [
             ("images", images),
             ("shards", f"{len({lease.shard.name for lease in self.plan.leases})}, in {len(self.plan.leases)} leases"),
-            ("quarantined", f"{self.quarantined}" + (f": {reasons}; see {bad}" if reasons else "")),
+            ("quarantined", f"{self.quarantined}" + (f": {reasons}; see {quarantine}" if reasons else "")),
             ("flags", format_counts(flags)),
             ("labels", f"{labels}/*.parquet"),
             ("to open", open_labels_line(labels)),

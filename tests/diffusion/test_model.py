@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-from engine.diffusion.model import ModelError, find_model, hash_weights, load_model
+from engine.diffusion.model import (
+    IMAGES_AT_ONCE,
+    ModelError,
+    find_model,
+    hash_weights,
+    load_model,
+    load_scheduler,
+)
 from engine.diffusion.sampling import guide, sample
+from engine.labelling.spec import LabelSpec, RefinementSpec
+from engine.run.source import ModelSource
 from tests.diffusion.models import make_model
 
 
@@ -94,3 +106,32 @@ def test_a_damaged_weight_file_is_refused(tmp_path):
     (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"not safetensors")
     with pytest.raises(ModelError, match="cannot be loaded"):
         load_model(tmp_path)
+
+
+def test_the_autoencoder_gets_few_images_at_once_whoever_asks(folders, monkeypatch):
+    model = load_model(folders["sd1"])
+    images = torch.rand(IMAGES_AT_ONCE + 3, 3, 128, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    expected = torch.cat([model.encode(image[None]) for image in images])
+    sizes = []
+    for name in ("encode", "decode"):
+        real = getattr(model.vae, name)
+        monkeypatch.setattr(model.vae, name, lambda x, real=real: (sizes.append(len(x)), real(x))[1])
+    z0 = model.encode(images)
+    torch.testing.assert_close(z0, expected, rtol=1e-4, atol=1e-4)
+    assert model.decode(z0).shape == images.shape
+    assert sizes == [IMAGES_AT_ONCE, 3] * 2
+
+
+def test_a_folder_whose_schedule_is_missing_is_refused(folders, tmp_path):
+    shutil.copytree(folders["sd1"], tmp_path / "copy")
+    (tmp_path / "copy" / "scheduler" / "scheduler_config.json").unlink()
+    with pytest.raises(ModelError, match=r"schedule of .*copy cannot be read"):
+        load_scheduler(tmp_path / "copy")
+
+
+@pytest.mark.parametrize("settings", [{"timesteps": 1000}, {"refinement": RefinementSpec(inpaint_steps=1000)}])
+def test_more_steps_than_the_model_has_are_refused_when_a_run_is_planned(settings):
+    source, spec = ModelSource(model="miniature"), LabelSpec(concept="car", prompt="a photo of a car")
+    source.check(spec)
+    with pytest.raises(ModelError, match="1000 timesteps are more than the 999"):
+        source.check(replace(spec, **settings))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from importlib import import_module
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from engine.labelling.label import FLAGS
 from engine.miniature.corpus import write_corpus
 from engine.miniature.scenes import draw_scene
 from engine.run.concept import weights_url
@@ -129,3 +131,9 @@ def test_the_python_of_the_readme_runs() -> None:
     names: dict[str, object] = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
+
+
+def test_the_readme_tells_of_every_flag_that_a_label_can_have() -> None:
+    table = README[README.index("| flag | meaning |") :].partition("\n\n")[0]
+    told = {flag for line in table.splitlines()[2:] for flag in re.findall(r"`(\w+)`", line.split("|")[1])}
+    assert told == FLAGS

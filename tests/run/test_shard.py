@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import io
 import threading
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -251,15 +250,9 @@ def test_a_batch_of_large_images_ends_early(lease: Lease, tmp_path: Path, monkey
 
 def test_coarse_labels_leave_what_the_refined_could_not_label_where_it_was(lease: Lease, tmp_path: Path) -> None:
     refined = replace(make_run(tmp_path / "run"), stage="refined")
-    label_lease(lease, FakeLabeller("fake", SPEC), refined)
+    assert label_lease(lease, FailsOn("fake", SPEC), refined).quarantined == {"corrupt_image": 1, "label_error": 2}
     before = Path(refined.quarantine_url(lease.id)).read_bytes()
-
-    def label_none(images: list[np.ndarray], keys: list[str]) -> list[Label]:
-        raise ValueError("not this time")
-
     coarse = make_run(tmp_path / "run")
-    with suppress(LabellerBroken):
-        label_lease(lease, label_none, coarse)
-    label_lease(lease, FakeLabeller("fake", SPEC), coarse)
+    assert label_lease(lease, FakeLabeller("fake", SPEC), coarse).quarantined == {"corrupt_image": 1}
     assert Path(refined.quarantine_url(lease.id)).read_bytes() == before
-    assert coarse.quarantine_url(lease.id) != refined.quarantine_url(lease.id)
+    assert len(pq.read_table(coarse.quarantine_url(lease.id))) == 1

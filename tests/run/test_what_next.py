@@ -31,7 +31,15 @@ def test_options_that_the_other_job_does_not_have_are_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    "job", ["label", "label --stage preliminary", "evaluate", "report of refined labels", "predict"]
+    "job",
+    [
+        "label",
+        "label --stage preliminary",
+        "evaluate",
+        "report of refined labels",
+        "report of preliminary labels",
+        "predict",
+    ],
 )
 def test_of_several_concepts_one_is_named_where_a_job_takes_one_at_a_time(job: str) -> None:
     lines = describe_next(job, run="/runs/street", one_of="fire truck").splitlines()

@@ -171,6 +171,14 @@ def test_the_picture_shows_each_class_in_its_colour() -> None:
     assert np.abs(pixels[32:64].astype(int) - pixels[64:96]).mean() < 30, "what a perfect network says looks alike"
 
 
+def test_the_picture_of_few_examples_shows_each_of_them_once() -> None:
+    images = [np.full((32, 32, 3), shade, np.uint8) for shade in (0, 60, 120, 180, 240)]
+    examples = [Example(shard="a", key=str(n), image=i, mask=draw_scene(0)[1][:32, :32]) for n, i in enumerate(images)]
+    pixels = np.asarray(draw_predictions(Colours(), examples, SPEC, "cpu"))
+    middles = pixels[16, :, 0].reshape(len(images), -1).mean(1)
+    assert middles == pytest.approx([0, 60, 120, 180, 240], abs=8)
+
+
 @pytest.mark.slow
 def test_the_onnx_file_gives_every_class_its_probability() -> None:
     onnx = pytest.importorskip("onnx")

@@ -29,7 +29,7 @@ from engine.evaluation.metrics import Overlap
 from engine.evaluation.rows import EvaluationError, find_labels
 from engine.evaluation.studies.charts import draw_bars, draw_tiles
 from engine.evaluation.studies.material import Specimen, batched, read_specimens
-from engine.evaluation.studies.study import SEGMENTER, Study, StudyTask, format_table, percent, rounded
+from engine.evaluation.studies.study import SEGMENTER_SETTINGS, Study, StudyTask, format_table, percent, rounded
 from engine.labelling.png import png_to_array
 from engine.run.directory import start_run
 from engine.run.example_source import NothingToLearn
@@ -273,7 +273,7 @@ def _report(
     )
     figures = {
         "test": storage.redact(labelled.input_url),
-        "segmenter": {name: getattr(options, name) for name in SEGMENTER},
+        "segmenter": {name: getattr(options, name) for name in SEGMENTER_SETTINGS},
         "rows": list(found.values()),
         "folders": {ROWS[name].name: url.rpartition("/")[2] for name, url in folders.items()},
         "left_out": left_out,

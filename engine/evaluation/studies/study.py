@@ -15,7 +15,7 @@ from engine.distillation.weights import ConceptModel
 from engine.run.origin import Origin
 from engine.segmenter.spec import SegmenterSpec
 
-SEGMENTER = ("steps", "batch_size", "width", "crop", "short_side", "scale", "min_quality")
+SEGMENTER_SETTINGS = ("steps", "batch_size", "width", "crop", "short_side", "scale", "min_quality")
 """Options that are settings of the U-Nets of `ablation`."""
 
 
@@ -64,7 +64,7 @@ class StudyOptions:
 
     def segmenter(self, **others: Any) -> SegmenterSpec:
         """The settings of a U-Net of `ablation`, with others; ValueError for some that make no sense."""
-        return SegmenterSpec(**{name: getattr(self, name) for name in SEGMENTER}, **others)
+        return SegmenterSpec(**{name: getattr(self, name) for name in SEGMENTER_SETTINGS}, **others)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

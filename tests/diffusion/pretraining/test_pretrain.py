@@ -222,3 +222,12 @@ def test_sides_that_the_autoencoder_cannot_halve_are_refused(config, tmp_path, r
     with pytest.raises(ValueError, match=f"{said}; this autoencoder takes multiples of 8"):
         pretrain(replace(config, resolution=resolution, autoencoder=autoencoder), tmp_path / "out", device=CPU)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_training_that_an_earlier_version_began_is_refused_by_name(config, tmp_path):
+    pretrain(config, tmp_path, device=CPU)
+    kept = tmp_path / "training" / "config.json"
+    values = json.loads(kept.read_text())
+    kept.write_text(json.dumps({**values, "version": values["version"] - 1}))
+    with pytest.raises(ValueError, match=r"other settings \(version: \d+ -> \d+\)"):
+        pretrain(config, tmp_path, device=CPU)

@@ -25,6 +25,7 @@ from engine.evaluation.studies.timesteps import study_timesteps
 from engine.evaluation.studies.tokens import study_tokens
 from engine.labelling.attend import attend
 from engine.labelling.heatmap import scale_to_bytes
+from tests.segmenter.bright import to_png, write_tar
 
 MakeTask = Callable[..., StudyTask]
 
@@ -151,3 +152,13 @@ def test_figures_name_what_they_were_measured_with(make_task: MakeTask) -> None:
     urls = study.write(task.output)
     assert [Path(url).name for url in urls] == ["timesteps.png", "timesteps.md", "timesteps.json"]
     assert all(Path(url).stat().st_size for url in urls)
+
+
+def test_a_mask_without_a_name_is_that_of_the_runs_own_concept(tmp_path: Path) -> None:
+    image, mask = to_png(np.zeros((16, 16, 3), np.uint8)), to_png(np.ones((16, 16), np.uint8))
+    write_tar(tmp_path / "scenes.tar", {"a.png": image, "a.mask.png": mask})
+
+    def found(owner: str | None) -> list[set[str]]:
+        return [set(s.truths) for s in read_specimens(str(tmp_path), ["human", "hat"], None, owner=owner, bare=True)]
+
+    assert found("human") == [{"human"}] and found(None) == [set()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import pytest
@@ -40,3 +41,12 @@ def test_a_picture_without_features_and_distances_with_them(make_task: Callable[
     assert list(study.pictures) == ["guidance.png", "guidance-distance.png"]
     assert study.figures["real_images"] == 3
     assert all(row["fid"] > 0 and row["samples"] == 3 for row in study.figures["rows"])
+
+
+def test_no_result_holds_the_key_of_a_feature_network(
+    make_task: Callable[..., StudyTask], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = guidance.load_features
+    monkeypatch.setattr(guidance, "load_features", lambda name, device: real("miniature", device=device))
+    study = study_guidance(make_task(weights=(1,), seeds=2, features="https://a.b/c.onnx?X-Amz-Signature=SECRET"))
+    assert "a.b/c.onnx" in study.table and "SECRET" not in study.table + json.dumps(study.figures)

@@ -62,3 +62,15 @@ def test_wrong_usage_ends_in_one_sentence(
 ) -> None:
     assert main(["--run", str(run), *flags]) == 2
     assert problem in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("study", ["ablation", "guidance"])
+def test_what_is_about_m_prime_waits_for_it(
+    run: Path, tmp_path: Path, study: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = RunManifest.from_json((run / "run.json").read_text())
+    fields = {**manifest.fingerprint, "distillation.method": "lora"}
+    (tmp_path / "run.json").write_text(RunManifest(fingerprint=fields, config=manifest.config).to_json())
+    assert main(["--run", str(tmp_path), "--study", study, "--test", str(tmp_path)]) == 2
+    assert "has no finished fine-tuning" in capsys.readouterr().err
+    assert main(["--run", str(tmp_path), "--study", "tokens", "--limit", "1"]) == 0, "this one is about m"
