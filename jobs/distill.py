@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from engine import storage
 from engine.run.command import run_command
 from engine.run.directory import RunError, find_input
+from engine.run.later_options import Segmentation, Synthesis, segmenter_spec
 from engine.run.names import SEGMENTER, default_run_url
 from engine.run.options import (
     Distillation,
@@ -27,13 +28,10 @@ from engine.run.options import (
     Method,
     Model,
     Refinement,
-    Segmentation,
-    Synthesis,
     What,
     Where,
     distillation_spec,
     label_spec,
-    segmenter_spec,
     source_of,
 )
 from engine.run.origin import find_origin
@@ -41,7 +39,7 @@ from engine.run.plan import LabelPlan, plan_labelling
 from engine.run.predict import plan_prediction
 from engine.run.segmenter import SegmenterTask, plan_training
 from engine.run.summary import Outcome
-from engine.run.synthesis import plan_synthesis
+from engine.run.synthesis import FOLDER, SynthesisPlan, plan_synthesis
 from engine.run.what_next import describe_next
 from engine.segmenter.spec import SegmenterSpec
 from engine.synthesis.spec import SynthesisSpec
@@ -78,7 +76,7 @@ DESCRIPTION = """Goes all the way from a word and images without labels to a seg
 
 Stages:
   labels      as jobs/label.py: masks of all images, with a model fine-tuned on the concept
-  synthesis   as jobs/synthesize.py: images that this model makes up, and their masks
+  synthesis   as jobs/synthesize.py: variations of the images by this model, and their masks
   training    as jobs/train.py: a U-Net that learns from both
   evaluation  as jobs/predict.py and jobs/evaluate.py, where there is ground truth to compare with
 
@@ -102,7 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
         settings = SynthesisSpec(**dataclasses.asdict(options.synthesis))
         training = segmenter_spec(options.training)
         test = _find_test(options, labelling)
-        _check_segmenter(labelling, settings, training)
+        _check_what_is_there(labelling, settings, training)
         print(labelling.describe(), flush=True)
         if options.execution.dry_run:
             return 0
@@ -117,13 +115,13 @@ def main(arguments: list[str] | None = None) -> int:
             _begin("labels", tell)
             outcomes = [run_plan(labelling, workers=workers, tell=tell)]
             tell(outcomes[0].describe())
+            _stop_where_leases_failed(outcomes[0])
             if training.synthetic:
                 _begin("synthesis", tell)
-                samples = plan_synthesis(find_origin(labelling.run.url), settings, config=config)
+                samples = _plan_samples(labelling, settings, config)
                 outcomes.append(run_synthesis(samples, workers=workers, tell=tell))
                 tell(outcomes[-1].describe())
-            if left := [lease for outcome in outcomes for lease in outcome.failed_leases]:
-                raise RuntimeError(f"{len(left)} leases could not be done ({left[0]})")
+                _stop_where_leases_failed(outcomes[-1])
             _begin("training", tell)
             task = plan_training(run_url=labelling.run.url, spec=training, input_url=labelling.input_url, config=config)
             run_training(task, most=workers, tell=tell)
@@ -158,20 +156,31 @@ def _find_test(options: Distill, labelling: LabelPlan) -> str | None:
     return corpus
 
 
-def _check_segmenter(labelling: LabelPlan, settings: SynthesisSpec, training: SegmenterSpec) -> None:
-    """Refuses what ends with more labels or samples than the segmenter that is there has learned from; RunError."""
-    run = labelling.run.url
-    segmenter = storage.join(run, SEGMENTER)
-    if not storage.exists(storage.join(segmenter, "run.json")):
-        return
+def _plan_samples(labelling: LabelPlan, settings: SynthesisSpec, config: dict[str, Any] | None = None) -> SynthesisPlan:
+    return plan_synthesis(find_origin(labelling.run.url), settings, input_url=labelling.input_url, config=config)
+
+
+def _check_what_is_there(labelling: LabelPlan, settings: SynthesisSpec, training: SegmenterSpec) -> None:
+    """Refuses what ends with more labels or samples than later stages that are there began with; RunError."""
+    segmenter, samples = (storage.join(labelling.run.url, name) for name in (SEGMENTER, FOLDER))
+    there = [folder for folder in (segmenter, samples) if storage.exists(storage.join(folder, "run.json"))]
+    if not (training.synthetic and settings.begins_from_images):
+        there = [folder for folder in there if folder == segmenter]
     more = "labels" if labelling.remaining else ""
-    if not more and training.synthetic and plan_synthesis(find_origin(run), settings).remaining:
-        more = "samples"
-    if more:
+    if there and not more and training.synthetic and _plan_samples(labelling, settings).remaining:
+        more, there = "samples", [folder for folder in there if folder == segmenter]
+    if there and more:
         raise RunError(
-            f"{storage.redact(segmenter)} learned from fewer {more} than this command makes; move that folder away to "
-            "train anew, give another --run, or use jobs/label.py, synthesize.py and train.py with an --output"
+            f"{' and '.join(map(storage.redact, there))} began with fewer {more} than this command makes; move what is "
+            "there away to make it anew, give another --run, or use jobs/label.py, synthesize.py and train.py with an "
+            "--output"
         )
+
+
+def _stop_where_leases_failed(outcome: Outcome) -> None:
+    """What comes next must begin with all of them; RuntimeError."""
+    if left := list(outcome.failed_leases):
+        raise RuntimeError(f"{len(left)} leases could not be done ({left[0]}); the same command tries them again")
 
 
 def _begin(stage: str, tell: Any) -> None:

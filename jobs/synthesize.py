@@ -19,7 +19,8 @@ from engine import storage
 from engine.run.command import run_command
 from engine.run.directory import read_manifest
 from engine.run.example_source import explain_synthetic
-from engine.run.options import Running, Synthesis
+from engine.run.later_options import Synthesis
+from engine.run.options import Running
 from engine.run.origin import find_origin
 from engine.run.source import SynthesizerSource
 from engine.run.summary import Outcome
@@ -38,6 +39,8 @@ class Source:
     """The run directory of jobs/label.py."""
     output: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
     """Where the samples go, a folder or URL. Default: RUN/synthetic, where jobs/train.py finds them."""
+    input: Annotated[str | None, tyro.conf.arg(metavar="CORPUS")] = None
+    """Where the images of the run lie now, if not where it found them: samples begin from them."""
     model: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
     """Where the model lies now, if not where the run found it."""
     revision: Annotated[str | None, tyro.conf.arg(metavar="REV")] = None
@@ -57,9 +60,10 @@ class Synthesize:
 
 DESCRIPTION = """Synthesises images of a concept with pixel masks, cut-outs and backgrounds, to train on.
 
-The model that jobs/label.py fine-tuned makes the images; they are then labelled as those of the corpus were. Some are
-pure backgrounds, which a segmentation model learns from, too. RUN/synthetic/images holds them as WebDataset tars,
-RUN/synthetic/labels the same rows as for any image; look at RUN/synthetic/contact_sheet.png.
+The model that jobs/label.py fine-tuned makes the images, from noised ones of the corpus that are labelled already or
+(--strength 1) from noise alone; they are then labelled as those of the corpus were. Some are pure backgrounds, which a
+segmentation model learns from, too. RUN/synthetic/images holds them as WebDataset tars, RUN/synthetic/labels the same
+rows as for any image; look at RUN/synthetic/contact_sheet.png.
 
 Examples:
   python jobs/label.py --concept car --run runs/car
@@ -94,7 +98,9 @@ def _plan(options: Synthesize, source: SynthesizerSource | None) -> SynthesisPla
         raise ValueError(explain_synthetic(where.run, several))
     origin = find_origin(where.run, source=source, model=where.model, revision=where.revision, adapter=where.adapter)
     settings = SynthesisSpec(**dataclasses.asdict(options.samples))
-    return plan_synthesis(origin, settings, output=where.output, config=dataclasses.asdict(options))
+    return plan_synthesis(
+        origin, settings, output=where.output, input_url=where.input, config=dataclasses.asdict(options)
+    )
 
 
 def _synthesize(plan: SynthesisPlan, workers: int | None) -> Outcome:

@@ -15,7 +15,8 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine.run.command import run_command
-from engine.run.options import Int, Segmentation, segmenter_spec
+from engine.run.later_options import Segmentation, segmenter_spec
+from engine.run.options import Int
 from engine.run.segmenter import SegmenterTask, plan_training
 from engine.run.what_next import describe_next
 

@@ -7,7 +7,7 @@ resize: there is no offset that could be off by one. The rest of the canvas is m
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -38,6 +38,10 @@ class Placement:
             cells=cells,
             factor=factor,
         )
+
+    def unscaled(self) -> Placement:
+        """The same cells, of an image that is as large as the model sees it."""
+        return replace(self, width=self.columns * self.factor, height=self.rows * self.factor)
 
 
 def image_to_canvas(image: np.ndarray, place: Placement) -> Tensor:

@@ -104,6 +104,7 @@ def sample(
     *,
     solver: Solver = "ddim",
     known: Known | None = None,
+    strength: float = 1.0,
 ) -> Tensor:
     """Denoise z_T [B, C, h, w] (standard normal) to z0 in `steps` calls of `predict`.
 
@@ -112,14 +113,32 @@ def sample(
 
     Args:
         known: paint only its region; what surrounds it is brought to the level of every step and blended in.
+        strength: below 1 the known latent is painted over rather than painted anew: only this fraction of the steps is
+            walked, the last ones, from √ᾱ z0 + √(1-ᾱ) z_T on (SDEdit, Meng et al. 2022).
     """
+    assert known or strength == 1
     walk = {"ddim": _ddim, "dpm++": _dpm_solver}[solver]
-    return walk(model, z_T.float(), predict, steps, known)
+    entry = _Entry(z0=known.z0 if known and strength < 1 else None, first=steps - max(1, round(strength * steps)))
+    return walk(model, z_T.float(), predict, steps, known, entry)
 
 
-def _ddim(model: LatentDiffusion, zt: Tensor, predict: PredictNoise, steps: int, known: Known | None) -> Tensor:
-    timesteps = model.sampler_timesteps(steps)[::-1]
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
+    """Where a walk begins: at its step `first`, from the latents noised to that level, or from noise alone."""
+
+    z0: Tensor | None
+    first: int
+
+    def of(self, z_T: Tensor, alpha_bar: float) -> Tensor:
+        return z_T if self.z0 is None else add_noise(self.z0, z_T, torch.full((len(z_T),), alpha_bar))
+
+
+def _ddim(
+    model: LatentDiffusion, z_T: Tensor, predict: PredictNoise, steps: int, known: Known | None, entry: _Entry
+) -> Tensor:
+    timesteps = model.sampler_timesteps(steps)[::-1][entry.first :]
     levels = [float(model.scheduler.alphas_cumprod[t]) for t in timesteps] + [1.0]
+    zt = entry.of(z_T, levels[0])
     for t, now, after in zip(timesteps, levels, levels[1:], strict=False):
         zt = known.blend(zt, now) if known else zt
         epsilon = predict(zt, t)
@@ -128,7 +147,9 @@ def _ddim(model: LatentDiffusion, zt: Tensor, predict: PredictNoise, steps: int,
     return known.blend(zt, 1.0) if known else zt
 
 
-def _dpm_solver(model: LatentDiffusion, zt: Tensor, predict: PredictNoise, steps: int, known: Known | None) -> Tensor:
+def _dpm_solver(
+    model: LatentDiffusion, z_T: Tensor, predict: PredictNoise, steps: int, known: Known | None, entry: _Entry
+) -> Tensor:
     solver = DPMSolverMultistepScheduler.from_config(
         model.scheduler.config,
         algorithm_type="dpmsolver++",
@@ -138,9 +159,11 @@ def _dpm_solver(model: LatentDiffusion, zt: Tensor, predict: PredictNoise, steps
         final_sigmas_type="zero",
     )
     check_steps(model.scheduler, steps)
-    solver.set_timesteps(steps, device=zt.device)
-    levels = (1 / (1 + solver.sigmas.double().square())).tolist()  # σ² = (1 - ᾱ) / ᾱ
-    for t, now in zip(solver.timesteps, levels, strict=False):
+    solver.set_timesteps(steps, device=z_T.device)
+    solver.set_begin_index(entry.first)
+    levels = (1 / (1 + solver.sigmas.double().square())).tolist()[entry.first :]  # σ² = (1 - ᾱ) / ᾱ
+    zt = entry.of(z_T, levels[0])
+    for t, now in zip(solver.timesteps[entry.first :], levels, strict=False):
         zt = known.blend(zt, now) if known else zt
         zt = solver.step(predict(zt, int(t)), t, zt).prev_sample
     return known.blend(zt, 1.0) if known else zt

@@ -206,6 +206,8 @@ def check_manifest(url: str, manifest: RunManifest, *, option: str = "--run") ->
         named = f"{storage.redact(url)} was started with other settings ({'; '.join(differences)})"
         if any(line.partition(":")[0].endswith("version") for line in differences):
             raise RunError(f"{named}: no settings of this program give the same results; use another {option}")
+        if any(line.startswith("synthesis.starts:") for line in differences):
+            raise RunError(f"{named}: its samples began from other labels; move it away, or use another {option}")
         raise RunError(f"{named}: give the old settings to resume it, or another {option} to start anew")
     return True
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from engine.labelling.label import Label
 from engine.labelling.spec import LabelSpec, SeveralSpec
-from engine.synthesis.sample import SyntheticSample, without_object
+from engine.synthesis.sample import Start, SyntheticSample, without_object
 from engine.synthesis.spec import SynthesisSpec, key_of
 
 LATENT_FACTOR = 8
@@ -96,14 +96,17 @@ class FakeSynthesizer:
         self.spec, self.settings = spec, settings
         self._label = FakeLabeller(model, spec, delay=delay)
 
-    def __call__(self, indices: Sequence[int]) -> list[SyntheticSample]:
-        """The samples of these indices; they depend on index and settings only."""
-        return [self._make(index) for index in indices]
+    def __call__(self, indices: Sequence[int], starts: Sequence[Start | None]) -> list[SyntheticSample]:
+        """The samples of these indices; those that begin from an image are its negative."""
+        return [self._make(index, start) for index, start in zip(indices, starts, strict=True)]
 
-    def _make(self, index: int) -> SyntheticSample:
+    def _make(self, index: int, start: Start | None) -> SyntheticSample:
         settings, pure = self.settings, self.settings.is_background(index)
+        assert (start is None) == (pure or not settings.begins_from_images), index
         noise = np.random.default_rng((settings.seed, index))
         image = noise.integers(0, 64 if pure else 256, (self.SIDE, self.SIDE, 3), dtype=np.uint8)
+        if start:
+            image = 255 - start.image
         (label,) = self._label([image], [key_of(index)])
         if pure:
             label = without_object(replace(label, presence=-1.0, flags=["absent"]))
@@ -114,6 +117,7 @@ class FakeSynthesizer:
             guidance=settings.background_guidance if pure else settings.guidance,
             image=image,
             label=label if pure else replace(label, background=image // 2),
+            start=start.name if start else None,
         )
 
 

@@ -11,8 +11,6 @@ import tyro
 from engine.distillation.spec import DistillationSpec
 from engine.labelling.spec import LabelSpec, RefinementSpec
 from engine.run.source import ModelSource
-from engine.segmenter.spec import SegmenterSpec
-from engine.synthesis.spec import SynthesisSpec
 
 PROFILES: dict[str, dict[str, Any]] = {
     "paper": {
@@ -176,69 +174,6 @@ class Distillation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Synthesis:
-    """What to make. Only the count may change later: what is there is kept, and more is added."""
-
-    count: int = SynthesisSpec.count
-    """How many samples, pure backgrounds among them."""
-    guidance: float = SynthesisSpec.guidance
-    """w of the objects: 1 follows the prompt of the concept alone, in half the time; above 1 also pushes away from
-    background, which makes objects that are whole."""
-    backgrounds: float = SynthesisSpec.backgrounds
-    """Fraction of the samples that are pure backgrounds, with an empty mask."""
-    background_guidance: float = SynthesisSpec.background_guidance
-    """w of the pure backgrounds: 0 follows the background prompt alone, in half the time; below 0 also pushes away from
-    the concept."""
-    seed: int = SynthesisSpec.seed
-    """A sample depends on this and its index only, not on batches or workers."""
-    solver: Literal["ddim", "dpm++"] = SynthesisSpec.solver
-    """The sampler."""
-    steps: int = SynthesisSpec.steps
-    """Its steps."""
-    shard_size: int = SynthesisSpec.shard_size
-    """Samples per tar, which is also what a worker takes on at a time."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Segmentation:
-    """Settings of the segmenter's training; part of its fingerprint."""
-
-    labels: Literal["refined", "preliminary", "truth"] = SegmenterSpec.labels
-    """refined: the masks of the run. preliminary: those of the attention alone. truth: the corpus's own, to compare
-    with."""
-    synthetic: bool = SegmenterSpec.synthetic
-    """Learn from RUN/synthetic as well (see jobs/synthesize.py)."""
-    steps: int = SegmenterSpec.steps
-    """Optimizer steps."""
-    batch_size: int = SegmenterSpec.batch_size
-    """Crops per step, over all workers."""
-    crop: int = SegmenterSpec.crop
-    """Side of the random crops."""
-    short_side: int = SegmenterSpec.short_side
-    """Of the images, which are resized to it."""
-    width: int = SegmenterSpec.width
-    """Channels of the first level of the U-Net."""
-    learning_rate: float = SegmenterSpec.learning_rate
-    """Of Adam, at its peak."""
-    warmup: int = SegmenterSpec.warmup
-    """Steps until it is reached."""
-    ema_decay: float = SegmenterSpec.ema_decay
-    """Of the moving average of the weights that is kept; 0 keeps the last ones."""
-    scale: float = SegmenterSpec.scale
-    """Crops show up to so many times more, or less, of an image than their side does; 1: always the same."""
-    flip: bool = SegmenterSpec.flip
-    """Mirror half of the crops."""
-    seed: int = SegmenterSpec.seed
-    """Of first weights, order and crops."""
-    min_quality: float = SegmenterSpec.min_quality
-    """Leave out labels of smaller quality."""
-    drop_flags: tuple[str, ...] = SegmenterSpec.drop_flags
-    """Leave out labels with one of these flags."""
-    precision: Literal["float32", "bfloat16"] = SegmenterSpec.precision
-    """Of the forward pass; what does not compute bfloat16 in hardware, as many CPUs, takes float32."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Running:
     """How to run; nothing of this changes the results."""
 
@@ -299,8 +234,3 @@ def distillation_spec(options: Distillation) -> DistillationSpec:
     """The settings of a fine-tuning; ValueError for one that makes no sense."""
     values = dataclasses.asdict(options)
     return DistillationSpec(batch_size=values.pop("train_batch_size"), **values)
-
-
-def segmenter_spec(options: Segmentation) -> SegmenterSpec:
-    """The settings of a segmenter's training; ValueError for one that makes no sense."""
-    return SegmenterSpec(**dataclasses.asdict(options))

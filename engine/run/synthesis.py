@@ -10,7 +10,9 @@ labels/000000.parquet       rows as of any labelled image, and the receipt
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +29,8 @@ from engine.run.plan import split_done
 from engine.run.prefetch import Picture
 from engine.run.rows import make_row
 from engine.run.source import SynthesizerSource
-from engine.synthesis.sample import Samples, SyntheticSample, members_to_tar, sample_to_members
+from engine.run.starts import NoStart, Starts
+from engine.synthesis.sample import Samples, Start, SyntheticSample, members_to_tar, sample_to_members
 from engine.synthesis.spec import SynthesisSpec, plan_batches
 from schemas.label import LABEL_SCHEMA_VERSION
 from schemas.receipt import Receipt
@@ -43,12 +46,14 @@ class SynthesisPlan:
     Attributes:
         settings: of the samples.
         origin: the run that they come from.
+        starts: the images that they begin from; None where it is noise.
         leases: one for each shard, limited to the samples it is to hold.
         resumed: whether there is a manifest already.
     """
 
     settings: SynthesisSpec
     origin: Origin
+    starts: Starts | None
     run: LabelRun
     manifest: RunManifest
     leases: list[Lease]
@@ -62,21 +67,30 @@ class SynthesisPlan:
             source=self.origin.source,
             spec=self.origin.spec,
             settings=self.settings,
+            starts=self.starts,
             run=self.run,
             weights=self.origin.weights,
         )
 
     @property
     def places(self) -> set[str]:
-        return {self.run.url, *([self.origin.weights] if self.origin.weights else [])}
+        source = self.starts.source if self.starts else None
+        begun = [source.leases[0].shard.url, source.labels_url] if source else []
+        return {url for url in (self.run.url, self.origin.weights, *begun) if url}
 
     def describe(self) -> str:
         """The plan for a person, one fact per line."""
         settings, spec = self.settings, self.origin.spec
         pure = sum(map(settings.is_background, range(settings.count)))
         done = sum(receipt.seen for receipt in self.receipts.values())
+        begun = (
+            f"from images of {self.starts.source.digest}, strength {settings.strength:g}"
+            if self.starts
+            else "from noise"
+        )
         facts = [
             ("objects", f"{settings.count - pure} of {spec.prompt!r}, guidance {settings.guidance:g}"),
+            ("begun", begun),
             ("backgrounds", f"{pure} of {spec.background_prompt!r}, guidance {settings.background_guidance:g}"),
             ("model", self.run.model + (f" at {self.run.revision}" if self.run.revision else "")),
             ("fine-tuned", storage.redact(self.origin.weights) if self.origin.weights else "no"),
@@ -93,12 +107,14 @@ class SynthesisTask:
     """The synthesis as it travels to a worker.
 
     Attributes:
+        starts: the images that samples begin from; None where it is noise.
         weights: URL of m′, None where m does all.
     """
 
     source: SynthesizerSource
     spec: LabelSpec
     settings: SynthesisSpec
+    starts: Starts | None
     run: LabelRun
     weights: str | None
 
@@ -113,28 +129,37 @@ class SynthesisTask:
             self.spec, self.settings, device=device, threads=threads, weights=concept
         )
         fitting = Fitting(samples)
-        return lambda lease, report: synthesize_shard(lease, fitting, self.settings, self.run, report)
+        return lambda lease, report: synthesize_shard(lease, fitting, self.settings, self.run, self.starts, report)
 
 
 def plan_synthesis(
-    origin: Origin, settings: SynthesisSpec, *, output: str | None = None, config: dict[str, Any] | None = None
+    origin: Origin,
+    settings: SynthesisSpec,
+    *,
+    output: str | None = None,
+    input_url: str | None = None,
+    config: dict[str, Any] | None = None,
 ) -> SynthesisPlan:
     """Checks the place that samples shall go to; reads it and writes nothing.
 
     Args:
         origin: the run to take model, m′ and settings of the labels from (see `engine.run.origin.find_origin`).
         output: folder or URL; default RUN/synthetic.
+        input_url: where the run's corpus is, if it is no longer where it was labelled.
 
     Raises:
-        RunError: it holds samples of other settings.
+        RunError: it holds samples of other settings, or there are no labels of images to begin from.
+        ValueError: the corpus is missing.
     """
     url = storage.absolute(output) if output else storage.join(origin.url, FOLDER)
     spec, source = origin.spec, origin.source
+    starts = Starts.find(origin.url, spec.concept, settings, input_url)
     fields = {
         "label_schema": LABEL_SCHEMA_VERSION,
         **spec.fingerprint_fields(),
         **origin.fields,
         **settings.fingerprint_fields(),
+        **({"synthesis.starts": starts.source.digest} if starts else {}),
     }
     manifest = make_manifest(fields, config)
     resumed = check_manifest(url, manifest, option="--output")
@@ -154,6 +179,7 @@ def plan_synthesis(
     return SynthesisPlan(
         settings=settings,
         origin=origin,
+        starts=starts,
         run=run,
         manifest=manifest,
         leases=leases,
@@ -179,6 +205,7 @@ def synthesize_shard(
     samples: Samples,
     settings: SynthesisSpec,
     run: LabelRun,
+    starts: Starts | None,
     report: Report = lambda progress: None,
 ) -> Receipt:
     """Makes one shard, and its labels, and returns its receipt; a shard that has one is returned at once.
@@ -194,7 +221,13 @@ def synthesize_shard(
         if attempt.careful:
             # Unlike an image of a corpus, no sample is to blame, so none is left out.
             raise LabellerBroken(f"{attempt.deaths.total()} worker processes died while they made {lease.shard.name}")
-        _make(lease, samples, settings, run, report, harvest)
+        began = time.perf_counter()
+        try:
+            with starts.open(int(lease.shard.stem)) if starts else nullcontext(_begin_from_noise) as begin:
+                harvest.seconds["open"] += time.perf_counter() - began
+                _make(lease, samples, begin, settings, run, report, harvest)
+        except NoStart as error:
+            raise LabellerBroken(f"samples of {lease.shard.name} have nothing to begin from: {error}") from error
 
     return complete_lease(lease, run, report, work=work)
 
@@ -203,8 +236,22 @@ Packed = list[tuple[str, dict[str, bytes], dict[str, Any]]]
 """Key, members and label row of samples."""
 
 
+Begin = Callable[[Sequence[int]], list[Start | None]]
+"""What samples begin from, by their indices."""
+
+
+def _begin_from_noise(indices: Sequence[int]) -> list[Start | None]:
+    return [None] * len(indices)
+
+
 def _make(
-    lease: Lease, samples: Samples, settings: SynthesisSpec, run: LabelRun, report: Report, harvest: Harvest
+    lease: Lease,
+    samples: Samples,
+    begin: Begin,
+    settings: SynthesisSpec,
+    run: LabelRun,
+    report: Report,
+    harvest: Harvest,
 ) -> None:
     assert lease.limit is not None
     progress = LeaseProgress(lease_id=lease.id, planned=lease.limit, labelled=0, quarantined=0)
@@ -214,8 +261,11 @@ def _make(
         packing: list[Future[Packed]] = []
         for batch in plan_batches(int(lease.shard.stem), settings):
             began = time.perf_counter()
+            starts = begin(batch)
+            harvest.seconds["read"] += time.perf_counter() - began
+            began = time.perf_counter()
             try:
-                made = samples(batch)
+                made = samples(batch, starts)
             except Exception as error:
                 raise LabellerBroken(f"samples {batch} cannot be made: {type(error).__name__}: {error}") from error
             harvest.seconds["make"] += time.perf_counter() - began
@@ -224,6 +274,7 @@ def _make(
             # One batch is encoded while the next is made.
             kept = [sample for sample in made if sample.index < settings.count]
             packing = [encoder.submit(_pack, kept, lease.shard.name, settings, run, harvest)]
+            del starts, made  # several large images, while the next ones are read
             progress = replace(progress, labelled=progress.labelled + len(kept), busy=harvest.seconds["make"])
             report(progress)
         packed += [one for done in packing for one in done.result()]

@@ -1,1 +1,1 @@
-"""Synthesis: images that m′ makes up, with masks, cut-outs, backgrounds, and pure backgrounds (the paper's D′_s)."""
+"""Synthesis: images by m′, from noised ones or noise, with masks, and pure backgrounds (the paper's D′_s)."""

@@ -18,8 +18,21 @@ from engine.synthesis.spec import key_of
 
 
 @dataclass(frozen=True, kw_only=True)
+class Start:
+    """An image of the corpus that a sample begins from: (H, W, 3) uint8, upright, of any size."""
+
+    shard: str
+    key: str
+    image: np.ndarray
+
+    @property
+    def name(self) -> tuple[str, str]:
+        return self.shard, self.key
+
+
+@dataclass(frozen=True, kw_only=True)
 class SyntheticSample:
-    """One image that m′ made up.
+    """One image that m′ made.
 
     Attributes:
         index: its place in the set.
@@ -27,6 +40,7 @@ class SyntheticSample:
         prompt, guidance: what it was made with.
         image: (H, W, 3) uint8.
         label: of the image; its `background` is None where there was nothing to paint over.
+        start: shard and key of what it began from; None is noise.
     """
 
     index: int
@@ -35,6 +49,7 @@ class SyntheticSample:
     guidance: float
     image: np.ndarray
     label: Label
+    start: tuple[str, str] | None = None
 
     @property
     def key(self) -> str:
@@ -52,9 +67,12 @@ class SyntheticSample:
 
 
 class Samples(Protocol):
-    """What makes samples: `engine.synthesis.synthesizer.Synthesizer` or its fake twin."""
+    """What makes samples: `engine.synthesis.synthesizer.Synthesizer` or its fake twin.
 
-    def __call__(self, indices: Sequence[int], /) -> list[SyntheticSample]: ...
+    It is given what each of them begins from, None for noise, as pure backgrounds always do.
+    """
+
+    def __call__(self, indices: Sequence[int], starts: Sequence[Start | None], /) -> list[SyntheticSample]: ...
 
 
 def without_object(label: Label) -> Label:
@@ -83,6 +101,7 @@ def sample_to_members(sample: SyntheticSample, *, concept: str, seed: int, finge
         "seed": seed,
         "index": sample.index,
         "background": sample.pure,
+        "start": dict(zip(("shard", "key"), sample.start, strict=True)) if sample.start else None,
         "fingerprint": fingerprint,
     }
     members = {

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from engine.checks import check_at_least, check_finite
 
-SYNTHESIS_VERSION = 1
+SYNTHESIS_VERSION = 2
 """Raised whenever the code changes the samples it makes for unchanged settings."""
 
 
@@ -19,19 +19,24 @@ class SynthesisSpec:
     """Settings of a synthetic set D′_s (paper, Sec. 4.5).
 
     Attributes:
-        count: samples in all. It may grow later: a sample depends on its index and the other settings only.
+        count: samples in all. It may grow later: a sample depends on its index, the other settings and, where it
+            begins from an image, the labels.
         guidance: w between the prompts: ε̃ = w ε(y_f) − (w − 1) ε(y_b). 1 follows y_f alone; above, it also pushes away
             from background: at 2 a miniature dog is often none, at 4 most are whole, and at 8 colours are glaring.
-        backgrounds: fraction of the samples that are pure backgrounds.
+        strength: below 1 objects begin from images of the corpus that show the concept, noised to this fraction of the
+            way (SDEdit, Meng et al. 2022), and so keep their layout and what else lies about; at 1 from noise alone
+            (the paper).
+        backgrounds: fraction of the samples that are pure backgrounds, which always begin from noise.
         background_guidance: w of these; 0 follows y_b alone, below 0 also pushes away from the object (paper,
             Sec. F: −1 is guidance of 2 with the prompts swapped).
-        seed: a sample's noise derives from (seed, key, "synthesis").
+        seed: a sample's noise derives from (seed, key, "synthesis"), its start from (seed, shard).
         solver: sampler; steps: its steps.
         shard_size: samples per shard, which is the unit of work.
     """
 
     count: int = 1000
     guidance: float = 4.0
+    strength: float = 0.6
     backgrounds: float = 0.2
     background_guidance: float = -1.0
     seed: int = 0
@@ -41,14 +46,26 @@ class SynthesisSpec:
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "count", "steps", "shard_size")
+        check_at_least(self, 0, "seed")
         check_finite(self, "guidance", "background_guidance")
+        if not 0 < self.strength <= 1:
+            raise ValueError(f"strength is {self.strength}; it must be above 0 and at most 1")
         if not 0 <= self.backgrounds <= 1:
             raise ValueError(f"backgrounds is {self.backgrounds}; it is a fraction between 0 and 1")
 
     def is_background(self, index: int) -> bool:
         """Whether the sample is a pure background; of any first n samples ⌊n × fraction⌋ are."""
+        return self.objects_before(index + 1) == self.objects_before(index)
+
+    def objects_before(self, index: int) -> int:
+        """How many of the samples before this one show the object."""
         share = Fraction(str(self.backgrounds))  # as written: 0.29 × 100 in floating point is less than 29
-        return math.floor((index + 1) * share) > math.floor(index * share)
+        return index - math.floor(index * share)
+
+    @property
+    def begins_from_images(self) -> bool:
+        """Whether there are objects, and they begin from images of the corpus."""
+        return self.strength < 1 and self.backgrounds < 1
 
     def fingerprint_fields(self) -> dict[str, Any]:
         """Everything of this spec that a set's fingerprint covers, as JSON values: all but the count."""

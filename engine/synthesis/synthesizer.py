@@ -1,11 +1,12 @@
-"""The synthesizer: indices in, samples out. It samples with m′ and labels what it has made as any other image.
+"""The synthesizer: indices in, samples out. It samples with m′, from noise or from noised images of the corpus, and
+labels what it has made as any other image.
 
 Shapes: B samples, C latent channels, h × w latent cells, H × W pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -13,11 +14,12 @@ import torch
 from engine.diffusion.geometry import Placement, canvas_to_image
 from engine.diffusion.model import LatentDiffusion
 from engine.diffusion.noise import draw_noise
-from engine.diffusion.sampling import guide, sample
+from engine.diffusion.sampling import Known, guide, sample
+from engine.labelling.encode import encode_images
 from engine.labelling.labeller import Labeller
 from engine.labelling.spec import LabelSpec
 from engine.labelling.stopwatch import Stopwatch
-from engine.synthesis.sample import SyntheticSample, without_object
+from engine.synthesis.sample import Start, SyntheticSample, without_object
 from engine.synthesis.spec import SynthesisSpec, key_of
 
 STAGE = "synthesis"
@@ -57,62 +59,65 @@ class Synthesizer:
         self.labeller.batch_size = size
 
     @torch.no_grad()
-    def __call__(self, indices: Sequence[int]) -> list[SyntheticSample]:
-        """The samples of these indices, in order.
+    def __call__(self, indices: Sequence[int], starts: Sequence[Start | None]) -> list[SyntheticSample]:
+        """The samples of these indices, in order; each begins from its start, or from noise.
 
         Raises:
             FloatingPointError: what the model yields are no numbers.
         """
+        assert all(
+            (start is None) == self._begins_from_noise(index) for index, start in zip(indices, starts, strict=True)
+        )
         pure = [index for index in indices if self.settings.is_background(index)]
         others = [index for index in indices if not self.settings.is_background(index)]
-        made = {sample.index: sample for sample in (*self._objects(others), *self._backgrounds(pure))}
+        begun = dict(zip(indices, starts, strict=True))
+        made = {sample.index: sample for sample in (*self._make(others, begun), *self._make(pure, begun))}
         return [made[index] for index in indices]
 
-    def _objects(self, indices: list[int]) -> list[SyntheticSample]:
-        images = self._draw(indices, self.settings.guidance)
-        labels = self.labeller(images, [key_of(index) for index in indices])
-        return [
-            SyntheticSample(
-                index=index,
-                pure=False,
-                prompt=self.spec.prompt,
-                guidance=self.settings.guidance,
-                image=image,
-                label=label,
-            )
-            for index, image, label in zip(indices, images, labels, strict=True)
-        ]
+    def _begins_from_noise(self, index: int) -> bool:
+        return self.settings.is_background(index) or not self.settings.begins_from_images
 
-    def _backgrounds(self, indices: list[int]) -> list[SyntheticSample]:
-        images = self._draw(indices, self.settings.background_guidance)
-        labels = self.labeller(images, [key_of(index) for index in indices], stage="preliminary")
-        return [
-            SyntheticSample(
-                index=index,
-                pure=True,
-                prompt=self.spec.background_prompt,
-                guidance=self.settings.background_guidance,
-                image=image,
-                label=without_object(label),
-            )
-            for index, image, label in zip(indices, images, labels, strict=True)
-        ]
-
-    def _draw(self, indices: list[int], guidance: float) -> list[np.ndarray]:
-        """Images (H, W, 3) uint8 of the model's own size."""
+    def _make(self, indices: list[int], begun: Mapping[int, Start | None]) -> list[SyntheticSample]:
+        """Samples of one kind, objects or pure backgrounds."""
         if not indices:
             return []
+        spec, settings, pure = self.spec, self.settings, self.settings.is_background(indices[0])
+        guidance = settings.background_guidance if pure else settings.guidance
+        starts = [begun[index] for index in indices]
+        images = self._draw(indices, [start for start in starts if start], guidance)
+        labels = self.labeller(images, [key_of(index) for index in indices], stage="preliminary" if pure else None)
+        return [
+            SyntheticSample(
+                index=index,
+                pure=pure,
+                prompt=spec.background_prompt if pure else spec.prompt,
+                guidance=guidance,
+                image=image,
+                label=without_object(label) if pure else label,
+                start=start.name if start else None,
+            )
+            for index, start, image, label in zip(indices, starts, images, labels, strict=True)
+        ]
+
+    def _draw(self, indices: list[int], starts: list[Start], guidance: float) -> list[np.ndarray]:
+        """Images (H, W, 3) uint8 of the model's own size, or of that at which it sees the starts, if there are any."""
         model, settings = self.labeller.distilled(), self.settings
         self.stopwatch.start()
         shape = (model.unet.config.in_channels, model.latent_size, model.latent_size)
         noise = torch.stack([draw_noise(settings.seed, key_of(index), STAGE, shape) for index in indices])
+        noise, known = noise.to(model.device), None
+        places = [Placement.fit(1, 1, cells=model.latent_size, factor=model.factor)] * len(indices)
+        if starts:
+            begun = encode_images(model, [start.image for start in starts], [start.key for start in starts])
+            # What lies beside an image on the canvas stays as it is.
+            known = Known(z0=begun.z0.float(), region=begun.valid, noise=noise)
+            places = begun.places
         foreground, background = model.encode_text([self.spec.prompt, self.spec.background_prompt]).split(1)
         predict = guide(model, foreground, background, guidance)
-        z0 = sample(model, noise.to(model.device), predict, settings.steps, solver=settings.solver)
+        strength = settings.strength if known else 1.0
+        z0 = sample(model, noise, predict, settings.steps, solver=settings.solver, known=known, strength=strength)
         pixels = model.decode(z0).float()
         if not pixels.isfinite().all():
             raise FloatingPointError(f"the model makes no image of finite numbers with guidance {guidance:g}")
         self.stopwatch.lap("draw")
-        side = model.resolution
-        whole = Placement.fit(side, side, cells=model.latent_size, factor=model.factor)
-        return [canvas_to_image(canvas, whole) for canvas in pixels]
+        return [canvas_to_image(canvas, place.unscaled()) for canvas, place in zip(pixels, places, strict=True)]

@@ -4,9 +4,10 @@
 
 For each concept, with the jobs a user would type: scenes without labels, labels by the fast profile, synthetic images,
 and the study `ablation` on scenes of a seed that nothing was learned from. The supervised U-Net then judges the
-synthetic objects, which it has never seen (see `tests.benchmarks.synthetic`; pure backgrounds it cannot judge, as all
-that it has seen shows the concept). All of it is kept in --folder and resumed from there. A CPU affords a narrower
-U-Net, smaller crops and fewer steps than the paper's; they are the same for every row, and named in the result.
+synthetic objects (see `tests.benchmarks.synthetic`; pure backgrounds it cannot judge, as all that it has seen shows the
+concept). Below --strength 1 these began from images whose true masks it has learned from. All is kept in --folder and
+resumed from there. A CPU affords a narrower U-Net, smaller crops and fewer steps than the paper's; they are the same
+for every row, and named in the result.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import numpy as np
 
 from engine.miniature.things import CONCEPTS
 from engine.segmenter.segmenter import Segmenter
+from engine.synthesis.spec import SynthesisSpec
 from tests.benchmarks.labelling import show
 from tests.benchmarks.synthetic import judge
 
@@ -54,13 +56,18 @@ def measure(concept: str, arguments: argparse.Namespace) -> dict[str, Any]:
         call("miniature", *options, "--shard-size", 50, log=log)
     options = ("--concept", concept, "--input", folder / "train", "--run", run, "--profile", "fast")
     call("label", *options, "--workers", 1, "--max-failures", 1, log=log)
-    call("synthesize", "--run", run, "--count", arguments.synthetic, "--workers", 1, log=log)
+    call("synthesize", "--run", run, *synthesis_options(arguments), log=log)
     options = study_options(folder / "test", arguments.test, arguments)
     call("evaluate", "--run", run, *options, "--json", folder / "ablation.json", log=log)
     figures = json.loads((folder / "ablation.json").read_text())
     supervised = figures["folders"]["U-Net, supervised"]
     judged = judge(run, Segmenter.from_pretrained(run / "studies" / "ablation" / supervised))
     return {**figures, "synthetic": {name: judged[name] for name in JUDGED}}
+
+
+def synthesis_options(arguments: argparse.Namespace) -> tuple[object, ...]:
+    """Of `jobs/synthesize.py`."""
+    return ("--count", arguments.synthetic, "--strength", arguments.strength, "--workers", 1)
 
 
 def study_options(test: Path, images: int, arguments: argparse.Namespace) -> tuple[object, ...]:
@@ -74,6 +81,8 @@ def study_options(test: Path, images: int, arguments: argparse.Namespace) -> tup
 def add_options(parser: argparse.ArgumentParser, *, folder: str, steps: int, synthetic: int) -> None:
     """What every benchmark of U-Nets takes: their settings, and where and how to work."""
     parser.add_argument("--synthetic", type=int, default=synthetic, help="synthetic images, a concept")
+    strength = "synthetic objects begin from noise (1) or images that are noised so far"
+    parser.add_argument("--strength", type=float, default=SynthesisSpec.strength, help=strength)
     parser.add_argument("--steps", type=int, default=steps, help="of each U-Net")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--width", type=int, default=16, help="channels of a U-Net's first level (the default has 32)")
@@ -88,7 +97,7 @@ def add_options(parser: argparse.ArgumentParser, *, folder: str, steps: int, syn
 
 def written(arguments: argparse.Namespace, *names: str) -> str:
     """These of the options, and those of `add_options` that figures depend on, as one types them."""
-    names += ("synthetic", "steps", "batch_size", "width", "side", "crop", "scale", "min_quality")
+    names += ("synthetic", "strength", "steps", "batch_size", "width", "side", "crop", "scale", "min_quality")
     return " ".join(f"--{name.replace('_', '-')} {getattr(arguments, name)}" for name in names)
 
 

@@ -31,7 +31,7 @@ from PIL import Image
 from engine.corpus import Lease, Sample, list_shards, open_lease
 from engine.evaluation.metrics import SIDE, Auroc, fit_to_protocol
 from engine.evaluation.truth import find_mask
-from tests.benchmarks.ablation import add_options, call, measure_each, study_options, written
+from tests.benchmarks.ablation import add_options, call, measure_each, study_options, synthesis_options, written
 from tests.benchmarks.labelling import show
 
 HELD_OUT = (0, 1, 2)
@@ -111,7 +111,7 @@ def measure(concept: str, arguments: argparse.Namespace) -> dict[str, Any]:
     job("evaluate", "evaluate", "--run", tuned, "--json", folder / "tuned.json")
     job("evaluate", "evaluate", "--run", plain, "--input", train, "--json", folder / "plain-train.json")
     if arguments.synthetic:
-        job("synthesize", "synthesize", "--run", tuned, "--count", arguments.synthetic, "--workers", 1)
+        job("synthesize", "synthesize", "--run", tuned, *synthesis_options(arguments))
     options = study_options(corpus / "test.tar", counts["test"], arguments)
     job("ablation", "evaluate", "--run", tuned, *options, "--json", folder / "ablation.json")
     return {

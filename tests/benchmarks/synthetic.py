@@ -1,5 +1,7 @@
 """What a U-Net that learned from true masks makes of a run's synthetic images, whose labels it has never seen.
 
+Objects that began from images of the corpus are best judged by one that has not seen these images either.
+
     python -m tests.benchmarks.synthetic --run ablation/car/run --judge ablation/car/run/studies/ablation/unet-truth-…
 
 The judge is a segmenter of jobs/train.py --labels truth, such as the ablation leaves behind. Objects: pooled IoU of

@@ -70,6 +70,30 @@ def test_sampling_equals_a_loop_over_the_scheduler_of_diffusers(models, kind, so
 
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_at_less_strength_the_last_steps_are_walked_from_the_noised_latent(models, kind, solver):
+    model, (foreground, background) = models[kind], contexts()
+    known = Known(z0=draw(1), region=torch.ones(2, 16, 16, dtype=torch.bool), noise=draw(0))
+    predict = guide(model, foreground, background, 1)
+    ours = sample(model, draw(0), predict, 10, solver=solver, known=known, strength=0.3)
+    scheduler = make_reference_scheduler(model, solver)
+    scheduler.set_timesteps(10)
+    last = scheduler.timesteps[7:]
+    if solver == "dpm++":
+        scheduler.set_begin_index(7)
+        z = scheduler.add_noise(known.z0, known.noise, last[:1].repeat(len(known.z0)))
+    else:
+        z = scheduler.add_noise(known.z0, known.noise, last[:1])
+    for t in last:
+        z = scheduler.step(model.unet(z, t, foreground.expand(len(z), -1, -1)).sample, t, z).prev_sample
+    torch.testing.assert_close(ours, z, rtol=1e-3, atol=1e-3 * float(z.std()))
+    whole, alone = (sample(model, draw(0), predict, 10, solver=solver, known=k, strength=1.0) for k in (known, None))
+    nearly = sample(model, draw(0), predict, 10, solver=solver, known=known, strength=0.99)
+    assert torch.equal(whole, alone) and not torch.equal(nearly, alone), "all steps, but from the image"
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_inpainting_equals_a_loop_that_noises_the_surroundings_at_every_step(models, kind, solver):
     model, (foreground, background), known = models[kind], contexts(), make_known()
     ours = sample(model, draw(0), guide(model, foreground, background, 0), STEPS, solver=solver, known=known)

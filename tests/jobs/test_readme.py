@@ -103,7 +103,7 @@ def bird(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start_run(synthesis.run.url, synthesis.manifest)
     synthesizer = FakeSynthesizer("fake", plan.spec, synthesis.settings)
     for lease in synthesis.remaining:
-        synthesize_shard(lease, synthesizer, synthesis.settings, synthesis.run)
+        synthesize_shard(lease, synthesizer, synthesis.settings, synthesis.run, synthesis.starts)
     config = SegmenterConfig(concept="bird", width=2, short_side=128)
     Segmenter(build_unet(2), config).save_pretrained("runs/bird/segmenter")
 

@@ -20,7 +20,7 @@ from tests.run.origins import SPEC, start_origin
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    start_origin(tmp_path)
+    start_origin(tmp_path, labelled=True)
     return tmp_path / "run"
 
 
@@ -43,13 +43,14 @@ def finish(run: Path, spec: SynthesisSpec) -> None:
     plan = plan_synthesis(find_origin(str(run), source=FakeSource()), spec)
     start_run(plan.run.url, plan.manifest)
     for lease in plan.remaining:
-        synthesize_shard(lease, FakeSynthesizer("fake", SPEC, spec), spec, plan.run)
+        synthesize_shard(lease, FakeSynthesizer("fake", SPEC, spec), spec, plan.run, plan.starts)
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_job("--run", run, "--count", 100, "--backgrounds", 0.3, "--guidance", 2, "--dry-run") == 0
     out = capsys.readouterr().out
     assert "objects     70 of 'a photo of a car', guidance 2" in out
+    assert "begun       from images of 2 labels in 1 leases" in out and "strength 0.6" in out
     assert "backgrounds 30 of 'a photo of a background'" in out
     assert f"output      {run}/synthetic (new)" in out
     assert not (run / "synthetic").exists()
@@ -76,6 +77,8 @@ def test_other_settings_are_refused_by_name(run: Path, capsys: pytest.CaptureFix
         (["--run", "nowhere"], "run jobs/label.py"),
         (["--count", "0"], "count is 0"),
         (["--backgrounds", "2"], "backgrounds is 2.0"),
+        (["--strength", "0"], "strength is 0.0; it must be above 0 and at most 1"),
+        (["--input", "elsewhere"], "elsewhere"),
         (["--output", "pipe:ls"], "run a command"),
         (["--adapter", "x.safetensors"], "without --adapter"),
     ],
@@ -89,6 +92,22 @@ def test_wrong_usage_ends_in_one_sentence_and_code_2(
     err = capsys.readouterr().err
     assert said in err and err.splitlines()[-1].startswith("error: ")
     assert "Traceback" not in err
+
+
+def test_without_labels_to_begin_from_noise_is_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    start_origin(tmp_path)
+    assert run_job("--run", tmp_path / "run", "--dry-run") == 2
+    error = capsys.readouterr().err
+    assert "has no refined labels" in error and "or let samples begin from noise, with a strength of 1" in error
+    assert run_job("--run", tmp_path / "run", "--strength", 1, "--dry-run") == 0
+    assert "begun       from noise" in capsys.readouterr().out
+
+
+def test_a_corpus_that_has_moved_is_named_with_input(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run.parent / "corpus").rename(run.parent / "moved")
+    assert run_job("--run", run, "--dry-run") == 2
+    assert "--input if it has moved" in capsys.readouterr().err
+    assert run_job("--run", run, "--input", run.parent / "moved", "--dry-run") == 0
 
 
 def test_the_job_parses_and_plans_without_importing_ray_or_torch(run: Path) -> None:

@@ -43,7 +43,7 @@ from engine.run.segmenter import SegmenterTask, plan_training
 from engine.run.shard import Labels
 from engine.run.source import LabellerSource, ModelSource, Precision
 from engine.segmenter.spec import SegmenterSpec
-from engine.synthesis.sample import Samples, SyntheticSample
+from engine.synthesis.sample import Samples, Start, SyntheticSample
 from engine.synthesis.spec import SynthesisSpec, key_of
 from jobs import synthesize
 from jobs.label import main
@@ -132,10 +132,10 @@ class FaultySynthesizer:
     samples: Samples
     faults: list[Fault]
 
-    def __call__(self, indices: Sequence[int]) -> list[SyntheticSample]:
+    def __call__(self, indices: Sequence[int], starts: Sequence[Start | None]) -> list[SyntheticSample]:
         for fault in self.faults:
             fault.meet([key_of(index) for index in indices])
-        return self.samples(indices)
+        return self.samples(indices, starts)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from engine.run.plan import LabelPlan
+from engine.run.summary import Outcome
 from jobs.distill import main
 
 BRIEF = "--concept car --limit 6 --method none --profile fast --timesteps 4 --attention-steps 2 --propagation-steps 1"
@@ -48,8 +51,11 @@ def test_one_command_labels_synthesises_trains_and_evaluates_and_resumes(
 
     for more in (["--limit", "7"], ["--synthesis.count", "4"]):
         assert main([*BRIEF.split(), "--run", str(run), *more]) == 2
-        assert "learned from fewer " in capsys.readouterr().err
+        assert "began with fewer " in capsys.readouterr().err
         assert products(run) == first
+    (run / "segmenter").rename(tmp_path / "segmenter")
+    assert main([*BRIEF.split(), "--run", str(run), "--limit", "7"]) == 2
+    assert f"{run}/synthetic began with fewer labels" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -63,6 +69,20 @@ def test_images_without_ground_truth_are_not_evaluated(
     main([*options, "--training.drop-flags", "--training.no-synthetic", "--presence-threshold", "-9"])
     assert not (tmp_path / "run" / "evaluation.json").exists()
     assert "evaluation: skipped" in capsys.readouterr().out
+
+
+def test_where_images_could_not_be_labelled_nothing_begins_with_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(plan: LabelPlan, **options: object) -> Outcome:
+        return Outcome(plan=plan, receipts={}, failed_leases={"000000": "OSError: no route to host"})
+
+    monkeypatch.setattr("engine.pipeline.driver.on_cluster", contextlib.nullcontext)
+    monkeypatch.setattr("engine.pipeline.driver.run_plan", fail)
+    assert main([*BRIEF.split(), "--run", str(tmp_path / "run")]) == 1
+    told = capsys.readouterr()
+    assert "1 leases could not be done (000000); the same command tries them again" in told.err
+    assert "== synthesis" not in told.out and not (tmp_path / "run" / "synthetic").exists()
 
 
 def test_a_setting_of_a_late_stage_that_makes_no_sense_is_refused_before_anything_starts(

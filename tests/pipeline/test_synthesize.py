@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was labelled with fakes."""
     folder = tmp_path_factory.mktemp("origin")
-    start_origin(folder)
+    start_origin(folder, labelled=True, shards=((0, 1, 2), (3, 4), (5, 6, 7, 8)))
     return folder / "run"
 
 

@@ -19,7 +19,7 @@ from engine.run.fake import FakeSource, FakeSynthesizer
 from engine.run.harvest import LabellerBroken, LeaseProgress
 from engine.run.origin import Origin, find_origin
 from engine.run.synthesis import SynthesisPlan, plan_synthesis, synthesize_shard
-from engine.synthesis.sample import SyntheticSample
+from engine.synthesis.sample import Start, SyntheticSample
 from engine.synthesis.spec import BATCH, SynthesisSpec
 from schemas.label import LABEL_SCHEMA
 from tests.run.origins import SPEC, start_origin
@@ -36,7 +36,7 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Origin:
 
 
 def settings(count: int, **changes: object) -> SynthesisSpec:
-    return SynthesisSpec(**{"count": count, "shard_size": SIZE, **changes})  # type: ignore[arg-type]
+    return SynthesisSpec(**{"count": count, "shard_size": SIZE, "strength": 1.0, **changes})  # type: ignore[arg-type]
 
 
 def make(origin: Origin, url: Path | str, spec: SynthesisSpec) -> SynthesisPlan:
@@ -45,7 +45,7 @@ def make(origin: Origin, url: Path | str, spec: SynthesisSpec) -> SynthesisPlan:
     start_run(plan.run.url, plan.manifest)
     samples = FakeSynthesizer("fake", SPEC, spec)
     for lease in plan.remaining:
-        synthesize_shard(lease, samples, spec, plan.run)
+        synthesize_shard(lease, samples, spec, plan.run, plan.starts)
     return plan
 
 
@@ -108,14 +108,14 @@ def test_samples_of_the_last_batch_do_not_depend_on_the_count(origin: Origin, tm
     asked: list[list[int]] = []
 
     class Watched(FakeSynthesizer):
-        def __call__(self, indices: Sequence[int]) -> list[SyntheticSample]:
+        def __call__(self, indices: Sequence[int], starts: Sequence[Start | None]) -> list[SyntheticSample]:
             asked.append(list(indices))
-            return super().__call__(indices)
+            return super().__call__(indices, starts)
 
     for count in (3, BATCH):
         spec = settings(count)
         plan = plan_synthesis(origin, spec, output=str(tmp_path / str(count)))
-        receipt = synthesize_shard(plan.leases[0], Watched("fake", SPEC, spec), spec, plan.run)
+        receipt = synthesize_shard(plan.leases[0], Watched("fake", SPEC, spec), spec, plan.run, None)
         assert receipt.labelled == count
     assert asked[0] == asked[1] == list(range(BATCH))
 
@@ -154,7 +154,7 @@ def test_what_a_killed_worker_was_writing_is_swept_up(origin: Origin, tmp_path: 
     token = "0" * 32
     storage.touch(storage.join(plan.run.url, ATTEMPTS, f"000000~{plan.run.session}-{token}"))
     storage.touch(storage.temporary_url(plan.run.images_url("000000"), token))
-    synthesize_shard(plan.leases[0], FakeSynthesizer("fake", SPEC, spec), spec, plan.run)
+    synthesize_shard(plan.leases[0], FakeSynthesizer("fake", SPEC, spec), spec, plan.run, None)
     assert storage.list_names(str(tmp_path / "images")) == ["000000.tar"]
 
 
@@ -164,18 +164,18 @@ def test_no_sample_is_given_up_when_workers_die(origin: Origin, tmp_path: Path) 
     for number in range(3):
         storage.touch(storage.join(plan.run.url, ATTEMPTS, f"000000~{plan.run.session}-{number:032x}"))
     with pytest.raises(LabellerBroken, match=r"3 worker processes died while they made 000000\.tar"):
-        synthesize_shard(plan.leases[0], FakeSynthesizer("fake", SPEC, spec), spec, plan.run)
+        synthesize_shard(plan.leases[0], FakeSynthesizer("fake", SPEC, spec), spec, plan.run, None)
     make(origin, tmp_path, spec)  # another session
     assert len(rows(tmp_path)) == 5
 
 
 def test_a_model_that_fails_stops_the_work_and_leaves_no_receipt(origin: Origin, tmp_path: Path) -> None:
-    def broken(indices: Sequence[int]) -> list[SyntheticSample]:
+    def broken(indices: Sequence[int], starts: Sequence[Start | None]) -> list[SyntheticSample]:
         raise RuntimeError("device lost")
 
     plan = plan_synthesis(origin, settings(5), output=str(tmp_path))
     with pytest.raises(LabellerBroken, match="RuntimeError: device lost"):
-        synthesize_shard(plan.leases[0], broken, settings(5), plan.run)
+        synthesize_shard(plan.leases[0], broken, settings(5), plan.run, None)
     assert files(tmp_path) == {}
 
 
@@ -184,7 +184,7 @@ def test_progress_is_told_and_a_finished_shard_is_returned_at_once(origin: Origi
     spec = settings(10)
     plan = plan_synthesis(origin, spec, output=str(tmp_path))
     (lease,) = plan.leases
-    receipt = synthesize_shard(lease, FakeSynthesizer("fake", SPEC, spec), spec, plan.run, told.append)
+    receipt = synthesize_shard(lease, FakeSynthesizer("fake", SPEC, spec), spec, plan.run, None, told.append)
     assert [(p.labelled, p.planned, p.finished) for p in told] == [
         (0, 10, False),
         (8, 10, False),
@@ -192,10 +192,10 @@ def test_progress_is_told_and_a_finished_shard_is_returned_at_once(origin: Origi
         (10, 10, True),
     ]
 
-    def never(indices: Sequence[int]) -> list[SyntheticSample]:
+    def never(indices: Sequence[int], starts: Sequence[Start | None]) -> list[SyntheticSample]:
         raise AssertionError("there is nothing to make")
 
-    assert synthesize_shard(lease, never, spec, plan.run) == receipt
+    assert synthesize_shard(lease, never, spec, plan.run, None) == receipt
 
 
 def test_shards_are_made_on_an_object_store(origin: Origin) -> None:

@@ -17,7 +17,10 @@ RED, BLUE = (200, 0, 0), (0, 0, 200)
 
 def write_tar(path: Path, count: int, *, background: bool = True) -> None:
     """Red images, of which all is object, before blue backgrounds."""
-    made = FakeSynthesizer("fake", LabelSpec(concept="car", prompt="a car"), SynthesisSpec(backgrounds=0))(range(count))
+    synthesizer = FakeSynthesizer(
+        "fake", LabelSpec(concept="car", prompt="a car"), SynthesisSpec(strength=1, backgrounds=0)
+    )
+    made = synthesizer(range(count), [None] * count)
     samples = []
     for sample in made:
         behind = np.full_like(sample.image, BLUE) if background else None

@@ -26,7 +26,7 @@ SPEC = LabelSpec(concept="car", prompt="a photo of a car")
 @pytest.fixture(scope="module")
 def samples() -> list[SyntheticSample]:
     """Five samples, the last of which is a pure background."""
-    return FakeSynthesizer("fake", SPEC, SynthesisSpec(backgrounds=0.2))(range(5))
+    return FakeSynthesizer("fake", SPEC, SynthesisSpec(strength=1, backgrounds=0.2))(range(5), [None] * 5)
 
 
 def members(sample: SyntheticSample) -> dict[str, bytes]:
@@ -72,6 +72,7 @@ def test_the_facts_say_how_a_sample_was_made(samples: list[SyntheticSample]) -> 
         "seed": 3,
         "index": 4,
         "background": True,
+        "start": None,
         "fingerprint": "f",
     }
 
