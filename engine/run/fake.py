@@ -133,6 +133,9 @@ class FakeSource:
         """Fingerprint fields of the model; there is nothing to go wrong."""
         return {"model_weights": self.model}
 
+    def check_synthesis(self, settings: SynthesisSpec) -> None:
+        """There is nothing to go wrong."""
+
     def build(
         self,
         spec: LabelSpec | SeveralSpec,

@@ -66,6 +66,9 @@ class LabellerSource(Protocol):
 class SynthesizerSource(LabellerSource, Protocol):
     """Makes synthesizers of its model, too."""
 
+    def check_synthesis(self, settings: SynthesisSpec) -> None:
+        """Raises ValueError for samples that the model cannot make."""
+
     def build_synthesizer(
         self,
         spec: LabelSpec,
@@ -118,6 +121,12 @@ class ModelSource:
         for prompt in first.distractors:
             check_known(tokenizer, prompt)
         return {"model_weights": hash_weights(folder)}
+
+    def check_synthesis(self, settings: SynthesisSpec) -> None:
+        """Raises ModelError for more steps than the model's schedule has."""
+        from engine.diffusion.model import check_steps, load_scheduler
+
+        check_steps(load_scheduler(self._find()), settings.steps)
 
     def build(
         self,

@@ -149,10 +149,11 @@ def plan_synthesis(
 
     Raises:
         RunError: it holds samples of other settings, or there are no labels of images to begin from.
-        ValueError: the corpus is missing.
+        ValueError: the corpus is missing, or the model cannot make such samples.
     """
     url = storage.absolute(output) if output else storage.join(origin.url, FOLDER)
     spec, source = origin.spec, origin.source
+    source.check_synthesis(settings)
     starts = Starts.find(origin.url, spec.concept, settings, input_url)
     fields = {
         "label_schema": LABEL_SCHEMA_VERSION,

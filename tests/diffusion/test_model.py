@@ -19,8 +19,13 @@ from engine.diffusion.model import (
 )
 from engine.diffusion.sampling import guide, sample
 from engine.labelling.spec import LabelSpec, RefinementSpec
+from engine.run.fake import FakeSource
+from engine.run.origin import find_origin
 from engine.run.source import ModelSource
+from engine.run.synthesis import plan_synthesis
+from engine.synthesis.spec import SynthesisSpec
 from tests.diffusion.models import make_model
+from tests.run.origins import start_origin
 
 
 @pytest.fixture(scope="module")
@@ -135,3 +140,12 @@ def test_more_steps_than_the_model_has_are_refused_when_a_run_is_planned(setting
     source.check(spec)
     with pytest.raises(ModelError, match="1000 timesteps are more than the 999"):
         source.check(replace(spec, **settings))
+
+
+def test_more_steps_than_the_model_has_are_refused_when_a_synthesis_is_planned(tmp_path):
+    start_origin(tmp_path, labelled=True)
+    made_by_fakes = find_origin(str(tmp_path / "run"), source=FakeSource())
+    origin = replace(made_by_fakes, source=ModelSource(model="miniature"))
+    assert plan_synthesis(origin, SynthesisSpec(steps=999)).remaining
+    with pytest.raises(ModelError, match="1000 timesteps are more than the 999"):
+        plan_synthesis(origin, SynthesisSpec(steps=1000))
