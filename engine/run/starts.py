@@ -87,6 +87,8 @@ class Starts:
         settings, leases = self.settings, self.source.leases
         wanted = settings.objects_before((shard + 1) * settings.shard_size)
         wanted -= settings.objects_before(shard * settings.shard_size)
+        if not wanted:  # pure backgrounds and nothing else
+            return []
         turn, first = divmod(shard, len(leases))
         order = np.random.default_rng((settings.seed, 0, turn)).permutation(len(leases))
         found: list[tuple[Lease, str]] = []
@@ -158,7 +160,8 @@ class ShardStarts:
                 if error.reason == "out_of_memory":  # says nothing about the image
                     raise NoStart(f"{sample.shard} {sample.key}: {error}") from error
                 logger.warning("%s %s: %s; another image is begun from", sample.shard, sample.key, error)
-        raise NoStart(f"none of the {len(self._images)} images to begin from can be read, though all were labelled")
+        leases = ", ".join(sorted({lease.id for lease, _ in self._images}))
+        raise NoStart(f"none of the labelled images of {leases} can be read any more; mend the corpus, {WAY_OUT}")
 
     def _open(self, lease: Lease) -> tuple[LeaseReader, dict[str, int]]:
         if lease.id not in self._readers:

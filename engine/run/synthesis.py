@@ -215,7 +215,7 @@ def synthesize_shard(
 
     Raises:
         LabellerBroken: samples cannot be made.
-        OSError: the output cannot be reached.
+        OSError: the output, or what samples begin from, cannot be reached.
     """
 
     def work(harvest: Harvest, attempt: Attempt) -> None:

@@ -106,7 +106,8 @@ class Synthesizer:
         shape = (model.unet.config.in_channels, model.latent_size, model.latent_size)
         noise = torch.stack([draw_noise(settings.seed, key_of(index), STAGE, shape) for index in indices])
         noise, known = noise.to(model.device), None
-        places = [Placement.fit(1, 1, cells=model.latent_size, factor=model.factor)] * len(indices)
+        square = Placement.fit(model.resolution, model.resolution, cells=model.latent_size, factor=model.factor)
+        places = [square] * len(indices)
         if starts:
             begun = encode_images(model, [start.image for start in starts], [start.key for start in starts])
             # What lies beside an image on the canvas stays as it is.

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from engine.corpus.decode import decode_image
+from engine.corpus.decode import DecodeError, decode_image
 from engine.run.directory import RunError, start_run
 from engine.run.fake import FakeSource, FakeSynthesizer
 from engine.run.harvest import LabellerBroken
@@ -87,6 +87,13 @@ def test_pure_backgrounds_take_no_image_from_objects(origin: Origin) -> None:
         assert len(set(names)) == len(names) in (13, 14)
 
 
+def test_a_shard_of_pure_backgrounds_alone_needs_no_image(origin: Origin, tmp_path: Path) -> None:
+    for place in range(len(SHARDS)):
+        (tmp_path / "run" / "labels" / f"{place:06d}.parquet").unlink()
+    spec = settings(backgrounds=0.9, shard_size=6)  # every tenth sample is an object
+    assert starts_of(origin, spec, 2) == [] and all(map(spec.is_background, range(12, 18)))
+
+
 def test_what_samples_begin_from_derives_from_seed_and_shard_alone(origin: Origin) -> None:
     assert starts_of(origin, settings(), 4) == starts_of(origin, settings(count=9), 4)
     first, other = ([starts_of(origin, settings(seed=seed), shard) for shard in range(3)] for seed in (0, 1))
@@ -148,6 +155,34 @@ def test_an_image_that_has_become_unreadable_is_passed_over(tmp_path: Path) -> N
     change_labels(tmp_path / "run", "000000", {})
     origin = find_origin(str(tmp_path / "run"), source=FakeSource())
     assert {key for _, key in starts_of(origin, settings(), 0)} == {"000002"}
+
+
+def test_where_memory_does_not_suffice_no_other_image_is_taken(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(data: bytes) -> np.ndarray:
+        raise DecodeError("out_of_memory", "There is no memory for it.")
+
+    monkeypatch.setattr("engine.run.starts.decode_image", fail)
+    with pytest.raises(NoStart, match=r"0000\d\d\.tar 0000\d\d: There is no memory for it"):
+        starts_of(origin, settings(), 0)
+
+
+def test_a_corpus_that_has_become_unreadable_is_told_of(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(data: bytes) -> np.ndarray:
+        raise DecodeError("corrupt_image", "It is no image.")
+
+    monkeypatch.setattr("engine.run.starts.decode_image", fail)
+    with pytest.raises(
+        NoStart, match=r"none of the labelled images of .*00000\d.* can be read any more; mend the corpus"
+    ):
+        starts_of(origin, settings(), 0)
+
+
+def test_every_node_must_see_the_corpus_and_its_labels(origin: Origin, tmp_path: Path) -> None:
+    plan = plan_synthesis(origin, settings(), output=str(tmp_path / "elsewhere"))
+    corpus, labels = tmp_path / "corpus" / "000000.tar", tmp_path / "run" / "labels"
+    assert plan.places == {str(tmp_path / "elsewhere"), str(corpus), str(labels)}
+    noise = plan_synthesis(origin, settings(strength=1.0), output=str(tmp_path / "noise"))
+    assert noise.places == {str(tmp_path / "noise")}
 
 
 def test_large_images_are_held_smaller(tmp_path: Path) -> None:

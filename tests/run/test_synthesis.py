@@ -31,12 +31,12 @@ SIZE = 12
 @pytest.fixture(scope="module")
 def origin(tmp_path_factory: pytest.TempPathFactory) -> Origin:
     folder = tmp_path_factory.mktemp("origin")
-    start_origin(folder)
+    start_origin(folder, labelled=True, shards=(range(5), range(5, 9)))
     return find_origin(str(folder / "run"), source=FakeSource())
 
 
 def settings(count: int, **changes: object) -> SynthesisSpec:
-    return SynthesisSpec(**{"count": count, "shard_size": SIZE, "strength": 1.0, **changes})  # type: ignore[arg-type]
+    return SynthesisSpec(**{"count": count, "shard_size": SIZE, **changes})  # type: ignore[arg-type]
 
 
 def make(origin: Origin, url: Path | str, spec: SynthesisSpec) -> SynthesisPlan:
@@ -64,8 +64,9 @@ def rows(folder: Path) -> list[dict]:
     return [row for path in sorted((folder / "labels").glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
 
 
-def test_every_sample_has_one_row_and_its_members(origin: Origin, tmp_path: Path) -> None:
-    plan = make(origin, tmp_path, settings(30))
+@pytest.mark.parametrize("strength", [0.6, 1.0])
+def test_every_sample_has_one_row_and_its_members(origin: Origin, tmp_path: Path, strength: float) -> None:
+    plan = make(origin, tmp_path, settings(30, strength=strength))
     found = rows(tmp_path)
     assert [row["key"] for row in found] == [f"{index:08d}" for index in range(30)]
     assert [row["shard"] for row in found] == [f"{index // SIZE:06d}.tar" for index in range(30)]
@@ -76,6 +77,7 @@ def test_every_sample_has_one_row_and_its_members(origin: Origin, tmp_path: Path
         facts = json.loads(inside[f"{row['key']}.json"])
         assert facts["background"] == ("background" in row["flags"]) and facts["index"] == int(row["key"])
         assert facts["fingerprint"] == plan.run.fingerprint
+        assert (facts["start"] is None) == (facts["background"] or strength == 1)
     schema = pq.read_schema(tmp_path / "labels" / "000000.parquet")
     assert schema.remove_metadata().equals(LABEL_SCHEMA)
 
@@ -115,7 +117,7 @@ def test_samples_of_the_last_batch_do_not_depend_on_the_count(origin: Origin, tm
     for count in (3, BATCH):
         spec = settings(count)
         plan = plan_synthesis(origin, spec, output=str(tmp_path / str(count)))
-        receipt = synthesize_shard(plan.leases[0], Watched("fake", SPEC, spec), spec, plan.run, None)
+        receipt = synthesize_shard(plan.leases[0], Watched("fake", SPEC, spec), spec, plan.run, plan.starts)
         assert receipt.labelled == count
     assert asked[0] == asked[1] == list(range(BATCH))
 
@@ -154,7 +156,7 @@ def test_what_a_killed_worker_was_writing_is_swept_up(origin: Origin, tmp_path: 
     token = "0" * 32
     storage.touch(storage.join(plan.run.url, ATTEMPTS, f"000000~{plan.run.session}-{token}"))
     storage.touch(storage.temporary_url(plan.run.images_url("000000"), token))
-    synthesize_shard(plan.leases[0], FakeSynthesizer("fake", SPEC, spec), spec, plan.run, None)
+    synthesize_shard(plan.leases[0], FakeSynthesizer("fake", SPEC, spec), spec, plan.run, plan.starts)
     assert storage.list_names(str(tmp_path / "images")) == ["000000.tar"]
 
 
@@ -164,7 +166,7 @@ def test_no_sample_is_given_up_when_workers_die(origin: Origin, tmp_path: Path) 
     for number in range(3):
         storage.touch(storage.join(plan.run.url, ATTEMPTS, f"000000~{plan.run.session}-{number:032x}"))
     with pytest.raises(LabellerBroken, match=r"3 worker processes died while they made 000000\.tar"):
-        synthesize_shard(plan.leases[0], FakeSynthesizer("fake", SPEC, spec), spec, plan.run, None)
+        synthesize_shard(plan.leases[0], FakeSynthesizer("fake", SPEC, spec), spec, plan.run, plan.starts)
     make(origin, tmp_path, spec)  # another session
     assert len(rows(tmp_path)) == 5
 
@@ -175,7 +177,7 @@ def test_a_model_that_fails_stops_the_work_and_leaves_no_receipt(origin: Origin,
 
     plan = plan_synthesis(origin, settings(5), output=str(tmp_path))
     with pytest.raises(LabellerBroken, match="RuntimeError: device lost"):
-        synthesize_shard(plan.leases[0], broken, settings(5), plan.run, None)
+        synthesize_shard(plan.leases[0], broken, settings(5), plan.run, plan.starts)
     assert files(tmp_path) == {}
 
 
@@ -184,7 +186,7 @@ def test_progress_is_told_and_a_finished_shard_is_returned_at_once(origin: Origi
     spec = settings(10)
     plan = plan_synthesis(origin, spec, output=str(tmp_path))
     (lease,) = plan.leases
-    receipt = synthesize_shard(lease, FakeSynthesizer("fake", SPEC, spec), spec, plan.run, None, told.append)
+    receipt = synthesize_shard(lease, FakeSynthesizer("fake", SPEC, spec), spec, plan.run, plan.starts, told.append)
     assert [(p.labelled, p.planned, p.finished) for p in told] == [
         (0, 10, False),
         (8, 10, False),
@@ -195,7 +197,7 @@ def test_progress_is_told_and_a_finished_shard_is_returned_at_once(origin: Origi
     def never(indices: Sequence[int], starts: Sequence[Start | None]) -> list[SyntheticSample]:
         raise AssertionError("there is nothing to make")
 
-    assert synthesize_shard(lease, never, spec, plan.run, None) == receipt
+    assert synthesize_shard(lease, never, spec, plan.run, plan.starts) == receipt
 
 
 def test_shards_are_made_on_an_object_store(origin: Origin) -> None:
