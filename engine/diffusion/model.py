@@ -18,6 +18,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPTextModel, PreTrainedTokenizerBase
 
+from engine.gpu import check_device
+
 COMPONENTS = ("unet", "vae", "text_encoder")
 IMAGES_AT_ONCE = 8
 """Per call of the autoencoder, which needs gigabytes for each at 512 pixels."""
@@ -197,8 +199,10 @@ def load_model(
 
     Raises:
         ModelError: missing parts or files that cannot be read.
+        NoGpu: the device is a GPU that torch cannot use.
     """
     check_layout(folder)
+    check_device(device)
     local: dict[str, Any] = {"local_files_only": True}
     options = {"torch_dtype": dtype, "use_safetensors": True, **local}
     try:

@@ -42,8 +42,9 @@ class LabellingError(RuntimeError):
 class LeaseWorker:
     """A worker: loads its model once, then turns leases into files and receipts."""
 
-    def __init__(self, task: LeaseTask, workers: Workers, board: Any) -> None:
+    def __init__(self, put_task: ray.ObjectRef[LeaseTask], workers: Workers, board: Any) -> None:
         # Ray starts an actor again whose process died in here, for ever: somebody has to count.
+        task = ray.get(put_task)
         deaths = ray.get(board.starting.remote(ray.get_runtime_context().get_actor_id()))
         if deaths > MAX_FAILED_STARTS:
             raise LabellingError(f"{deaths} worker processes have died while they loaded the model {task.model}")
@@ -99,7 +100,8 @@ def label_leases(plan: LeasePlan, workers: Workers, board: Any) -> Iterator[Rece
         ray.data.from_items(leases, override_num_blocks=len(leases))
         .map_batches(
             LeaseWorker,
-            fn_constructor_kwargs={"task": plan.task, "workers": workers, "board": board},
+            # Put once: Ray copies arguments for every worker, and a task may name every file of a corpus.
+            fn_constructor_kwargs={"put_task": ray.put(plan.task), "workers": workers, "board": board},
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(
                 min_size=workers.ready,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -32,6 +32,10 @@ MOST_LEASES = 8
 LARGEST = 2048
 """Side of the starts, pixels: larger images are held at this size, which is still beyond what models see."""
 WAY_OUT = "or let samples begin from noise, with a strength of 1"
+
+
+Found = tuple[LeaseReader, int]
+"""An image to begin from: the place of its sample in an open lease."""
 
 
 class NoStart(ValueError):
@@ -77,13 +81,17 @@ class Starts:
             NoStart: no lease has an image with the concept, or a label file is missing or damaged.
             OSError: labels or corpus cannot be reached.
         """
-        found = self._choose(shard)
-        order = np.random.default_rng((self.settings.seed, 1, shard)).permutation(len(found))
         with ExitStack() as stack:
-            yield ShardStarts([found[place] for place in order], shard, self.settings, stack)
+            found = self._choose(shard, stack)
+            order = np.random.default_rng((self.settings.seed, 1, shard)).permutation(len(found))
+            yield ShardStarts([found[place] for place in order], shard, self.settings)
 
-    def _choose(self, shard: int) -> list[tuple[Lease, str]]:
-        """Lease and key of the images that the shard chooses from: enough for its objects, if there are so many."""
+    def _choose(self, shard: int, stack: ExitStack) -> list[Found]:
+        """The images that the shard chooses from: enough for its objects, if there are so many.
+
+        Args:
+            stack: closes what is opened.
+        """
         settings, leases = self.settings, self.source.leases
         wanted = settings.objects_before((shard + 1) * settings.shard_size)
         wanted -= settings.objects_before(shard * settings.shard_size)
@@ -91,17 +99,24 @@ class Starts:
             return []
         turn, first = divmod(shard, len(leases))
         order = np.random.default_rng((settings.seed, 0, turn)).permutation(len(leases))
-        found: list[tuple[Lease, str]] = []
+        found: list[Found] = []
+        lost: list[str] = []
         for looked, place in enumerate(np.roll(order, -first)):
             if len(found) >= wanted or (found and looked >= MOST_LEASES):
                 break
-            found += [(leases[place], key) for key in self._usable(leases[place])]
+            if keys := self._usable(leases[place]):
+                reader = stack.enter_context(open_lease(leases[place], keys=keys))
+                places = {key: number for number, key in reader.samples().items()}
+                found += [(reader, places[key]) for key in sorted(places)]
+                if gone := len(keys) - len(places):
+                    lost.append(reader.lease.id)
+                    logger.warning("%d labelled images of %s are gone; others are begun from", gone, lost[-1])
         if not found:
-            raise NoStart(f"none of the labels finds {self.concept!r}; {WAY_OUT}")
+            raise NoStart(_explain(lost) if lost else f"none of the labels finds {self.concept!r}; {WAY_OUT}")
         return found
 
     def _usable(self, lease: Lease) -> list[str]:
-        """Keys of the images in which the labels find the concept, sorted."""
+        """Keys of the images in which the labels find the concept."""
         from engine.segmenter.examples import read_rows, why_left_out  # imports torch, which planning does without
 
         url, columns = self.source.labels_url or "", ["quality", "flags"]
@@ -109,27 +124,23 @@ class Starts:
             rows = read_rows(url, lease, columns, Counter(), concepts=[self.concept])
         except ValueError as error:
             raise NoStart(str(error)) from error
-        return sorted(
+        return [
             key
             for key, own in rows.items()
             if why_left_out(own[self.concept], "", min_quality=0.0, drop_flags=USELESS) is None
-        )
+        ]
 
 
 class ShardStarts:
     """The images of one shard of samples, read as they are asked for.
 
     Args:
-        images: lease and key, as objects take them, one after the other and then all over again.
-        stack: closes what is opened.
+        images: as objects take them, one after the other and then all over again.
     """
 
-    def __init__(
-        self, images: Sequence[tuple[Lease, str]], shard: int, settings: SynthesisSpec, stack: ExitStack
-    ) -> None:
-        self._images, self._settings, self._stack = images, settings, stack
+    def __init__(self, images: Sequence[Found], shard: int, settings: SynthesisSpec) -> None:
+        self._images, self._settings = images, settings
         self._before = settings.objects_before(shard * settings.shard_size)
-        self._readers: dict[str, tuple[LeaseReader, dict[str, int]]] = {}
 
     def __call__(self, indices: Sequence[int]) -> list[Start | None]:
         """What these samples begin from; None for pure backgrounds.
@@ -148,11 +159,10 @@ class ShardStarts:
         """The start of the shard's object of this number."""
         for turn in range(len(self._images)):
             # One that has become unreadable since it was labelled is passed over.
-            lease, key = self._images[(number + turn) % len(self._images)]
-            reader, places = self._open(lease)
-            sample = reader.read(places[key]) if key in places else None
-            if sample is None or isinstance(sample, Defect):
-                logger.warning("%s of %s is gone; another image is begun from", key, lease.id)
+            reader, place = self._images[(number + turn) % len(self._images)]
+            sample = reader.read(place)
+            if isinstance(sample, Defect):
+                logger.warning("%s %s: %s Another image is begun from", sample.shard, sample.key, sample.message)
                 continue
             try:
                 return Start(shard=sample.shard, key=sample.key, image=_shrink(decode_image(sample.image)))
@@ -160,15 +170,12 @@ class ShardStarts:
                 if error.reason == "out_of_memory":  # says nothing about the image
                     raise NoStart(f"{sample.shard} {sample.key}: {error}") from error
                 logger.warning("%s %s: %s; another image is begun from", sample.shard, sample.key, error)
-        leases = ", ".join(sorted({lease.id for lease, _ in self._images}))
-        raise NoStart(f"none of the labelled images of {leases} can be read any more; mend the corpus, {WAY_OUT}")
+        raise NoStart(_explain({reader.lease.id for reader, _ in self._images}))
 
-    def _open(self, lease: Lease) -> tuple[LeaseReader, dict[str, int]]:
-        if lease.id not in self._readers:
-            keys = {key for other, key in self._images if other is lease}
-            reader = self._stack.enter_context(open_lease(lease, keys=keys))
-            self._readers[lease.id] = reader, {key: place for place, key in reader.samples().items()}
-        return self._readers[lease.id]
+
+def _explain(leases: Iterable[str]) -> str:
+    names = ", ".join(sorted(leases))
+    return f"none of the labelled images of {names} can be read any more; mend the corpus, {WAY_OUT}"
 
 
 def _shrink(image: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -258,12 +258,17 @@ def _make(
     progress = LeaseProgress(lease_id=lease.id, planned=lease.limit, labelled=0, quarantined=0)
     report(progress)
     packed: Packed = []
-    with ThreadPoolExecutor(1, thread_name_prefix="encode") as encoder:
+    batches = plan_batches(int(lease.shard.stem), settings)
+    with ExitStack() as stack:
+        reader, encoder = (stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix=n)) for n in ("read", "encode"))
         packing: list[Future[Packed]] = []
-        for batch in plan_batches(int(lease.shard.stem), settings):
+        coming = reader.submit(begin, batches[0])
+        for batch, following in zip(batches, [*batches[1:], None], strict=True):
             began = time.perf_counter()
-            starts = begin(batch)
+            starts = coming.result()
             harvest.seconds["read"] += time.perf_counter() - began
+            if following:
+                coming = reader.submit(begin, following)
             began = time.perf_counter()
             try:
                 made = samples(batch, starts)
@@ -272,10 +277,10 @@ def _make(
             harvest.seconds["make"] += time.perf_counter() - began
             harvest.add_steps("make", samples)
             packed += [one for done in packing for one in done.result()]
-            # One batch is encoded while the next is made.
+            # While a batch is made, the one before it is encoded, and what the next one begins from is read.
             kept = [sample for sample in made if sample.index < settings.count]
             packing = [encoder.submit(_pack, kept, lease.shard.name, settings, run, harvest)]
-            del starts, made  # several large images, while the next ones are read
+            del starts, made  # several large images
             progress = replace(progress, labelled=progress.labelled + len(kept), busy=harvest.seconds["make"])
             report(progress)
         packed += [one for done in packing for one in done.result()]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -193,3 +196,36 @@ def test_ray_up_knows_every_field_of_its_files(path: Path) -> None:
     assert "~/.ray/auth_token" in config["file_mounts"]
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**config, "dokcer": {}}, schema)
+
+
+@pytest.mark.parametrize("path", MACHINES, ids=[path.stem for path in MACHINES])
+def test_ray_up_mounts_the_token_where_ray_looks_for_it_in_the_image(path: Path) -> None:
+    from ray.autoscaler._private.docker import docker_start_cmds
+
+    (config,) = load(path)
+    image = (DEPLOY / "Dockerfile").read_text()
+    # As Ray finds out where the image's home is; it asks no user database, and takes /root where nothing is said.
+    (home,) = re.findall(r"^ENV .*\bHOME=(\S+)", image, re.MULTILINE)
+    assert f"--uid 1000 {Path(home).name}" in image and home == f"/home/{Path(home).name}"
+    mounts = {inside: inside for inside in config["file_mounts"]}
+    options = config["docker"]["run_options"]
+    command = docker_start_cmds("ubuntu", "image", mounts, "maskmine", options, "maskmine", home, "docker")
+    assert f":{home}/.ray/auth_token" in command
+
+
+@pytest.mark.parametrize("path", MACHINES, ids=[path.stem for path in MACHINES])
+def test_machines_hand_their_gpus_to_the_container(path: Path) -> None:
+    (config,) = load(path)
+    options = shlex.split(" ".join(config["docker"]["run_options"]))
+    assert ("--env", "NVIDIA_VISIBLE_DEVICES=all") in itertools.pairwise(options)
+    folders = [option.partition(":")[0] for name, option in itertools.pairwise(options) if name == "--volume"]
+    made = shlex.split(config["initialization_commands"][0])
+    assert folders and set(folders) <= set(made), "Docker would make them root's"
+
+
+def test_files_with_credentials_go_into_no_image_and_no_upload() -> None:
+    for name in ("credentials.env", "runs/car/run.json"):
+        done = subprocess.run(["git", "check-ignore", "-q", "--no-index", name], cwd=DEPLOY.parent, check=False)
+        assert done.returncode == 0, name
+    ignored = (DEPLOY / "Dockerfile.dockerignore").read_text().split()
+    assert {"**/*.env", "runs"} <= set(ignored)

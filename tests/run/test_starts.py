@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import threading
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +21,10 @@ from engine.run.directory import RunError, start_run
 from engine.run.fake import FakeSource, FakeSynthesizer
 from engine.run.harvest import LabellerBroken
 from engine.run.origin import Origin, find_origin
-from engine.run.starts import LARGEST, MOST_LEASES, NoStart, Starts
+from engine.run.starts import LARGEST, MOST_LEASES, NoStart, ShardStarts, Starts
 from engine.run.synthesis import plan_synthesis, synthesize_shard
-from engine.synthesis.spec import SynthesisSpec
+from engine.synthesis.sample import Start, SyntheticSample
+from engine.synthesis.spec import BATCH, SynthesisSpec
 from tests.run.origins import SPEC, start_origin
 
 SHARDS = (range(6), range(6, 9), range(9, 14))
@@ -157,6 +160,21 @@ def test_an_image_that_has_become_unreadable_is_passed_over(tmp_path: Path) -> N
     assert {key for _, key in starts_of(origin, settings(), 0)} == {"000002"}
 
 
+def test_where_a_shard_of_the_corpus_is_damaged_others_are_begun_from(origin: Origin, tmp_path: Path) -> None:
+    spec = settings(shard_size=3)
+    usual = {starts_of(origin, spec, shard)[0][0] for shard in range(3)}
+    assert len(usual) == 3
+    paths = sorted((tmp_path / "corpus").glob("*.tar"))
+    paths[1].write_bytes(bytes(range(256)) * (paths[1].stat().st_size // 256))
+    found = [starts_of(origin, spec, shard) for shard in range(3)]
+    assert {name for own in found for name, _ in own} == usual - {paths[1].name}
+    assert all(len(set(own)) == 3 for own in found)
+    for path in paths:
+        path.write_bytes(bytes(range(256)) * (path.stat().st_size // 256))
+    with pytest.raises(NoStart, match=r"none of the labelled images of .*00000\d.* can be read any more; mend"):
+        starts_of(origin, spec, 0)
+
+
 def test_where_memory_does_not_suffice_no_other_image_is_taken(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(data: bytes) -> np.ndarray:
         raise DecodeError("out_of_memory", "There is no memory for it.")
@@ -226,6 +244,32 @@ def test_samples_show_and_name_what_they_began_from(origin: Origin, tmp_path: Pa
                 assert np.array_equal(image, 255 - began), "the fake makes negatives"
                 seen += 1
     assert seen == 12
+
+
+def test_the_next_batch_is_read_while_one_is_made(
+    origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, made = [threading.Event() for _ in range(3)], []
+    usual = ShardStarts.__call__
+
+    def begin(self: ShardStarts, indices: Sequence[int]) -> list[Start | None]:
+        found = usual(self, indices)
+        read[indices[0] // BATCH].set()
+        return found
+
+    class Waiting(FakeSynthesizer):
+        def __call__(self, indices: Sequence[int], starts: Sequence[Start | None]) -> list[SyntheticSample]:
+            made.append(indices[0] // BATCH)
+            if made[-1] < 2:
+                assert read[made[-1] + 1].wait(20), "the next batch waits for this one"
+            return super().__call__(indices, starts)
+
+    monkeypatch.setattr(ShardStarts, "__call__", begin)
+    spec = settings(count=3 * BATCH, shard_size=3 * BATCH)
+    plan = plan_synthesis(origin, spec, output=str(tmp_path / "set"))
+    start_run(plan.run.url, plan.manifest)
+    synthesize_shard(plan.leases[0], Waiting("fake", SPEC, spec), spec, plan.run, plan.starts)
+    assert made == [0, 1, 2]
 
 
 def test_labels_that_were_added_make_another_set(origin: Origin, tmp_path: Path) -> None:
