@@ -25,8 +25,10 @@ _LASTING_NAMES = {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFo
 
 # A lost connection costs no more than one piece.
 _PIECE = 8 << 20
-# Files up to this size are held in memory; of larger ones, only pieces.
-_WHOLE = 256 << 20
+# Files up to this size, that of a lease, are held in memory; of larger ones, only pieces.
+_WHOLE = 64 << 20
+# By which stores tell one version of a file from the next.
+_VERSIONS = ("ETag", "etag", "generation", "LastModified", "last_modified", "updated", "mtime", "created")
 
 S3_OPTIONS = {
     "config_kwargs": {"retries": {"mode": "standard", "max_attempts": 4}, "max_pool_connections": 64},
@@ -82,10 +84,12 @@ def _first(arguments: tuple[Any, ...]) -> str:
 class RemoteFile(io.RawIOBase):
     """A file of a store as a seekable one; every read is a request for just these bytes."""
 
-    def __init__(self, filesystem: fsspec.AbstractFileSystem, path: str, size: int) -> None:
+    def __init__(self, filesystem: fsspec.AbstractFileSystem, path: str, facts: dict[str, Any]) -> None:
         super().__init__()
-        self._filesystem, self._path, self._size = filesystem, path, size
+        self._filesystem, self._path, self._size = filesystem, path, int(facts["size"])
         self._position = 0
+        marks = [f"{name}={facts[name]}" for name in _VERSIONS if facts.get(name)]
+        self.version = " ".join([path, str(self._size), *marks]) if marks else None
 
     def readable(self) -> bool:
         return True
@@ -114,11 +118,18 @@ class RemoteFile(io.RawIOBase):
 
 def open_remote(filesystem: fsspec.AbstractFileSystem, path: str) -> BinaryIO:
     """A file of a store, open for reading; nothing goes to the local disk."""
-    size = ask(filesystem, "info", path).get("size")
-    if size is None:
+    facts = ask(filesystem, "info", path)
+    if facts.get("size") is None:
         return io.BytesIO(ask(filesystem, "cat_file", path))
-    file = io.BufferedReader(RemoteFile(filesystem, path, int(size)), _PIECE)
-    if size > _WHOLE:
+    file = io.BufferedReader(RemoteFile(filesystem, path, facts), _PIECE)
+    if facts["size"] > _WHOLE:
         return file
     with file:
         return io.BytesIO(b"".join(iter(lambda: file.read(_PIECE), b"")))
+
+
+def find_version(file: BinaryIO) -> str | None:
+    """What tells an open file from all others and from itself once it has changed; None for one that is not read by
+    ranges, or of a store that does not say."""
+    raw = getattr(file, "raw", None)
+    return raw.version if isinstance(raw, RemoteFile) else None

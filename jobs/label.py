@@ -107,7 +107,7 @@ def _draw(plan: LabelPlan, outcome: Outcome) -> str | None:
     path = storage.join(run, "contact_sheet.png")
     try:
         if outcome.new or not storage.exists(path):
-            write_contact_sheet(run, plan.input_url, path)
+            write_contact_sheet(run, dict.fromkeys(lease.shard for lease in plan.leases), path)
     except Exception as error:
         logger.warning("no contact sheet: %s", error, exc_info=logger.isEnabledFor(logging.DEBUG))
         return None

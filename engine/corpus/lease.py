@@ -5,19 +5,20 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from engine.corpus.catalogue import CorpusError, Shard
+from engine.corpus.members import count_samples
 from engine.corpus.source import open_source
+
+LEASE_VERSION = 2
+"""Raised whenever shards are divided in another way: a part of before is not the part of that name now."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lease:
-    """Every `parts`-th item of a shard, beginning with item `part`.
-
-    With a `limit` the shard is taken to end after its first `limit` samples, before the parts are dealt.
-    """
+    """One of `parts` equal stretches of a shard's items, up to the end of its first `limit` samples if there is one."""
 
     shard: Shard
     part: int = 0
@@ -68,18 +69,24 @@ def plan_leases(
     for shard in shards:
         if remaining == 0:
             break
-        parts = used = max(1, -(-shard.size // target_bytes))
-        cut = None
+        parts = max(1, -(-shard.size // target_bytes))
+        own = [Lease(shard=shard, part=part, parts=parts) for part in range(parts)]
         if remaining is not None:
-            with contextlib.closing(open_source(shard, storage_options)) as source:
-                samples = source.index.samples
-                if samples > remaining:
-                    # The last parts of a shard that is cut short may have nothing to do.
-                    cut, used = remaining, min(parts, len(source.index.deal(limit=remaining)))
-            remaining -= min(remaining, samples)
-        leases += [Lease(shard=shard, part=part, parts=parts, limit=cut) for part in range(used)]
+            own, remaining = _cut_short(own, remaining, storage_options)
+        leases += own
     _check_unique(leases)
     return leases
+
+
+def _cut_short(leases: list[Lease], limit: int, storage_options: dict[str, Any] | None) -> tuple[list[Lease], int]:
+    """The leases of a shard up to its first `limit` samples, and how many of these it does not have."""
+    with contextlib.closing(open_source(leases[0].shard, storage_options)) as source:
+        for place, lease in enumerate(leases):
+            held = count_samples(source.index.deal(part=lease.part, parts=lease.parts))
+            if held > limit:
+                return leases[:place] + ([replace(lease, limit=limit)] if limit else []), 0
+            limit -= held
+    return leases, limit
 
 
 def _check_unique(leases: Sequence[Lease]) -> None:

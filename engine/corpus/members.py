@@ -51,22 +51,24 @@ class Index:
     shard_defects: list[Defect] = field(default_factory=list)
     ignored: dict[str, int] = field(default_factory=dict)
 
-    @property
-    def samples(self) -> int:
-        return sum(isinstance(item, Group) for item in self.items)
-
     def deal(self, *, part: int = 0, parts: int = 1, limit: int | None = None) -> list[Group | Defect]:
-        """The items of one part. Defects of the whole shard belong to the first part.
+        """The items of one of `parts` stretches, which are of equal number up to one. Defects of the whole shard belong
+        to the first.
 
-        `limit` acts first: the shard is taken to end after its first `limit` samples, and what is found
-        behind that end is not reported, defects of the whole shard included.
+        With a `limit` the stretch is taken to end after its first `limit` samples, and what is found behind that end
+        is not reported, defects of the whole shard included.
         """
-        items, shard_defects = self.items, self.shard_defects
-        if limit is not None and limit < self.samples:
-            positions = [position for position, item in enumerate(items) if isinstance(item, Group)]
-            items, shard_defects = items[: positions[limit]], []
-        dealt = items[part::parts]
-        return [*dealt, *shard_defects] if part == 0 else dealt
+        each, more = divmod(len(self.items), parts)
+        start = part * each + min(part, more)
+        items = self.items[start : start + each + (part < more)]
+        if limit is not None and limit < count_samples(items):
+            places = [place for place, item in enumerate(items) if isinstance(item, Group)]
+            return items[: places[limit]]
+        return [*items, *self.shard_defects] if part == 0 else items
+
+
+def count_samples(items: Iterable[Group | Defect]) -> int:
+    return sum(isinstance(item, Group) for item in items)
 
 
 def split_tar_name(name: str) -> tuple[str, str]:

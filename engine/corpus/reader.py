@@ -12,7 +12,7 @@ from typing import Any
 from engine.corpus.lease import Lease
 from engine.corpus.members import Group, Member
 from engine.corpus.sample import Defect, Sample
-from engine.corpus.source import open_source
+from engine.corpus.source import UnreadableSource, open_source
 from engine.remote import LASTING_ERRORS
 
 logger = logging.getLogger(__name__)
@@ -35,11 +35,14 @@ class LeaseReader:
         *,
         masks: bool = False,
         keys: Collection[str] | None = None,
+        must_open: bool = False,
         storage_options: dict[str, Any] | None = None,
     ) -> None:
         self.lease = lease
         self._masks = masks
         self._source = open_source(lease.shard, storage_options)
+        if must_open and isinstance(self._source, UnreadableSource):
+            raise self._source.error
         items = self._source.index.deal(part=lease.part, parts=lease.parts, limit=lease.limit)
         self._items = items if keys is None else [item for item in items if item.key in keys]
         self.planned = len(self._items)
@@ -123,6 +126,7 @@ def open_lease(
     *,
     masks: bool = False,
     keys: Collection[str] | None = None,
+    must_open: bool = False,
     storage_options: dict[str, Any] | None = None,
 ) -> LeaseReader:
     """Opens a lease for reading.
@@ -130,8 +134,12 @@ def open_lease(
     Args:
         masks: read ground-truth masks, too.
         keys: of the samples to be read; all if not given.
+        must_open: a shard that is gone or forbidden is an error, not one defect in place of all its samples.
+
+    Raises:
+        OSError: the shard cannot be reached, or `must_open` and it is not there.
     """
-    return LeaseReader(lease, masks=masks, keys=keys, storage_options=storage_options)
+    return LeaseReader(lease, masks=masks, keys=keys, must_open=must_open, storage_options=storage_options)
 
 
 class _UnreadableError(Exception):

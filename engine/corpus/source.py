@@ -13,9 +13,10 @@ from engine.remote import LASTING_ERRORS
 
 
 class UnreadableSource:
-    """Stands for a shard that is gone or forbidden."""
+    """Stands for a shard that is gone or forbidden; `error` says so."""
 
     def __init__(self, shard: Shard, error: OSError) -> None:
+        self.error = error
         message = f"The shard cannot be opened: {type(error).__name__}: {error}."
         defect = Defect(shard=shard.name, key="", stage="read", reason="unreadable", message=message)
         self.index = Index(items=[], shard_defects=[defect])

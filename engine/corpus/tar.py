@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 from engine.corpus.catalogue import Shard
 from engine.corpus.members import Index, Member, count_ignored, group_members, is_hidden, printable, split_tar_name
 from engine.corpus.sample import Defect
+from engine.remote import find_version
 from engine.storage import open_binary
 
 _BLOCK = tarfile.BLOCKSIZE
@@ -32,12 +33,23 @@ _BAD_HEADER = (
 )
 
 
+_last_index: dict[tuple[str, str], Index] = {}
+"""The index of the last large tar of a store, which makes the store send all of it: other parts of it come next."""
+
+
 class TarSource:
     """An open tar shard: `index` says what it holds, `read` gives the bytes of a member."""
 
     def __init__(self, shard: Shard, storage_options: dict[str, Any] | None = None) -> None:
         self._file = open_binary(shard.url, **(storage_options or {}))
-        self.index = index_tar(self._file, shard.name)
+        version = find_version(self._file)
+        index = _last_index.get((shard.name, version)) if version else None
+        if index is None:
+            index = index_tar(self._file, shard.name)
+            if version:
+                _last_index.clear()  # before the next is kept: an index may have a hundred megabytes
+                _last_index[shard.name, version] = index
+        self.index = index
 
     def read(self, member: Member) -> bytes:
         """The member's bytes; fewer than `member.size` if the file has shrunk since it was indexed."""

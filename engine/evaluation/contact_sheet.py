@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
 from engine import storage
-from engine.corpus import Lease, Sample, list_shards, open_lease
+from engine.corpus import Lease, Sample, Shard, open_lease
 from engine.corpus.decode import DecodeError, decode_image
 from engine.evaluation.rows import EvaluationError, LabelFiles, find_labels
 from engine.labelling.png import png_to_array
@@ -37,12 +37,12 @@ INFERNO = np.array(
 """Nine equidistant colours of matplotlib's map of that name."""
 
 
-def write_contact_sheet(run: str, corpus: str, path: str, count: int = 24) -> str:
-    """Draw up to ``count`` labels of a run, evenly spread over its rows, as one PNG.
+def write_contact_sheet(run: str, shards: Iterable[Shard], path: str, count: int = 24) -> str:
+    """Draw up to ``count`` labels of a run, evenly spread over so many of its label files, as one PNG.
 
     Args:
         run: URL of a run directory; final labels are drawn if there are any, else preliminary ones.
-        corpus: URL of the corpus that was labelled; only the shards of the chosen rows are read.
+        shards: of the corpus that was labelled; only the chosen images are read.
         path: file or URL to write.
 
     Returns:
@@ -50,50 +50,46 @@ def write_contact_sheet(run: str, corpus: str, path: str, count: int = 24) -> st
 
     Raises:
         EvaluationError: no labels, or none of the chosen images is in the corpus.
-        CorpusError: a corpus that cannot be read.
     """
     if count < 1:
         raise EvaluationError(f"a contact sheet of {count} images was asked for; at least 1 is needed")
-    files, folder = find_labels(run)
-    several = len(files.concepts) > 1
+    files, folder = find_labels(run, most=count)
+    shards, several = list(shards), len(files.concepts) > 1
     cells = []
     for concept in files.concepts:
-        drawn = read_spread(files.of(concept), corpus, max(1, count // len(files.concepts)))
+        drawn = read_spread(files.of(concept), shards, max(1, count // len(files.concepts)))
         cells += [
             (f"{row['key']} {concept}" if several else row["key"], _draw_cell(image, row)) for image, row in drawn
         ]
     if not cells:
         raise EvaluationError("none of the labelled images is in the corpus; give the corpus that was labelled")
     kind = "masks" if folder == "labels" else "preliminary masks"
-    title = f"{', '.join(files.concepts)}: {kind} of {len(cells)} of {files.count} {'labels' if several else 'images'}"
+    title = f"{', '.join(files.concepts)}: {kind} of {len(cells)} {'labels' if several else 'images'}"
     buffer = io.BytesIO()
     compose(title, cells).save(buffer, format="PNG")
     storage.atomic_put(buffer.getvalue(), storage.absolute(path))
     return path
 
 
-def read_spread(files: LabelFiles, corpus: str, count: int) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
-    """Images (H, W, 3) with their rows, evenly spread over the run."""
+def read_spread(files: LabelFiles, shards: Iterable[Shard], count: int) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
+    """Images (H, W, 3) with their rows, evenly spread over those of the files."""
     places = [(shard, key) for shard, rows in sorted(files.rows.items()) for key, _ in rows]
     chosen: dict[str, set[str]] = {}
     for index in np.linspace(0, len(places) - 1, min(count, len(places))).round().astype(int):
         shard, key = places[index]
         chosen.setdefault(shard, set()).add(key)
-    for shard in list_shards(corpus):
+    for shard in shards:
         wanted = chosen.get(shard.name, set())
         if not wanted:
             continue
         rows = files.read(shard.name, ("heatmap", "mask", "area"), wanted)
-        with open_lease(Lease(shard=shard)) as samples:
+        with open_lease(Lease(shard=shard), keys=wanted) as samples:
             for sample in samples:
-                if isinstance(sample, Sample) and sample.key in wanted:
-                    wanted.remove(sample.key)
+                if isinstance(sample, Sample):
                     try:
                         yield decode_image(sample.image), rows[sample.key]
                     except DecodeError:  # the corpus has changed since
                         continue
-                if not wanted:
-                    break
 
 
 def _draw_cell(image: np.ndarray, row: dict[str, Any]) -> list[Image.Image]:

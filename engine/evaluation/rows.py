@@ -71,8 +71,11 @@ class LabelFiles:
         return rows
 
 
-def find_label_files(run: str, folder: str) -> LabelFiles | None:
+def find_label_files(run: str, folder: str, most: int | None = None) -> LabelFiles | None:
     """The label files in ``run/folder``, None if there are none.
+
+    Args:
+        most: so many of them at most, evenly spread; all if not given.
 
     Raises:
         EvaluationError: two rows of one image and concept, or a file that is not a label file.
@@ -82,7 +85,8 @@ def find_label_files(run: str, folder: str) -> LabelFiles | None:
     concepts: dict[str, None] = {}
     place = storage.join(run, folder)
     names = [name for name in storage.list_names(place) if name.endswith(".parquet") and not name.startswith(".")]
-    for name in names:
+    count = len(names) if most is None else min(most, len(names))
+    for name in (names[index * len(names) // count] for index in range(count)):
         url = storage.join(place, name)
         for batch in _batches(url, ["shard", "key", "concept"]):
             for row in batch.to_pylist():
@@ -97,14 +101,17 @@ def find_label_files(run: str, folder: str) -> LabelFiles | None:
     return LabelFiles(files=dict(files), rows=dict(rows), concepts=tuple(concepts)) if names else None
 
 
-def find_labels(run: str) -> tuple[LabelFiles, str]:
+def find_labels(run: str, most: int | None = None) -> tuple[LabelFiles, str]:
     """The files with the final labels of a run, or its preliminary ones if it has no others, and their folder.
+
+    Args:
+        most: as of `find_label_files`.
 
     Raises:
         EvaluationError: no labels.
     """
     for folder in ("labels", "preliminary"):
-        files = find_label_files(run, folder)
+        files = find_label_files(run, folder, most)
         if files is not None and files.count:
             return files, folder
     raise EvaluationError(f"{storage.redact(run)} holds no labels; label into it first, or name another run")

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from engine import storage
+from engine.corpus import list_shards
 from engine.diffusion.geometry import upsample_mask
 from engine.evaluation.contact_sheet import read_spread
 from engine.evaluation.rows import find_labels
@@ -15,6 +16,7 @@ from engine.run.origin import Origin
 from engine.segmenter.segmenter import Segmenter
 
 NAMES = ("image", "heatmap", "M_pre", "background", "M", "U-Net")
+SHOWN = 4
 PLAIN = 255
 """Grey of a background that was not painted."""
 
@@ -22,7 +24,7 @@ PLAIN = 255
 def write_story(
     origin: Origin, segmenter: str, corpus: str, path: str, *, device: str = "cpu", threads: int | None = None
 ) -> None:
-    """Draws four labelled images, spread over the run, as a PNG; each is labelled once more, for its background.
+    """Draws some labelled images, spread over the run, as a PNG; each is labelled once more, for its background.
 
     Args:
         segmenter: URL of its folder.
@@ -36,8 +38,8 @@ def write_story(
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    files, _ = find_labels(origin.url)
-    chosen = list(read_spread(files, corpus, count=4))
+    files, _ = find_labels(origin.url, most=4 * SHOWN)
+    chosen = list(read_spread(files, list_shards(corpus), count=SHOWN))
     images = [image for image, _ in chosen]
     weights = storage.read_bytes(origin.weights) if origin.weights else None
     labeller = Labeller(origin.source.load(device=device), origin.spec, weights=weights, keep_backgrounds=True)

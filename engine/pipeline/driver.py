@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from itertools import islice
 from traceback import clear_frames
 from types import FrameType
 from typing import NoReturn
@@ -153,9 +154,14 @@ def _first_snapshot(plan: LeasePlan, workers: int) -> Snapshot:
 def _tally(
     plan: LeasePlan, receipts: dict[str, Receipt], board: ray.actor.ActorHandle
 ) -> Callable[[], tuple[Tally, float | None]]:
+    told = 0
+
     def tally() -> tuple[Tally, float | None]:
-        opened, age = ray.get(board.state.remote(), timeout=30)
-        return count(plan.leases, dict(receipts), opened), age
+        nonlocal told
+        known = dict(receipts)
+        opened, age = ray.get(board.state.remote(list(islice(known, told, None))), timeout=30)
+        told = len(known)
+        return count(plan.leases, known, opened), age
 
     return tally
 

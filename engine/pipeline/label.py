@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import ray
@@ -15,6 +15,7 @@ from engine import storage
 from engine.corpus.lease import Lease
 from engine.pipeline.cluster import Workers
 from engine.pipeline.metrics import WorkerMetrics
+from engine.remote import LASTING_ERRORS
 from engine.run.harvest import LabellerBroken, LeaseProgress, LeaseTask
 from engine.run.plan import LeasePlan
 from engine.storage import NoRoom
@@ -68,7 +69,7 @@ class LeaseWorker:
             except (LabellerBroken, NoRoom) as error:
                 return _row(lease, error=str(error), fatal=True)
             except OSError as error:
-                if wait is None:
+                if wait is None or isinstance(error, LASTING_ERRORS):
                     return _row(lease, error=storage.redact(f"{type(error).__name__}: {error}"))
                 logger.warning("lease %s: %s; trying again in %g s", lease.id, storage.redact(str(error)), wait)
                 time.sleep(wait)
@@ -106,7 +107,7 @@ def label_leases(plan: LeasePlan, workers: Workers, board: Any) -> Iterator[Rece
             compute=ray.data.ActorPoolStrategy(
                 min_size=workers.ready,
                 max_size=workers.count,
-                max_tasks_in_flight_per_actor=count_in_flight(plan.remaining, ready=workers.ready),
+                max_tasks_in_flight_per_actor=count_in_flight(plan, ready=workers.ready),
             ),
             num_cpus=workers.num_cpus,
             num_gpus=workers.num_gpus,
@@ -121,7 +122,7 @@ def label_leases(plan: LeasePlan, workers: Workers, board: Any) -> Iterator[Rece
         yield Receipt.from_json(row["receipt"]) if row["receipt"] else (row["lease_id"], row["error"])
 
 
-def count_in_flight(leases: Sequence[Lease], *, ready: int) -> int:
+def count_in_flight(plan: LeasePlan, *, ready: int) -> int:
     """How many leases a worker holds at once: the one it does and, if they are many and short, the next one.
 
     A second lease in the queue waits while others idle at the end. But Ray Data looks for finished leases up to 0.1 s
@@ -130,7 +131,8 @@ def count_in_flight(leases: Sequence[Lease], *, ready: int) -> int:
     Args:
         ready: workers that the cluster has room for now; how many more it may grow to says nothing of the end.
     """
-    short = 0 < sum(lease.shard.size / lease.parts for lease in leases) < SHORT_LEASE * len(leases)
+    leases = plan.remaining
+    short = plan.sized and 0 < sum(lease.shard.size / lease.parts for lease in leases) < SHORT_LEASE * len(leases)
     return 2 if short and len(leases) >= QUEUE_FROM * ready else 1
 
 

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -42,8 +42,14 @@ class Board:
     def started(self) -> None:
         self._starting.clear()
 
-    def state(self) -> tuple[list[LeaseProgress], float | None]:
-        """Every lease's progress, and the seconds since the first of them was opened."""
+    def state(self, settled: Sequence[str] = ()) -> tuple[list[LeaseProgress], float | None]:
+        """Progress of every lease, and the seconds since the first of them was opened.
+
+        Args:
+            settled: leases that nobody needs to be told of any more; a large run has a hundred thousand.
+        """
+        for lease_id in settled:
+            self._leases.pop(lease_id, None)
         age = None if self._first is None else time.monotonic() - self._first
         return list(self._leases.values()), age
 

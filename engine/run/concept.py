@@ -109,8 +109,7 @@ def check_adapter(url: str, spec: LabelSpec, model: dict[str, Any]) -> tuple[str
 def plan_sample(leases: Sequence[Lease], images: int) -> list[Lease]:
     """Leases, cut short and spread evenly over the given ones, that hold about `images` images together."""
     chosen, share = spread(leases, images)
-    # A limit counts samples of the shard before its parts are dealt.
-    return [replace(lease, limit=min(lease.limit or share * lease.parts, share * lease.parts)) for lease in chosen]
+    return [replace(lease, limit=min(lease.limit or share, share)) for lease in chosen]
 
 
 def read_sample(task: ConceptTask, tally: Counter[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:

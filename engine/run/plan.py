@@ -6,11 +6,11 @@ import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from engine import storage
 from engine.corpus.catalogue import list_shards
-from engine.corpus.lease import Lease, plan_leases
+from engine.corpus.lease import LEASE_VERSION, Lease, plan_leases
 from engine.distillation.spec import DistillationSpec
 from engine.labelling.spec import LabelSpec, SeveralSpec
 from engine.run.concept import WEIGHTS, ConceptTask, check_adapter, plan_sample
@@ -40,7 +40,10 @@ class LeasePlan(Protocol):
         leases: all of them; `remaining` are those without a receipt, `receipts` those of the others, by lease id.
         task: for the workers.
         places: what every node of a cluster must see.
+        sized: whether sizes of shards are bytes to be read.
     """
+
+    sized: ClassVar[bool]
 
     @property
     def run(self) -> LabelRun: ...
@@ -78,6 +81,8 @@ class LabelPlan:
         concepts: the fine-tunings that are still to make m′.
         sample: the labelling of what they learn from.
     """
+
+    sized: ClassVar[bool] = True
 
     spec: RunSpec
     source: LabellerSource
@@ -169,7 +174,6 @@ def plan_labelling(
     else:
         distillation_fields = distillation.fingerprint_fields()
     fields = {
-        "label_schema": LABEL_SCHEMA_VERSION,
         **spec.fingerprint_fields(),
         **distillation_fields,
         **model_fields,
@@ -209,11 +213,12 @@ def plan_run(
     """The plan for labellers of any kind: checks corpus and run directory, as `plan_labelling`.
 
     Args:
-        fields: all that shapes the labels, for the fingerprint.
+        fields: all that shapes the labels of an image, for the fingerprint.
         weights: URLs of what the labellers load besides their model.
         option: by which the user names the run directory.
     """
     input_url, run_url = storage.absolute(input_url), storage.absolute(run_url)
+    fields = {"label_schema": LABEL_SCHEMA_VERSION, "leases": LEASE_VERSION, **fields}
     manifest = make_manifest(fields, {**(config or {}), "input_url": input_url})
     resumed = check_manifest(run_url, manifest, option=option)
     leases = plan_leases(list_shards(input_url), limit=limit)

@@ -18,7 +18,6 @@ from engine.run.directory import LabelRun, find_input
 from engine.run.plan import LabelPlan, plan_run
 from engine.run.shard import Labels
 from engine.segmenter.files import read_files
-from schemas.label import LABEL_SCHEMA_VERSION
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +107,7 @@ def plan_prediction(
     return plan_run(
         spec=spec,
         source=source,
-        fields={"label_schema": LABEL_SCHEMA_VERSION, **spec.fingerprint_fields(), **source.check(spec)},
+        fields={**spec.fingerprint_fields(), **source.check(spec)},
         input_url=find_input(input_url, kept.concept),
         run_url=output_url,
         limit=limit,

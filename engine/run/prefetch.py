@@ -42,11 +42,14 @@ class Prefetch:
 
     Args:
         skip: keys of samples that are not wanted.
+
+    Raises:
+        OSError: the shard cannot be opened.
     """
 
     def __init__(self, lease: Lease, *, skip: Container[str] = ()) -> None:
         began = time.perf_counter()
-        self._reader = open_lease(lease)
+        self._reader = open_lease(lease, must_open=True)
         self.skipped = {place: key for place, key in self._reader.samples().items() if key in skip}
         self.planned, self.ignored = self._reader.planned, self._reader.ignored
         self.seconds: defaultdict[str, float] = defaultdict(float, open=time.perf_counter() - began)

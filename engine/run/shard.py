@@ -120,7 +120,7 @@ class _Work:
     def _label_apart(self, kept: dict[str, list[Row]], attempt: Attempt) -> None:
         """The same a few at a time, each few decoded, labelled and encoded under a mark of its own."""
         size = 0
-        with open_lease(self.lease) as reader:
+        with open_lease(self.lease, must_open=True) as reader:
             self.planned, self.harvest.ignored = reader.planned, reader.ignored
             keys = reader.samples()
             skipped = {place: key for place, key in keys.items() if key in kept}

@@ -5,12 +5,16 @@ from __future__ import annotations
 import glob
 from collections import Counter
 from dataclasses import dataclass
+from itertools import islice
 
 from engine import storage
 from engine.run.directory import QUARANTINE_FOLDERS, STAGE_FOLDERS
 from engine.run.plan import LeasePlan, count_quarantined
 from engine.run.quantities import format_counts
 from schemas.receipt import Receipt
+
+FAILURES_SHOWN = 10
+"""A corpus that is gone fails every lease."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +90,10 @@ class Outcome:
             facts.insert(1, ("predicted", line))
         if contact_sheet:
             facts.append(("to look at", contact_sheet))
-        for lease_id, error in self.failed_leases.items():
+        for lease_id, error in islice(self.failed_leases.items(), FAILURES_SHOWN):
             facts.append(("failed", f"{lease_id}: {error}"))
+        if (more := len(self.failed_leases) - FAILURES_SHOWN) > 0:
+            facts.append(("failed", f"and {more} more leases"))
         return "\n".join(f"{name:<13}{fact}" for name, fact in facts if fact)
 
 

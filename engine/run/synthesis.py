@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from engine import storage
 from engine.corpus.catalogue import Shard
@@ -50,6 +50,8 @@ class SynthesisPlan:
         leases: one for each shard, limited to the samples it is to hold.
         resumed: whether there is a manifest already.
     """
+
+    sized: ClassVar[bool] = False
 
     settings: SynthesisSpec
     origin: Origin

@@ -46,10 +46,27 @@ def test_parts_partition_a_shard_exactly(corpus: str, target_bytes: int) -> None
     assert identities(read(leases)) == identities(read(plan_leases(shards)))
 
 
-def test_parts_are_dealt_by_index(corpus: str) -> None:
+@pytest.mark.parametrize(("parts", "sizes"), [(1, [7]), (2, [4, 3]), (3, [3, 2, 2]), (9, [1] * 7 + [0] * 2)])
+def test_parts_are_stretches_of_equal_number(corpus: str, parts: int, sizes: list[int]) -> None:
     shard = list_shards(corpus)[0]
-    items = read([Lease(shard=shard, part=1, parts=3)])
-    assert [item.key for item in items] == ["000001", "000004"]
+    found = [[item.key for item in read([Lease(shard=shard, part=part, parts=parts)])] for part in range(parts)]
+    assert [len(own) for own in found] == sizes
+    assert [key for own in found for key in own] == [f"{n:06d}" for n in range(7)]
+
+
+def test_a_limit_ends_a_part_after_so_many_of_its_samples(corpus: str) -> None:
+    first, second, _ = list_shards(corpus)
+    assert [item.key for item in read([Lease(shard=first, part=1, parts=2, limit=2)])] == ["000004", "000005"]
+    assert len(read([Lease(shard=first, part=1, parts=2, limit=3)])) == 3
+    assert [item.key for item in read([Lease(shard=second, limit=1)])] == ["junk", ""], "no sample, so no end"
+
+
+def test_parts_before_a_limit_are_as_they_are_without_one(corpus: str) -> None:
+    shards = list_shards(corpus)
+    whole = plan_leases(shards, target_bytes=5_000)
+    cut = plan_leases(shards, target_bytes=5_000, limit=5)
+    assert len(cut) > 2 and cut[:-1] == whole[: len(cut) - 1]
+    assert read(cut) == read(whole)[:5]
 
 
 def test_defects_of_the_shard_belong_to_the_first_part(corpus: str) -> None:

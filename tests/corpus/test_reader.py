@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from engine.corpus import Defect, Lease, Sample, list_shards, open_lease, plan_leases
 from engine.corpus.decode import DecodeError, decode_image, decode_mask
@@ -70,6 +72,8 @@ def test_a_shard_that_has_gone_or_shrunk_is_a_defect(tmp_path: Path) -> None:
     [defect] = open_lease(Lease(shard=shard))
     assert isinstance(defect, Defect)
     assert (defect.key, defect.reason) == ("", "unreadable")
+    with pytest.raises(FileNotFoundError, match=r"a\.tar"):
+        open_lease(Lease(shard=shard), must_open=True)
 
 
 def test_an_oversized_member_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,3 +154,36 @@ def test_a_link_that_leads_nowhere_is_a_defect(tmp_path: Path) -> None:
     gone, there = read(str(tmp_path))
     assert isinstance(gone, Defect) and (gone.key, gone.reason) == ("a", "unreadable") and "a.jpg" in gone.message
     assert isinstance(there, Sample) and there.key == "b"
+
+
+def test_of_a_large_tar_in_a_store_each_worker_fetches_the_headers_once_and_each_part_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("engine.remote._WHOLE", 0)
+    monkeypatch.setattr("engine.remote._PIECE", 4096)
+    images = {f"{n:04d}.jpg": bytes([n]) * 9_000 for n in range(60)}
+    data, parts = make_tar(list(images.items())), 12
+    store = fsspec.filesystem("memory")
+    store.pipe_file("/large/a.tar", data)
+    fetched = []
+    cat_file = MemoryFileSystem.cat_file
+
+    def count(self: MemoryFileSystem, path: str, start: int = 0, end: int = 0, **options: Any) -> bytes:
+        fetched.append(end - start)
+        return cast(bytes, cat_file(self, path, start=start, end=end, **options))
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", count)
+    try:
+        [shard] = list_shards("memory://large")
+        found = {}
+        for part in range(parts):
+            with open_lease(Lease(shard=shard, part=part, parts=parts)) as reader:
+                found |= {f"{item.key}.jpg": item.image for item in reader if isinstance(item, Sample)}
+        assert found == images
+        # The headers, and all between them; each part its own; and pieces that reach beyond what is asked for.
+        assert sum(fetched) < 2.5 * len(data)
+        store.pipe_file("/large/a.tar", make_tar([("z.jpg", b"x" * 9_000), ("y.jpg", b"y" * 9_000)]))
+        with open_lease(Lease(shard=list_shards("memory://large")[0])) as reader:
+            assert [item.key for item in reader] == ["z", "y"], "another file has another index"
+    finally:
+        store.rm("/large", recursive=True)

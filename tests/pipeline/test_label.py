@@ -8,7 +8,8 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -16,6 +17,8 @@ import pytest
 from engine.corpus.catalogue import Shard, list_shards
 from engine.corpus.lease import Lease, plan_leases
 from engine.pipeline.label import LeaseWorker, count_in_flight
+from engine.run.plan import LabelPlan
+from engine.run.synthesis import SynthesisPlan
 from engine.storage import NoRoom
 from tests.corpus.hostile import make_corpus_tar, write_hostile_corpus
 
@@ -257,4 +260,19 @@ def test_a_killed_driver_of_several_concepts_resumes_to_the_same_files(
 )
 def test_a_worker_holds_a_second_lease_only_where_leases_are_many_and_short(size: int, leases: int, held: int) -> None:
     shard = Shard(url="/corpus/a.tar", name="a.tar", size=size, kind="tar")
-    assert count_in_flight([Lease(shard=shard)] * leases, ready=2) == held
+    plan: Any = SimpleNamespace(remaining=[Lease(shard=shard)] * leases, sized=LabelPlan.sized)
+    assert count_in_flight(plan, ready=2) == held
+    plan.sized = SynthesisPlan.sized
+    assert count_in_flight(plan, ready=2) == 1, "a shard of samples takes minutes, whatever its size"
+
+
+def test_a_shard_that_is_gone_fails_its_lease_at_once(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.pipeline.label.PATIENCE", (1000.0,))
+
+    def complete(lease: Lease, report: object) -> None:
+        raise FileNotFoundError("no such file: gone.tar")
+
+    worker = LeaseWorker.__new__(LeaseWorker)
+    worker._complete = complete  # type: ignore[assignment]
+    row = worker({"lease": [json.dumps(plan_leases(list_shards(str(corpus)))[0].to_json())]})
+    assert (row["fatal"], row["error"]) == ([False], ["FileNotFoundError: no such file: gone.tar"])

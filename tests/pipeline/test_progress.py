@@ -87,6 +87,14 @@ def test_reporting_twice_counts_once() -> None:
     assert [progress.labelled for progress in board.state()[0]] == [4]
 
 
+def test_the_board_forgets_leases_of_which_the_driver_knows_the_end() -> None:
+    board = Board()
+    for name in "abc":
+        board.report(LeaseProgress(lease_id=name, planned=1, labelled=1, quarantined=0, finished=True))
+    for settled, left in ((("a",), "bc"), ((), "bc"), (("c", "x"), "b")):
+        assert [progress.lease_id for progress in board.state(settled)[0]] == list(left)
+
+
 def test_the_board_counts_starts_that_came_to_nothing() -> None:
     board = Board()
     assert [board.starting("a"), board.starting("b"), board.starting("a")] == [0, 0, 1]

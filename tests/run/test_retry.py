@@ -20,7 +20,7 @@ from engine.run.directory import LabelRun, RunError, start_run
 from engine.run.fake import FakeLabeller, FakeSource
 from engine.run.plan import LabelPlan, plan_labelling
 from engine.run.shard import Labels, label_lease
-from engine.run.summary import Outcome
+from engine.run.summary import FAILURES_SHOWN, Outcome
 from schemas.receipt import Receipt
 from tests.corpus.hostile import draw_noise, encode, make_tar
 from tests.run.test_shard import SPEC
@@ -227,6 +227,15 @@ def test_the_summary_counts_as_new_what_this_start_has_looked_at(corpus: Path, t
     assert "2 in 4 s (0.5 images/s) after 0 s of loading, 10 before" in outcome.describe()
     assert outcome.failed(0.1) and not outcome.failed(0.2)
     assert not replace(outcome, receipts=plan.receipts).failed(0.0), "nothing is in quarantine"
+
+
+def test_the_summary_of_a_corpus_that_is_gone_names_some_of_the_leases(corpus: Path, tmp_path: Path) -> None:
+    plan = make_plan(corpus, tmp_path / "run")
+    failed = {f"{n:06d}": f"FileNotFoundError: {n}" for n in range(1000)}
+    lines = Outcome(plan=plan, receipts={}, failed_leases=failed).describe().splitlines()
+    shown = [line for line in lines if line.startswith("failed")]
+    assert shown[0] == "failed       000000: FileNotFoundError: 0"
+    assert shown[-1] == f"failed       and {1000 - FAILURES_SHOWN} more leases" and len(shown) == FAILURES_SHOWN + 1
 
 
 def test_the_summary_counts_the_flags_of_all_leases_the_most_first(corpus: Path, tmp_path: Path) -> None:

@@ -158,6 +158,14 @@ def test_an_image_the_labeller_fails_on_is_quarantined_alone(lease: Lease, tmp_p
     assert "Traceback" in rows[0]["traceback"]
 
 
+def test_a_shard_that_has_gone_is_an_error_and_not_one_bad_image(lease: Lease, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    gone = replace(lease, shard=replace(lease.shard, url=str(tmp_path / "gone.tar"), kind="tar"))
+    with pytest.raises(FileNotFoundError, match=r"gone\.tar"):
+        label_lease(gone, FakeLabeller("fake", SPEC), run)
+    assert run.find_receipt(gone) is None and not Path(run.quarantine_url(gone.id)).exists()
+
+
 def test_a_broken_labeller_quarantines_nothing(lease: Lease, tmp_path: Path) -> None:
     def broken(images: list[np.ndarray], keys: list[str]) -> list[Label]:
         raise RuntimeError("device lost")

@@ -150,7 +150,8 @@ def test_secrets_of_a_url_stay_out_of_everything_that_is_written_and_the_run_res
     receipt = label_lease(lease, FakeLabeller("fake", SPEC), plan.run)
     assert (receipt.labelled, receipt.failed) == (1, 1)
     gone = Lease(shard=Shard(url=server.replace("000000", "gone"), name="gone.tar", size=9, kind="tar"))
-    assert label_lease(gone, FakeLabeller("fake", SPEC), plan.run).quarantined == {"unreadable": 1}
+    with pytest.raises(FileNotFoundError):
+        label_lease(gone, FakeLabeller("fake", SPEC), plan.run)
     print(plan.describe())
 
     files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
