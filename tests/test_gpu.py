@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from engine.diffusion.model import load_model
-from engine.gpu import NoGpu, check_device
+from engine.gpu import GpuError, check_device
 from engine.miniature import model_path
 
 
@@ -17,7 +17,7 @@ def test_a_cpu_is_always_fine() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU that torch can use")
 def test_without_one_the_model_says_why_and_what_to_do() -> None:
     with pytest.raises(
-        NoGpu, match=r"torch .* cannot use the GPU \((Torch not compiled|Found no NVIDIA|The NVIDIA)"
+        GpuError, match=r"torch .* cannot use the GPU \((Torch not compiled|Found no NVIDIA|The NVIDIA)"
     ) as raised:
         load_model(model_path(), device="cuda")
     assert "deploy/README.md" in str(raised.value) and "CUDA_VISIBLE_DEVICES=" in str(raised.value)
@@ -29,6 +29,6 @@ def test_a_driver_that_is_too_old_is_told_of_in_one_line(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(torch.cuda, "init", fail)
     with pytest.raises(
-        NoGpu, match=r"\(The NVIDIA driver on your system is too old \(found version 12080\)\); install"
+        GpuError, match=r"\(The NVIDIA driver on your system is too old \(found version 12080\)\); install"
     ):
         check_device("cuda:1")

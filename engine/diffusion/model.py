@@ -199,7 +199,7 @@ def load_model(
 
     Raises:
         ModelError: missing parts or files that cannot be read.
-        NoGpu: the device is a GPU that torch cannot use.
+        GpuError: the device is a GPU that torch cannot use.
     """
     check_layout(folder)
     check_device(device)

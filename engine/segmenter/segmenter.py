@@ -45,7 +45,7 @@ class Segmenter:
 
     Raises:
         ValueError: a window or short side that the network cannot take.
-        NoGpu: the device is a GPU that torch cannot use.
+        GpuError: the device is a GPU that torch cannot use.
     """
 
     def __init__(
