@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from engine.corpus.decode import DecodeError, decode_image
+from engine.corpus.decode import FORMATS, DecodeError, decode_image
 from engine.labelling.png import png_to_array
 from engine.run.labelled import LabelledImage
 from schemas.label import Row
@@ -20,7 +20,8 @@ from schemas.label import Row
 COLUMNS = ("concept", "width", "height", "mask", "bbox", "area", "quality", "flags")
 LONGEST = 120
 """Of a part of a name; file systems take 255 bytes, and an ending comes yet."""
-_SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
+_SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp"}
+"""By PIL's name of the format: MPO is a JPEG that holds more pictures, such as a phone's depth map."""
 _ORIENTATION = 0x0112
 
 
@@ -182,14 +183,15 @@ def judgement_of(found: Object) -> dict[str, Any]:
 
 
 def _store_upright(data: bytes, pixels: np.ndarray) -> tuple[bytes, str]:
-    """The image as it is, or as a PNG if it is stored turned: not every reader turns it back."""
-    with Image.open(io.BytesIO(data)) as image:
-        suffix = _SUFFIXES[str(image.format)]
+    """The image as it is, or as a PNG if it is stored turned, which not every reader turns back, or in a format that
+    has no suffix."""
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        suffix = _SUFFIXES.get(str(image.format))
         try:
             turned = image.getexif().get(_ORIENTATION, 1) in range(2, 9)
         except Exception:  # broken EXIF, which `decode_image` does not heed either
             turned = False
-    if not turned:
+    if suffix and not turned:
         return data, suffix
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import shutil
 import sys
@@ -11,13 +12,14 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from PIL import Image
 
 from engine.export.coco import CocoWriter
 from engine.export.export import ExportOptions, export_labels
 from engine.export.formats import FORMATS
 from engine.export.item import safe_name
 from jobs.export import main
-from tests.export.prescribed import Case
+from tests.export.prescribed import Case, difficult_masks, write_run
 from tests.export.readers import read_coco, read_png
 from tests.segmenter.bright import write_tar
 
@@ -95,6 +97,31 @@ def test_a_shard_that_is_gone_is_counted_label_by_label(copied: Path, given: Giv
     exported = export_labels(str(copied), str(tmp_path / "out"), ExportOptions(format="png"), input_url=str(corpus))
     gone = [case for case in given.values() if case.shard == "000001" and case.key != "empty"]
     assert exported.left_out["label_without_image"] == len(gone)
+
+
+class Phone(Case):
+    """A photo as phones store it: a JPEG that holds a second picture."""
+
+    def encode(self) -> tuple[str, bytes]:
+        buffer = io.BytesIO()
+        picture = Image.fromarray(self.pixels)
+        picture.save(buffer, format="MPO", save_all=True, append_images=[picture.resize((8, 8))])
+        return "jpg", buffer.getvalue()
+
+
+def test_a_photo_that_holds_more_pictures_is_exported_as_the_jpeg_that_it_is(tmp_path: Path) -> None:
+    photo = Phone(shard="000000", key="photo", mask=difficult_masks()["disc"])
+    export_labels(str(write_run(tmp_path, [photo])), str(tmp_path / "out"), ExportOptions(format="png"))
+    assert (tmp_path / "out" / "images" / "000000" / "photo.jpg").read_bytes() == photo.encode()[1]
+
+
+def test_an_image_of_a_format_without_suffix_is_exported_as_png(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.export.item._SUFFIXES", {"PNG": ".png"})
+    photo = Phone(shard="000000", key="photo", mask=difficult_masks()["disc"])
+    export_labels(str(write_run(tmp_path, [photo])), str(tmp_path / "out"), ExportOptions(format="png"))
+    assert Image.open(tmp_path / "out" / "images" / "000000" / "photo.png").format == "PNG"
 
 
 @pytest.mark.parametrize("name", FORMATS)
