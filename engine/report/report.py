@@ -27,7 +27,7 @@ from engine.run.labelled import LabelledImage, LabelledRun, find_images, open_la
 from engine.run.names import to_folder
 from engine.run.plan import count_quarantined
 
-PICTURES_VERSION = 1
+PICTURES_VERSION = 2
 """Raised whenever the same label is drawn in another way: pictures that are there are not drawn again."""
 IMAGES = "images"
 AT_ONCE = 64
@@ -127,7 +127,7 @@ def _draw(
     # Where the mask says nothing, nothing was painted either.
     paintable = (place for place, row in zip(places, survey.worst, strict=True) if not USELESS & set(row["flags"]))
     painted = set(itertools.islice(paintable, options.backgrounds))
-    paths = {place: _path(run.manifest.hash, run.stage, options.side, place, place in painted) for place in places}
+    paths = {place: _path(run, options.side, place, place in painted) for place in places}
     there = _list_pictures(folder)
     pictures: dict[tuple[str, str], tuple[str, int]] = {}
 
@@ -167,9 +167,9 @@ def _batches(items: Iterator[LabelledImage]) -> Iterator[list[LabelledImage]]:
         yield batch
 
 
-def _path(fingerprint: str, stage: str, side: int, place: tuple[str, str], painted: bool) -> str:
+def _path(run: LabelledRun, side: int, place: tuple[str, str], painted: bool) -> str:
     """Where a picture lies, but for its ending: the same for the same label, drawn in the same way."""
-    facts = json.dumps([PICTURES_VERSION, fingerprint, stage, side, place, painted])
+    facts = json.dumps([PICTURES_VERSION, run.manifest.hash, run.concept, run.stage, side, place, painted])
     digest = hashlib.sha256(facts.encode()).hexdigest()
     return f"{IMAGES}/{digest[:2]}/{digest[2:26]}"
 

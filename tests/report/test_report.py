@@ -154,6 +154,17 @@ def test_decisions_on_one_concept_are_kept_apart_from_those_on_another(shown: li
     assert ids[0] != ids[1] == ids[2]
 
 
+def test_reports_of_two_concepts_in_one_folder_show_each_its_own_masks(shown: list[Case], tmp_path: Path) -> None:
+    case = shown[60]
+    run = write_run(tmp_path, [replace(case, concept="car"), replace(case, concept="dog", mask=~case.mask)])
+    pictures = []
+    for concept, folder in (("car", "both"), ("dog", "both"), ("dog", "alone")):
+        write_report(str(run), ReportOptions(), output=str(tmp_path / folder), concept=concept)
+        (row,) = read_data((tmp_path / folder / "data.js").read_text())["rows"]
+        pictures.append((tmp_path / folder / row[10]).read_bytes())
+    assert pictures[0] != pictures[1] == pictures[2]
+
+
 def test_a_report_says_of_what_kind_its_labels_are(run: Path, tmp_path: Path) -> None:
     options = ReportOptions(rows=2)
     assert write_report(str(run), options, output=str(tmp_path / "a")).kind == "refined"
