@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,8 @@ from engine.run.plan import count_quarantined
 PICTURES_VERSION = 2
 """Raised whenever the same label is drawn in another way: pictures that are there are not drawn again."""
 IMAGES = "images"
+_PICTURE = re.compile(r"\.?[0-9a-f]{24}\.[45]\.webp(\.[0-9a-f]{32}\.tmp)?")
+"""Names that a report makes: of pictures, and of what it was writing when it was killed."""
 AT_ONCE = 64
 
 Painter = Callable[[np.ndarray, str], np.ndarray | None]
@@ -175,10 +178,12 @@ def _path(run: LabelledRun, side: int, place: tuple[str, str], painted: bool) ->
 
 
 def _list_pictures(folder: str) -> set[str]:
+    """Those of this report and earlier ones; other files in their folders are somebody else's."""
     found = set()
     for number in range(256):
         below = f"{IMAGES}/{number:02x}"
-        found |= {f"{below}/{name}" for name in storage.list_names(storage.join(folder, below))}
+        names = storage.list_names(storage.join(folder, below))
+        found |= {f"{below}/{name}" for name in names if _PICTURE.fullmatch(name)}
     return found
 
 

@@ -76,6 +76,18 @@ def test_a_report_done_again_draws_nothing_twice_and_leaves_nothing_behind(run: 
     assert max(Image.open(tmp_path / row[10]).height for row in data["rows"]) <= 32
 
 
+def test_files_of_others_in_the_folders_of_pictures_stay(run: Path, tmp_path: Path) -> None:
+    others = [tmp_path / "images" / name for name in ("00/photo.jpg", "a7/photo.4.webp", "ff/.webp", "ff/0123.webp")]
+    half = tmp_path / "images" / "00" / f".{'0' * 24}.4.webp.{'0' * 32}.tmp"
+    for path in (*others, half):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"mine")
+    report(run, tmp_path, rows=5)
+    report(run, tmp_path, rows=2)
+    assert all(path.read_bytes() == b"mine" for path in others) and not half.exists()
+    assert len(list(tmp_path.rglob("*.[45].webp"))) == 2 + 1
+
+
 def test_a_painted_background_is_one_more_picture(run: Path, shown: list[Case], tmp_path: Path) -> None:
     asked = []
 
