@@ -35,7 +35,7 @@ class ReportJob:
     rows: int = 10_000
     """Labels in the gallery, at most: those of least quality. Numbers and histograms are of all."""
     side: int = 256
-    """Longer side of the pictures, pixels."""
+    """Longer side of the pictures, pixels; at most 4083, and 3263 with --backgrounds."""
     backgrounds: int = 0
     """Paint the background once more for so many labels, the worst ones: labels do not hold it. Takes the run's model,
     and as long as labelling them did."""

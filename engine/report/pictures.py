@@ -18,6 +18,8 @@ HEAT = 0.7
 QUALITY, EFFORT = 80, 3
 GAP = 16
 """Pixels between layers, a block of WebP's: colours of one layer must not bleed into the next."""
+WIDEST = 16383
+"""Pixels that a WebP may be wide."""
 
 
 def draw_layers(image: np.ndarray, row: dict[str, Any], side: int, background: np.ndarray | None = None) -> bytes:
@@ -56,6 +58,11 @@ def layer_size(width: int, height: int, side: int) -> tuple[int, int]:
     """Width and height of one layer of an image's picture; small images are not enlarged."""
     scale = min(1.0, side / max(height, width))
     return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def largest_side(layers: int) -> int:
+    """Side of the largest layers of which so many fit into a picture."""
+    return (WIDEST + GAP) // layers - GAP
 
 
 def shrink_mask(mask: np.ndarray, size: tuple[int, int]) -> Image.Image:

@@ -20,7 +20,7 @@ from engine.corpus.decode import DecodeError, decode_image
 from engine.corpus.lease import Lease
 from engine.labelling.label import USELESS
 from engine.report.page import DATA, pack_rows, render_data, render_page
-from engine.report.pictures import COLUMNS, draw_layers
+from engine.report.pictures import COLUMNS, draw_layers, largest_side
 from engine.report.survey import COLUMNS as SURVEYED
 from engine.report.survey import Survey, survey_rows
 from engine.run.directory import RunError
@@ -45,7 +45,7 @@ class ReportOptions:
 
     Attributes:
         rows: labels in the gallery, the worst ones.
-        side: of a picture, pixels.
+        side: of a picture, pixels; one file holds four pictures of a label, or five with its background.
         backgrounds: of so many labels, the worst ones, the painted background is shown, too.
     """
 
@@ -57,6 +57,10 @@ class ReportOptions:
         for name, least in (("rows", 1), ("side", 32), ("backgrounds", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        most = largest_side(5 if self.backgrounds else 4)
+        if self.side > most:
+            backgrounds = " with backgrounds" if self.backgrounds else ""
+            raise ValueError(f"side is {self.side}; it must be at most {most}{backgrounds}")
 
 
 @dataclass(frozen=True, kw_only=True)

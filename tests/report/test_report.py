@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from engine.report.page import render_data, render_page
-from engine.report.pictures import GAP
+from engine.report.pictures import GAP, largest_side
 from engine.report.report import ReportOptions, write_report
 from jobs.report import main
 from tests.export.prescribed import Case, write_run
@@ -103,6 +103,15 @@ def test_a_painted_background_is_one_more_picture(run: Path, shown: list[Case], 
     assert np.abs(strip[:, -30:].astype(int) - 200).max() < 8
 
 
+@pytest.mark.parametrize("layers", [4, 5])
+def test_the_largest_side_is_the_largest_that_a_webp_has_room_for(layers: int) -> None:
+    side = largest_side(layers)
+    fits, too_wide = ((width + GAP) * layers - GAP for width in (side, side + 1))
+    Image.new("RGB", (fits, 1)).save(io.BytesIO(), format="WEBP")
+    with pytest.raises(ValueError, match="encoding error 5"):
+        Image.new("RGB", (too_wide, 1)).save(io.BytesIO(), format="WEBP")
+
+
 def test_labels_whose_images_are_gone_stay_in_the_report(
     run: Path, shown: list[Case], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -145,6 +154,8 @@ def test_neither_page_nor_data_let_anything_out_of_its_quotes() -> None:
     [
         (["--run", "/nowhere"], "there is no /nowhere/run.json; run jobs/label.py with this --run first"),
         (["--run", "{run}", "--rows", "0"], "rows is 0; it must be at least 1"),
+        (["--run", "{run}", "--side", "4096"], "side is 4096; it must be at most 4083"),
+        (["--run", "{run}", "--side", "4083", "--backgrounds", "1"], "it must be at most 3263 with backgrounds"),
         (["--run", "{run}", "--input", "/nowhere"], "'/nowhere' does not exist"),
     ],
 )
