@@ -25,7 +25,8 @@ class Labels:
     """Which labels; not for onnx."""
 
     run: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
-    """The run directory, a folder or URL, with labels in it: of jobs/label.py, of jobs/predict.py, or RUN/synthetic."""
+    """The run directory, a folder or URL, with labels in it: of jobs/label.py or jobs/predict.py, or of
+    jobs/synthesize.py (RUN/synthetic)."""
     input: Annotated[str | None, tyro.conf.arg(metavar="CORPUS")] = None
     """The images that the labels are of. Default: where they were when they were labelled."""
     concept: Annotated[str | None, tyro.conf.arg(metavar="WORD")] = None

@@ -25,7 +25,8 @@ class ReportJob:
     """All settings of the job."""
 
     run: Annotated[str, tyro.conf.arg(metavar="DIR")]
-    """The run directory, a folder or URL, with labels in it: of jobs/label.py, of jobs/predict.py, or RUN/synthetic."""
+    """The run directory, a folder or URL, with labels in it: of jobs/label.py or jobs/predict.py, or of
+    jobs/synthesize.py (RUN/synthetic)."""
     input: Annotated[str | None, tyro.conf.arg(metavar="CORPUS")] = None
     """The images that the labels are of. Default: where they were when they were labelled."""
     output: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
@@ -72,7 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
             if count:
                 print(f"no picture  {count}: {reason.replace('_', ' ')}")
         print(f"to open     {storage.redact(report.url)}")
-        print(describe_next(f"report of {report.kind} labels", run=storage.absolute(job.run), one_of=job.concept))
+        after, run = f"report of {report.kind} labels", storage.absolute(job.run)
+        print(describe_next(after, run=run, one_of=job.concept, input_url=job.input))
         return 0
 
     return run_command(ReportJob, run, job="report", description=DESCRIPTION, arguments=arguments)

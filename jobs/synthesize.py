@@ -24,7 +24,7 @@ from engine.run.options import Running
 from engine.run.origin import find_origin
 from engine.run.source import SynthesizerSource
 from engine.run.summary import Outcome
-from engine.run.synthesis import SynthesisPlan, plan_synthesis
+from engine.run.synthesis import FOLDER, SynthesisPlan, plan_synthesis
 from engine.run.what_next import describe_next
 from engine.synthesis.spec import SynthesisSpec
 
@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None, *, source: SynthesizerSource | None
         print(f"samples      {storage.redact(storage.join(plan.run.url, 'images'))}/*.tar")
         print(outcome.describe(contact_sheet=_draw(plan, outcome)))
         if outcome.labelled and not outcome.failed_leases:
-            print(_next(plan))
+            print(_next(plan, options.origin.input))
         return int(outcome.failed(options.execution.max_failures))
 
     return run_command(Synthesize, run, job="synthesize", description=DESCRIPTION, arguments=arguments)
@@ -112,11 +112,10 @@ def _synthesize(plan: SynthesisPlan, workers: int | None) -> Outcome:
     return run_synthesis(plan, workers=workers, tell=functools.partial(print, flush=True))
 
 
-def _next(plan: SynthesisPlan) -> str:
-    output = plan.run.url
-    if output == storage.join(plan.origin.url, "synthetic"):
-        return describe_next("synthesize", run=plan.origin.url)
-    return describe_next("synthesize --output", output=output, images=storage.join(output, "images"))
+def _next(plan: SynthesisPlan, input_url: str | None) -> str:
+    if plan.run.url == storage.join(plan.origin.url, FOLDER):
+        return describe_next("synthesize", run=plan.origin.url, input_url=input_url)
+    return describe_next("synthesize --output", run=plan.run.url)
 
 
 def _draw(plan: SynthesisPlan, outcome: Outcome) -> str | None:

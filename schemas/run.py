@@ -6,9 +6,11 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 RUN_SCHEMA_VERSION = 1
+
+Kind = Literal["labels", "synthetic images", "predictions"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,13 @@ class RunManifest:
         """16 hex digits over the fingerprint's fields."""
         text = json.dumps(self.fingerprint, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def kind(self) -> Kind:
+        """What the run makes: labels of a corpus, images with their labels, or labels by a segmenter."""
+        if "synthesis.version" in self.fingerprint:
+            return "synthetic images"
+        return "predictions" if "segmenter_weights" in self.fingerprint else "labels"
 
     def differences(self, other: RunManifest) -> list[str]:
         """Each fingerprint field that differs, as ``name: value here -> value in other``, sorted by name."""

@@ -116,7 +116,7 @@ def write_report(
     page = storage.join(folder, "index.html")
     storage.atomic_put(render_page(f"{run.concept}: labels"), page)
     _sweep(folder, {path for path, _ in pictures.values()})
-    kind = "synthetic" if "synthesis.version" in run.manifest.fingerprint else run.stage
+    kind = "synthetic" if run.manifest.kind == "synthetic images" else run.stage
     return Report(url=page, labels=survey.count, shown=len(survey.worst), missing=missing, kind=kind)
 
 

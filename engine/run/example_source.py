@@ -80,27 +80,30 @@ def find_masked(corpus: str, concept: str, run_url: str | None = None) -> Exampl
 
 
 def find_corpus(run_url: str, labelled: RunManifest, labels: Labels, input_url: str | None) -> ExampleSource:
-    """The corpus of a run, with the labels asked for.
+    """The corpus of a run, with the labels asked for; that of a synthetic set is the images that it has made.
 
     Args:
         labelled: the run's manifest.
-        input_url: where the corpus is, if it is no longer where it was labelled.
+        input_url: where the corpus is, if it is no longer where it was labelled, or made.
 
     Raises:
         ValueError: no such corpus or labels; the message says what to do.
     """
-    where = input_url or find_corpus_url(labelled)
+    made = labelled.kind == "synthetic images"
+    where = input_url or (storage.join(run_url, "images") if made else find_corpus_url(labelled))
     if where is None:
         raise RunError(f"{storage.redact(run_url)} does not say where its corpus is; give --input")
     try:
         concept = str(labelled.fingerprint.get("concept"))
         shards = list_shards(storage.absolute(find_input(where, concept)))
     except CorpusError as error:
-        hint = "" if input_url else " (the corpus that the run labelled; name it with --input if it has moved)"
+        what = "what the run made" if made else "the corpus that the run labelled"
+        hint = "" if input_url else f" ({what}; name it with --input if it has moved)"
         raise RunError(f"{error}{hint}") from error
     if labels == "truth":
         return find_masked(where, concept, run_url)
-    leases = plan_leases(shards)
+    # A shard that was made is one lease, whatever its size, which is not known when it is planned.
+    leases = [Lease(shard=shard) for shard in shards] if made else plan_leases(shards)
     # Refined labels hold M_pre as well, of all images; the folder of preliminary ones may hold a sample's only.
     for stage in ("refined", "preliminary") if labels == "preliminary" else ("refined",):
         receipts = read_receipts(run_url, stage)
@@ -108,7 +111,8 @@ def find_corpus(run_url: str, labelled: RunManifest, labels: Labels, input_url: 
             break
     else:
         raise NothingToLearn(f"{storage.redact(run_url)} has no {labels} labels; {FIRST}")
-    check_corpus(leases, receipts, run_url)
+    if not made:
+        check_corpus(leases, receipts, run_url)
     _check_receipts(receipts, labelled, run_url)
     own = _choose_labelled(leases, receipts)
     if not own:
@@ -129,26 +133,10 @@ def find_synthetic(run_url: str) -> tuple[ExampleSource, RunManifest]:
     url = storage.join(run_url, "synthetic")
     first = "run jobs/synthesize.py with this --run first, or leave out --synthetic"
     manifest = read_manifest(url, first=first)
-    receipts = read_receipts(url, "refined")
-    _check_receipts(receipts, manifest, url)
-    try:
-        shards = list_shards(storage.join(url, "images"))
-    except CorpusError as error:
-        raise NothingToLearn(f"{error} {first}") from error
-    # A shard is a lease there, whatever its size.
-    leases = [lease for lease in (Lease(shard=shard) for shard in shards) if lease.id in receipts]
-    if not leases:
+    if not read_receipts(url, "refined"):
         raise NothingToLearn(f"{storage.redact(url)} holds no finished shard; {first}")
-    source = ExampleSource(
-        name="synthetic",
-        labels="refined",
-        labels_url=storage.join(url, STAGE_FOLDERS["refined"]),
-        leases=leases,
-        digest=_digest(leases, receipts),
-        count=sum(receipts[lease.id].labelled for lease in leases),
-        unlabelled=len(shards) - len(leases),
-    )
-    return source, manifest
+    source = find_corpus(url, manifest, "refined", storage.join(url, "images"))
+    return replace(source, name="synthetic"), manifest
 
 
 def _choose_labelled(leases: Sequence[Lease], receipts: Mapping[str, Receipt]) -> list[Lease]:

@@ -10,8 +10,8 @@ from engine import storage
 from engine.corpus.lease import Lease
 from engine.corpus.reader import open_lease
 from engine.corpus.sample import Sample
-from engine.run.directory import FIRST, STAGE_FOLDERS, RunError, find_corpus_url, read_manifest, read_receipts
-from engine.run.example_source import find_corpus, find_synthetic
+from engine.run.directory import FIRST, STAGE_FOLDERS, RunError, read_manifest, read_receipts
+from engine.run.example_source import find_corpus
 from engine.segmenter.examples import Row, read_rows
 from schemas.receipt import Receipt
 from schemas.run import RunManifest
@@ -113,9 +113,6 @@ def find_images(run: LabelledRun, input_url: str | None) -> list[Lease]:
     Raises:
         ValueError: no such corpus, or another one.
     """
-    parent, _, folder = run.url.rpartition("/")
-    if input_url is None and folder == "synthetic" and find_corpus_url(run.manifest) is None:
-        return find_synthetic(parent)[0].leases
     # Of whatever stage: "preliminary" stands for refined labels, too.
     return find_corpus(run.url, run.manifest, "preliminary", input_url).leases
 

@@ -24,7 +24,7 @@ AFTER: dict[str, tuple[tuple[str, str], ...]] = {
         ("train --run {run} --labels preliminary", "train a segmentation model on them"),
     ),
     "synthesize": (("train --run {run} --synthetic", "train a segmentation model on images and samples"),),
-    "synthesize --output": (("report --run {output} --input {images}", "look at the samples"),),
+    "synthesize --output": (("report --run {run}", "look at the samples"),),
     "train": (
         ("predict --model {model} --input IMAGES --output MASKS", "segment any images"),
         ("export --model {model} --output {concept}.onnx", "use it without PyTorch"),
@@ -66,12 +66,13 @@ NOT_FOR_SEVERAL = "synthesize "
 """Beginning of what such a run cannot be given to."""
 
 
-def describe_next(after: str, *, one_of: str | None = None, **values: str) -> str:
+def describe_next(after: str, *, one_of: str | None = None, input_url: str | None = None, **values: str) -> str:
     """Lines that name the commands.
 
     Args:
         after: a key of `AFTER`.
         one_of: where the run is of several concepts, one to name.
+        input_url: where the run's images lie, if it is not where the run says.
         values: of the names in its commands.
     """
     quoted = {name: shlex.quote(storage.redact(value)) for name, value in values.items()}
@@ -79,8 +80,12 @@ def describe_next(after: str, *, one_of: str | None = None, **values: str) -> st
     for command, purpose in AFTER[after]:
         if one_of and command.startswith(NOT_FOR_SEVERAL):
             continue
-        only = f" --concept {shlex.quote(one_of)}" if one_of and command.startswith(FOR_ONE) else ""
-        commands.append((_name(command.format(**quoted) + only), purpose))
+        command_line = command.format(**quoted)
+        if input_url and "--run {run}" in command:
+            command_line += f" --input {shlex.quote(storage.redact(input_url))}"
+        if one_of and command.startswith(FOR_ONE):
+            command_line += f" --concept {shlex.quote(one_of)}"
+        commands.append((_name(command_line), purpose))
     width = max(len(command) for command, _ in commands)
     return _align([f"{command:<{width}}    # {purpose}" for command, purpose in commands])
 

@@ -62,7 +62,7 @@ def test_every_example_of_the_help_is_understood() -> None:
 
 
 def test_every_command_that_a_job_ends_with_is_understood() -> None:
-    values = dict.fromkeys(("run", "model", "output", "images"), "/some/place") | {"concept": "car"}
+    values = dict.fromkeys(("run", "model", "output"), "/some/place") | {"concept": "car"}
     for commands in AFTER.values():
         for command, _ in commands:
             job, _, options = command.format(**values).partition(" ")

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from engine.run.synthesis import plan_synthesis, synthesize_shard
 from engine.synthesis.spec import SynthesisSpec
 from jobs.synthesize import main
 from schemas.run import RunManifest
+from tests.jobs.parse import find_commands
 from tests.run.origins import SPEC, start_origin
 
 
@@ -38,9 +41,9 @@ def run_job(*arguments: object) -> int:
     return main([*map(str, arguments)], source=FakeSource())
 
 
-def finish(run: Path, spec: SynthesisSpec) -> None:
+def finish(run: Path, spec: SynthesisSpec, output: Path | None = None) -> None:
     """Makes the set here and now, as workers would."""
-    plan = plan_synthesis(find_origin(str(run), source=FakeSource()), spec)
+    plan = plan_synthesis(find_origin(str(run), source=FakeSource()), spec, output=output and str(output))
     start_run(plan.run.url, plan.manifest)
     for lease in plan.remaining:
         synthesize_shard(lease, FakeSynthesizer("fake", SPEC, spec), spec, plan.run, plan.starts)
@@ -61,6 +64,62 @@ def test_a_finished_set_says_so_without_ray_and_draws_its_sheet(run: Path, capsy
     assert run_job("--run", run, "--count", 10) == 0
     assert "10, everything was done already" in capsys.readouterr().out
     assert (run / "synthetic" / "contact_sheet.png").exists()
+
+
+def follow(said: str) -> str:
+    """Runs the one command that a job has printed as the next; its name."""
+    ((job, arguments),) = find_commands(said)
+    assert import_module(f"jobs.{job}").main(arguments) == 0
+    return job
+
+
+@pytest.mark.parametrize("output", ["run/vivid", "run/synthetic", "elsewhere"])
+@pytest.mark.parametrize("images", [None, "moved"])
+def test_a_set_is_reported_and_exported_wherever_it_and_its_images_lie(
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    output: str,
+    images: str | None,
+) -> None:
+    finish(run, SynthesisSpec(count=10), tmp_path / output)
+    os.truncate(tmp_path / output / "images" / "000000.tar", 65 << 20)  # a corpus's tar would be two leases
+    monkeypatch.chdir(tmp_path)
+    Path("review.csv").write_text("shard,key,decision\n")
+    if images:
+        (tmp_path / output / "images").rename(images)
+    given = ["--input", images] if images else []
+    assert import_module("jobs.report").main(["--run", output, *given]) == 0
+    out = capsys.readouterr().out
+    assert "labels      10, the worst 10" in out and "no picture" not in out
+    assert follow(out) == "export"
+    assert "exported    10 images with masks, 2 of them" in capsys.readouterr().out
+
+
+def test_the_report_that_ends_a_synthesis_elsewhere_finds_its_images(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finish(run, SynthesisSpec(count=10), run / "vivid")
+    assert run_job("--run", run, "--count", 10, "--output", run / "vivid") == 0
+    assert follow(capsys.readouterr().out) == "report"
+
+
+def test_the_training_that_follows_is_told_where_the_corpus_lies_now(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finish(run, SynthesisSpec(count=10))
+    moved = (run.parent / "corpus").rename(run.parent / "moved")
+    assert run_job("--run", run, "--count", 10, "--input", moved) == 0
+    ((job, arguments),) = find_commands(capsys.readouterr().out)
+    assert import_module(f"jobs.{job}").main([*arguments, "--dry-run"]) == 0
+
+
+def test_the_images_of_a_set_that_are_gone_are_asked_for(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    finish(run, SynthesisSpec(count=10))
+    (run / "synthetic" / "images").rename(run / "moved")
+    assert import_module("jobs.report").main(["--run", str(run / "synthetic")]) == 2
+    assert "what the run made; name it with --input if it has moved" in capsys.readouterr().err
 
 
 def test_other_settings_are_refused_by_name(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

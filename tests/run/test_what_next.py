@@ -47,3 +47,10 @@ def test_of_several_concepts_one_is_named_where_a_job_takes_one_at_a_time(job: s
     for line in lines:
         alone = any(word in line for word in ("report.py", "--review", "preliminary"))
         assert ("--concept 'fire truck'" in line) == alone
+
+
+def test_commands_that_read_the_images_of_a_run_name_where_they_lie_now() -> None:
+    train, export = describe_next("report of refined labels", run="/run", input_url="/moved/*.tar").splitlines()
+    assert "--run /run --review review.csv --input '/moved/*.tar'" in train and "--input '/moved/*.tar'" in export
+    predict, *_ = describe_next("train", model="/model", concept="car", input_url="/moved").splitlines()
+    assert "/moved" not in predict
