@@ -70,13 +70,18 @@ def find_origin(
         unfinished: take a run whose m′ is still to be made as one without.
 
     Raises:
-        RunError: no run, no such concept, no finished m′, another version of the method, or a model or m′ that has
-            changed since.
+        RunError: no run of jobs/label.py, no such concept, no finished m′, another version of the method, or a model or
+            m′ that has changed since.
         ValueError: the model is missing or unusable.
     """
     url = storage.absolute(url)
     shown = storage.redact(url)
     manifest = read_manifest(url)
+    if manifest.kind != "labels":
+        raise RunError(
+            f"{shown} holds {manifest.kind}; --backgrounds, --study and jobs/synthesize.py are for runs of "
+            "jobs/label.py, whose model they need"
+        )
     several, own = (manifest.fingerprint.get(name) for name in ("concepts", "concept"))
     if several and concept is None:
         raise RunError(f"{shown} is a run of several concepts ({own}); name one of them with --concept")

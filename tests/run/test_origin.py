@@ -82,6 +82,17 @@ def test_an_unfinished_concept_and_a_missing_run_are_refused_with_the_way_out(tm
         find_origin(str(tmp_path / "nowhere"), source=FakeSource())
 
 
+@pytest.mark.parametrize(
+    ("fields", "kind"), [({"synthesis.version": 1}, "synthetic images"), ({"segmenter_weights": "0"}, "predictions")]
+)
+def test_what_no_diffusion_model_has_labelled_is_refused_by_what_it_is(
+    tmp_path: Path, fields: dict[str, object], kind: str
+) -> None:
+    start_run(str(tmp_path), RunManifest(fingerprint={"concept": "car", **fields}))
+    with pytest.raises(RunError, match=rf"holds {kind}; --backgrounds, .* are for runs of jobs/label\.py"):
+        find_origin(str(tmp_path))
+
+
 def test_a_model_that_has_changed_since_is_refused(tmp_path: Path) -> None:
     start_origin(tmp_path)
     with pytest.raises(RunError, match=r"model_weights: fake -> other.*--model"):
