@@ -21,7 +21,7 @@ from engine.evaluation.rows import EvaluationError, find_labels
 from engine.run.command import run_command
 from engine.run.directory import find_corpus_url, find_input, read_manifest
 from engine.run.names import to_folder
-from engine.run.options import Int
+from engine.run.options import Int, Moved
 from engine.run.what_next import describe_next
 
 
@@ -64,18 +64,6 @@ class Studies:
     features: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """A feature network, an ONNX file, for FID and KID of guidance. miniature: the one that comes with the project,
     which knows miniature scenes only."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Moved:
-    """Where a study finds the run's models, if not where the run found them."""
-
-    model: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
-    """Where the model lies now."""
-    revision: Annotated[str | None, tyro.conf.arg(metavar="REV")] = None
-    """Branch, tag or commit of a hub id."""
-    adapter: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
-    """Where the --adapter of the run lies now."""
 
 
 @dataclass(frozen=True, kw_only=True)

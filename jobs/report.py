@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine import storage
 from engine.run.command import run_command
+from engine.run.options import Moved
 from engine.run.what_next import describe_next
 
 if TYPE_CHECKING:
@@ -38,10 +39,9 @@ class ReportJob:
     side: int = 256
     """Longer side of the pictures, pixels; at most 4083, and 3263 with --backgrounds."""
     backgrounds: int = 0
-    """Paint the background once more for so many labels, the worst ones: labels do not hold it. Takes the run's model,
-    and as long as labelling them did."""
-    model: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
-    """Where the run's model lies now, for --backgrounds."""
+    """Paint the background once more for so many labels of jobs/label.py, the worst ones: labels do not hold it. Takes
+    the run's model, and as long as labelling them did."""
+    moved: Moved
 
 
 DESCRIPTION = """Writes RUN/report/index.html: numbers, histograms, and all labels, the worst first, to look at and to
@@ -64,6 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
         from engine.report.report import ReportOptions, write_report
 
         options = ReportOptions(rows=job.rows, side=job.side, backgrounds=job.backgrounds)
+        if job.moved != Moved() and not job.backgrounds:
+            raise ValueError("--model, --revision and --adapter are for --backgrounds; give it, too, or leave them out")
         painter = _painter(job) if job.backgrounds else None
         report = write_report(
             job.run, options, input_url=job.input, output=job.output, concept=job.concept, painter=painter
@@ -87,7 +89,7 @@ def _painter(job: ReportJob) -> Painter:
     from engine.report.backgrounds import make_painter
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return make_painter(job.run, concept=job.concept, model=job.model, device=device)
+    return make_painter(job.run, concept=job.concept, device=device, **vars(job.moved))
 
 
 if __name__ == "__main__":

@@ -10,17 +10,25 @@ from engine.report.report import Painter
 from engine.run.origin import find_origin
 
 
-def make_painter(run: str, *, concept: str | None = None, model: str | None = None, device: str = "cpu") -> Painter:
+def make_painter(
+    run: str,
+    *,
+    concept: str | None = None,
+    model: str | None = None,
+    revision: str | None = None,
+    adapter: str | None = None,
+    device: str = "cpu",
+) -> Painter:
     """What paints as the run painted, with its model and its noise.
 
     Args:
         concept: of a run of several, the one that is painted over.
-        model: where the model lies now, if elsewhere than when the run started.
+        model, revision, adapter: where these lie now, if elsewhere than when the run started.
 
     Raises:
         ValueError: no run of a diffusion model, or a model that cannot be used.
     """
-    origin = find_origin(run, concept=concept, model=model)
+    origin = find_origin(run, concept=concept, model=model, revision=revision, adapter=adapter)
     weights = storage.read_bytes(origin.weights) if origin.weights else None
     labeller = Labeller(origin.source.load(device=device), origin.spec, weights=weights, keep_backgrounds=True)
 

@@ -84,6 +84,18 @@ class Model:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Moved:
+    """Where the models of the run lie now, if not where the run found them."""
+
+    model: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
+    """Where the model lies now."""
+    revision: Annotated[str | None, tyro.conf.arg(metavar="REV")] = None
+    """Branch, tag or commit of a hub id."""
+    adapter: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
+    """Where the --adapter of the run lies now."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Method:
     """Settings that change the labels; they are part of the run's fingerprint."""
 

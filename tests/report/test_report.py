@@ -156,6 +156,7 @@ def test_neither_page_nor_data_let_anything_out_of_its_quotes() -> None:
         (["--run", "{run}", "--rows", "0"], "rows is 0; it must be at least 1"),
         (["--run", "{run}", "--side", "4096"], "side is 4096; it must be at most 4083"),
         (["--run", "{run}", "--side", "4083", "--backgrounds", "1"], "it must be at most 3263 with backgrounds"),
+        (["--run", "{run}", "--model", "miniature"], "--model, --revision and --adapter are for --backgrounds"),
         (["--run", "{run}", "--input", "/nowhere"], "'/nowhere' does not exist"),
     ],
 )
@@ -165,6 +166,22 @@ def test_wrong_usage_is_one_sentence(
     assert main([*(option.format(run=run) for option in options), "--output", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_models_of_backgrounds_are_looked_for_where_they_lie_now(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {}
+
+    def find(run: str, **given: str | None) -> None:
+        asked.update(given)
+        raise ValueError("there is none")
+
+    monkeypatch.setattr("engine.report.backgrounds.find_origin", find)
+    moved = {"model": "some/model", "revision": "v1", "adapter": "/moved"}
+    options = [part for name, value in moved.items() for part in (f"--{name}", value)]
+    assert main(["--run", str(run), "--backgrounds", "1", *options]) == 2
+    assert asked == {"concept": None, **moved}
 
 
 def test_decisions_on_one_concept_are_kept_apart_from_those_on_another(shown: list[Case], tmp_path: Path) -> None:
