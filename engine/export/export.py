@@ -12,6 +12,7 @@ from engine import storage
 from engine.export.folder import DONE, Folder
 from engine.export.formats import open_writer
 from engine.export.item import COLUMNS, Unusable, make_item
+from engine.export.names import Names
 from engine.labelling.label import USELESS, check_flags
 from engine.run.example_source import name_concepts
 from engine.run.labelled import LabelledRun, find_images, open_labelled, read_labelled
@@ -88,6 +89,7 @@ def export_labels(
     tally: Counter[str] = Counter()
     shown: Counter[str] = Counter(dict.fromkeys(run.concepts, 0))
     count = empty = 0
+    names = Names()
 
     unmet = set(options.review)
 
@@ -104,7 +106,7 @@ def export_labels(
         writer = open_writer(options.format, folder, run.concepts, polygons=options.polygons)
         for labelled in read_labelled(run, leases, COLUMNS, tally, wanted):
             try:
-                item = make_item(labelled, run.concepts)
+                item = make_item(labelled, run.concepts, names)
             except Unusable as reason:
                 tally[str(reason)] += len(labelled.rows)
                 continue

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -13,13 +11,12 @@ import numpy as np
 from PIL import Image
 
 from engine.corpus.decode import FORMATS, DecodeError, decode_image
+from engine.export.names import Names
 from engine.labelling.png import png_to_array
 from engine.run.labelled import LabelledImage
 from schemas.label import Row
 
 COLUMNS = ("concept", "width", "height", "mask", "bbox", "area", "quality", "flags")
-LONGEST = 120
-"""Of a part of a name; file systems take 255 bytes, and an ending comes yet."""
 _SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp"}
 """By PIL's name of the format: MPO is a JPEG that holds more pictures, such as a phone's depth map."""
 _ORIENTATION = 0x0112
@@ -55,7 +52,8 @@ class Item:
     """An image and what is labelled in it.
 
     Attributes:
-        name: SHARD/KEY, of letters, digits, ``-``, ``_`` and ``~`` alone: unique, and fit for any file system.
+        name: SHARD/KEY, of letters, digits, ``-``, ``_`` and ``~`` alone: unique whatever their case, and fit for any
+            file system.
         suffix: of the image's file, with its dot.
         image: encoded, and stored upright.
         concepts: of the export; one without a label is in none of the following.
@@ -103,11 +101,12 @@ class Writer(Protocol):
         """Writes what comes after the last one."""
 
 
-def make_item(labelled: LabelledImage, concepts: Sequence[str]) -> Item:
+def make_item(labelled: LabelledImage, concepts: Sequence[str], names: Names) -> Item:
     """Decodes image and masks.
 
     Args:
         concepts: of the export, in order.
+        names: of the export; gives the item its own.
 
     Raises:
         Unusable: the image or a mask is damaged, or they are of different sizes. Of several masks one is enough:
@@ -129,7 +128,7 @@ def make_item(labelled: LabelledImage, concepts: Sequence[str]) -> Item:
     )
     image, suffix = _store_upright(labelled.image, pixels)
     return Item(
-        name=f"{safe_name(labelled.shard.removesuffix('.tar'))}/{safe_name(labelled.key)}",
+        name=names.name(labelled.shard, labelled.key),
         suffix=suffix,
         shard=labelled.shard,
         key=labelled.key,
@@ -157,16 +156,6 @@ def _make_object(row: Row, number: int, shape: tuple[int, ...]) -> Object:
         quality=row["quality"] or 0.0,
         flags=list(row["flags"]),
     )
-
-
-def safe_name(text: str) -> str:
-    """The text with all but letters, digits, ``-`` and ``_`` written as ``~`` and hexadecimal digits; no two alike."""
-    name = re.sub(r"[^A-Za-z0-9_-]", lambda match: "".join(f"~{byte:02X}" for byte in match[0].encode()), text)
-    if name.lower() in ("images", "labels"):  # YOLO finds a label's file by replacing one with the other
-        name = f"~{ord(name[0]):02X}{name[1:]}"
-    if len(name) > LONGEST:
-        name = f"{name[:LONGEST]}~{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-    return name or "~"
 
 
 def facts_of(item: Item) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from PIL import Image
 from engine.export.coco import CocoWriter
 from engine.export.export import ExportOptions, export_labels
 from engine.export.formats import FORMATS
-from engine.export.item import safe_name
+from engine.export.names import safe_name
 from jobs.export import main
 from tests.export.prescribed import Case, difficult_masks, write_run
 from tests.export.readers import read_coco, read_png
@@ -203,6 +203,19 @@ def test_names_of_files_are_safe_short_and_never_alike() -> None:
     assert len(set(names)) == len(keys)
     assert all(0 < len(name) < 150 and set(name) <= set(ALLOWED) for name in names)
     assert safe_name("dog-0001_b") == "dog-0001_b"
+    devices = {"con", "NUL", "Com1"}
+    assert not devices & {safe_name(name) for name in devices}
+
+
+def test_names_differ_where_case_does_not_count_and_only_those_that_would_not_are_changed(tmp_path: Path) -> None:
+    mask = difficult_masks()["disc"]
+    places = [("A", "IMG_1"), ("A", "Img_1"), ("A", "img_1"), ("A", "Other"), ("B", "IMG_1"), ("a", "IMG_1")]
+    run = write_run(tmp_path, [Case(shard=shard, key=key, mask=mask) for shard, key in places])
+    export_labels(str(run), str(tmp_path / "out"), ExportOptions(format="png"))
+    paths = {path.relative_to(tmp_path / "out" / "images") for path in (tmp_path / "out" / "images").rglob("*.png")}
+    assert len({str(path).lower() for path in paths}) == len(paths) == len(places)
+    assert {str(path) for path in paths if "~" not in str(path)} == {"A/IMG_1.png", "A/Other.png", "B/IMG_1.png"}
+    assert read_png(tmp_path / "out").keys() == {(f"{shard}.tar", key) for shard, key in places}
 
 
 ALLOWED = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_~"
