@@ -58,8 +58,9 @@ class Item:
         image: encoded, and stored upright.
         concepts: of the export; one without a label is in none of the following.
         objects: at least one, in the order of their numbers.
-        left_out: what labels say that are not to be exported, but for `absent`, the concepts whose label that is not to
-            be exported says that they are not to be seen.
+        left_out: what labels say that are not to be exported, and that found anything.
+        absent: concepts whose label, which is not to be exported, says that they are not to be seen; of one whose mask
+            came out empty for another reason nothing is known.
     """
 
     name: str
@@ -136,7 +137,7 @@ def make_item(labelled: LabelledImage, concepts: Sequence[str], names: Names) ->
         concepts=tuple(concepts),
         objects=objects,
         left_out=left_out,
-        absent=tuple(concept for concept in labelled.others if concept not in marked),
+        absent=tuple(concept for concept, row in labelled.others.items() if "absent" in row["flags"]),
     )
 
 

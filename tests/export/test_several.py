@@ -131,6 +131,21 @@ def test_in_class_maps_what_was_left_out_is_neither_background_nor_object(
             np.testing.assert_array_equal(maps[shard, key], expected, err_msg=key)
 
 
+def test_a_mask_that_came_out_empty_does_not_say_that_the_concept_is_absent(
+    copied: Path, seen: Seen, tmp_path: Path
+) -> None:
+    missed = ("truck", CAR)
+    change_rows(copied, lambda row: {**row, "flags": ["empty"]} if (row["key"], row["concept"]) == missed else row)
+    export_labels(str(copied), str(tmp_path / "png"), ExportOptions(format="png"))
+    place = place_of(seen, "truck")
+    expected = np.where(seen[(*place, TRUCK)].mask, 1, 255)
+    np.testing.assert_array_equal(read_maps("png", tmp_path / "png")[place], expected)
+    export_labels(str(copied), str(tmp_path / "tars"), ExportOptions(format="webdataset"))
+    with open_lease(Lease(shard=list_shards(str(tmp_path / "tars" / "*.tar"))[0]), masks=True) as samples:
+        (found,) = (s for s in samples if isinstance(s, Sample) and s.metadata["key"] == "truck")
+    assert found.masks.keys() == {TRUCK}
+
+
 def read_maps(name: str, out: Path) -> dict[tuple[str, str], np.ndarray]:
     if name == "png":
         with (out / "labels.csv").open(newline="") as file:
