@@ -19,6 +19,9 @@ from engine.run.plan import LabelPlan, plan_run
 from engine.run.shard import Labels
 from engine.segmenter.files import read_files
 
+CLASSES_VERSION = 2
+"""Raised whenever the same segmenter of several concepts labels differently, so that no run holds both."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionSpec:
@@ -44,7 +47,7 @@ class PredictionSpec:
         """Everything of this spec that a run's fingerprint covers, as JSON values."""
         values = asdict(self)
         several = list(values.pop("concepts"))
-        return {**values, "concepts": several} if several else values
+        return {**values, "concepts": several, "classes_version": CLASSES_VERSION} if several else values
 
 
 @dataclass(frozen=True, kw_only=True)

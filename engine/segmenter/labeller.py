@@ -18,7 +18,8 @@ class SegmenterLabeller:
     The heatmap is its probability and the preliminary mask where that is above one half, both at the size that the
     network sees. The quality is the IoU to be expected if the probability is right, and 0 of a mask that is empty or
     everything. Of several concepts each has its own label; its masks are where it is more probable than the others and
-    the background.
+    the background, and one that is so nowhere is absent: all pixels are something else's. Of one concept alone an empty
+    mask is no more than that.
     """
 
     def __init__(self, segmenter: Segmenter) -> None:
@@ -38,10 +39,11 @@ class SegmenterLabeller:
 
     def _label_each(self, small: np.ndarray, height: int, width: int) -> list[Label]:
         coarse, classes = probability_to_mask(small), probability_to_mask(enlarge_probability(small, height, width))
-        return [
+        found = [
             replace(self._label(small[number], coarse == number, classes == number), concept=concept)
             for number, concept in enumerate(self.segmenter.concepts, 1)
         ]
+        return [label if label.mask.any() else replace(label, flags=["absent"]) for label in found]
 
     def _label(self, probability: np.ndarray, coarse: np.ndarray, mask: np.ndarray) -> Label:
         flags = mask_flags(mask, one_mode=False)

@@ -87,6 +87,20 @@ def test_predictions_are_a_row_for_each_image_and_concept_and_class_maps(
         assert (classes == draw_scene(number)[1]).mean() > 0.9
 
 
+def test_images_that_show_one_of_the_concepts_are_learned_from_where_predictions_are_the_labels(
+    model: Path, corpus: Path, tmp_path: Path
+) -> None:
+    prediction = plan_prediction(model=str(model), input_url=str(corpus), output_url=str(tmp_path))
+    start_run(prediction.run.url, prediction.manifest)
+    labeller = prediction.source.build(prediction.spec, device="cpu")
+    for lease in prediction.leases:
+        label_lease(lease, labeller, prediction.run)
+    tally: Counter[str] = Counter()
+    examples = list(read_task(plan(tmp_path), tally))
+    assert tally == {"corpus.used": 12}
+    assert {tuple(np.unique(example.mask)) for example in examples} == {(0, 1), (0, 2), (0, 1, 2)}
+
+
 def test_some_of_a_run_s_concepts_can_be_learned_by_themselves(run: Path) -> None:
     task = plan(run, concept="dog")
     assert (task.concept, task.concepts, task.url) == ("dog", (), str(run / "segmenter-dog"))

@@ -143,7 +143,7 @@ def test_a_label_of_each_concept_has_its_class_and_no_pixel_is_in_two() -> None:
     assert [label.concept for label in both] == list(CONCEPTS)
     for number, label in enumerate(both, 1):
         assert np.array_equal(label.mask, draw_scene(2)[1] == number) and label.quality > 0.9
-    assert only_car[0].flags == [] and only_car[1].flags == ["empty"] and only_car[1].quality == 0
+    assert only_car[0].flags == [] and only_car[1].flags == ["absent"] and only_car[1].quality == 0
 
 
 def test_a_mask_of_everything_is_worth_nothing() -> None:
@@ -151,7 +151,7 @@ def test_a_mask_of_everything_is_worth_nothing() -> None:
     image[:] = draw_scene(2)[0][draw_scene(2)[1] == 1].mean(0)
     ((whole, rest),) = SegmenterLabeller(Segmenter(Colours(), CONFIG))([image], ["a"])
     assert "full" in whole.flags and whole.quality == 0
-    assert "empty" in rest.flags and rest.quality == 0
+    assert rest.flags == ["absent"] and rest.quality == 0
 
 
 def test_a_kept_segmenter_of_several_says_the_same_and_one_of_one_is_kept_as_ever(tmp_path: Path) -> None:
