@@ -111,13 +111,10 @@ def ingest(task: SegmenterTask) -> tuple[BlockExamples, Counter[str]]:
     finally:
         options.preserve_order = before
     look = ray.remote(num_cpus=0)(_look)
-    counts, tally = [], Counter[str]()
+    counts, tally = [], task.unread
     for count, own in ray.get([look.remote(block) for block in blocks]):
         counts.append(count)
         tally.update(own)
-    for source in task.sources:
-        if source.unlabelled:
-            tally[f"{source.name}.lease_without_label"] = source.unlabelled
     return BlockExamples(blocks, counts), tally
 
 

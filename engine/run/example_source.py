@@ -39,9 +39,12 @@ class ExampleSource:
     Attributes:
         name: corpus or synthetic; its counts are named after it.
         labels_url: folder of label files, None where the corpus's own masks are the labels.
-        leases: to be read; so many others have no labels yet.
+        leases: to be read.
         digest: of all images and labels there are, for the fingerprint.
         count: of labels in all, of each concept; 0 if it is not known.
+        unlabelled: so many other leases have no labels yet.
+        gone: so many others have labels, and their shard is not there any more.
+        gone_labels: theirs, of each concept.
     """
 
     name: str
@@ -51,6 +54,14 @@ class ExampleSource:
     digest: str
     count: int = 0
     unlabelled: int = 0
+    gone: int = 0
+    gone_labels: int = 0
+
+    def describe_missing(self) -> str:
+        """What is not read for want of labels or images, for a person; "" where nothing is missing."""
+        unlabelled = f"; {self.unlabelled} others have no labels yet" if self.unlabelled else ""
+        gone = f"; the shards of {self.gone} others with {self.gone_labels} labels are gone" if self.gone else ""
+        return unlabelled + gone
 
 
 def find_masked(corpus: str, concept: str, run_url: str | None = None) -> ExampleSource:
@@ -125,6 +136,7 @@ def find_corpus(run_url: str, labelled: RunManifest, labels: Labels, input_url: 
         digest=_digest(own, receipts),
         count=sum(receipts[lease.id].labelled for lease in own),
         unlabelled=len(leases) - len(own),
+        **_count_gone(own, receipts),
     )
 
 
@@ -142,6 +154,13 @@ def find_synthetic(run_url: str) -> tuple[ExampleSource, RunManifest]:
 def _choose_labelled(leases: Sequence[Lease], receipts: Mapping[str, Receipt]) -> list[Lease]:
     """The leases that have a receipt, up to the image that its labels end with."""
     return [replace(lease, limit=receipts[lease.id].lease.get("limit")) for lease in leases if lease.id in receipts]
+
+
+def _count_gone(leases: Sequence[Lease], receipts: Mapping[str, Receipt]) -> dict[str, int]:
+    """`gone` and `gone_labels` of a source: receipts of leases that are not there, and their labels."""
+    here = {lease.id for lease in leases}
+    gone = [receipt.labelled for lease_id, receipt in receipts.items() if lease_id not in here]
+    return {"gone": len(gone), "gone_labels": sum(gone)}
 
 
 def _check_receipts(receipts: Mapping[str, Receipt], manifest: RunManifest, url: str) -> None:

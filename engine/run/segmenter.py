@@ -80,6 +80,15 @@ class SegmenterTask:
         firsts = [source.leases[0].shard.url for source in self.sources if source.leases]
         return {self.url, *firsts, *(source.labels_url for source in self.sources if source.labels_url)}
 
+    @property
+    def unread(self) -> Counter[str]:
+        """What is not read for want of labels or images, by ``SOURCE.REASON``."""
+        counts: Counter[str] = Counter()
+        for source in self.sources:
+            counts[f"{source.name}.lease_without_label"] = source.unlabelled
+            counts[f"{source.name}.label_without_image"] = source.gone_labels
+        return +counts
+
     def file(self, *names: str) -> str:
         return storage.join(self.url, *names)
 
@@ -96,8 +105,7 @@ class SegmenterTask:
             facts = [("classes", ", ".join(["0 background", *classes]))]
         for source in self.sources:
             what = {"refined": "M", "preliminary": "M_pre", "truth": "the corpus's own masks"}[source.labels]
-            missing = f"; {source.unlabelled} others have no labels yet" if source.unlabelled else ""
-            facts.append((source.name, f"{len(source.leases)} leases, labels: {what}{missing}"))
+            facts.append((source.name, f"{len(source.leases)} leases, labels: {what}{source.describe_missing()}"))
         side = f"{spec.crop} x {spec.crop}"
         facts += [
             ("training", f"{spec.steps} steps of {spec.batch_size} crops of {side}, width {spec.width}"),

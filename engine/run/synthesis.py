@@ -87,6 +87,7 @@ class SynthesisPlan:
         done = sum(receipt.seen for receipt in self.receipts.values())
         begun = (
             f"from images of {self.starts.source.digest}, strength {settings.strength:g}"
+            f"{self.starts.source.describe_missing()}"
             if self.starts
             else "from noise"
         )

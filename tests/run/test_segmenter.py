@@ -108,6 +108,18 @@ def test_more_labels_are_another_training(corpus: Path, tmp_path: Path) -> None:
         plan(run)
 
 
+def test_labels_whose_shard_is_gone_are_told_of_and_counted(corpus: Path, tmp_path: Path) -> None:
+    run, moved = tmp_path / "run", tmp_path / "moved"
+    label(corpus, run)
+    shutil.copytree(corpus, moved)
+    assert plan(run).unread == {}
+    for name in ("000000.tar", "000002.tar"):
+        (moved / name).unlink()
+    task = plan(run, input_url=str(moved))
+    assert "1 leases, labels: M; the shards of 2 others with 8 labels are gone" in task.describe()
+    assert task.unread == {"corpus.label_without_image": 8}
+
+
 def test_images_beyond_the_limit_that_was_labelled_are_not_read(corpus: Path, tmp_path: Path) -> None:
     label(corpus, tmp_path / "run", limit=6)
     tally: Counter[str] = Counter()
