@@ -97,9 +97,12 @@ def ingest(task: SegmenterTask) -> tuple[BlockExamples, Counter[str]]:
     """All examples of the task, in the object store in the order of its leases, and what became of the rest."""
     quiet_ray_data()
     options = ray.data.DataContext.get_current().execution_options
-    leases = [{"source": place, "lease": json.dumps(lease.to_json())} for place, lease in task.leases]
+    leases = [
+        {"source": place, "lease": json.dumps(lease.to_json()), "wanted": wanted}
+        for place, lease, wanted in task.leases
+    ]
     # Each piece of work brings its own lease: all of them would travel with every one.
-    bare = replace(task, sources=[replace(source, leases=[]) for source in task.sources])
+    bare = replace(task, sources=[source.cut([]) for source in task.sources])
     before, options.preserve_order = options.preserve_order, True
     try:
         blocks = (
@@ -120,7 +123,7 @@ def ingest(task: SegmenterTask) -> tuple[BlockExamples, Counter[str]]:
 
 def read_lease(batch: dict[str, Any], task: SegmenterTask) -> Iterator[pa.Table]:
     """The examples of a lease as tables of `SCHEMA`, at the end a row with the account of it."""
-    lease = int(batch["source"][0]), Lease.from_json(json.loads(batch["lease"][0]))
+    lease = int(batch["source"][0]), Lease.from_json(json.loads(batch["lease"][0])), int(batch["wanted"][0])
     for wait in (*PATIENCE, None):
         tally: Counter[str] = Counter()
         try:

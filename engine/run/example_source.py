@@ -7,6 +7,7 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 from engine import storage
@@ -23,6 +24,7 @@ from engine.run.directory import (
     read_receipts,
 )
 from engine.run.names import SEGMENTER, to_folder
+from engine.run.training import share_out, spread
 from engine.segmenter.spec import Labels, SegmenterSpec
 from schemas.receipt import Receipt
 from schemas.run import RunManifest
@@ -41,7 +43,8 @@ class ExampleSource:
         labels_url: folder of label files, None where the corpus's own masks are the labels.
         leases: to be read.
         digest: of all images and labels there are, for the fingerprint.
-        count: of labels in all, of each concept; 0 if it is not known.
+        counts: of labels of each lease, of each concept; empty if they are not known.
+        wanted: examples of each lease; empty as long as nobody has decided.
         unlabelled: so many other leases have no labels yet.
         gone: so many others have labels, and their shard is not there any more.
         gone_labels: theirs, of each concept.
@@ -52,7 +55,8 @@ class ExampleSource:
     labels_url: str | None
     leases: list[Lease]
     digest: str
-    count: int = 0
+    counts: tuple[int, ...] = ()
+    wanted: tuple[int, ...] = ()
     unlabelled: int = 0
     gone: int = 0
     gone_labels: int = 0
@@ -62,6 +66,34 @@ class ExampleSource:
         unlabelled = f"; {self.unlabelled} others have no labels yet" if self.unlabelled else ""
         gone = f"; the shards of {self.gone} others with {self.gone_labels} labels are gone" if self.gone else ""
         return unlabelled + gone
+
+    def cut(self, wanted: Sequence[int]) -> ExampleSource:
+        """The source without the leases of which no example is wanted."""
+        kept = [place for place, number in enumerate(wanted) if number]
+        return replace(
+            self,
+            leases=[self.leases[place] for place in kept],
+            counts=tuple(self.counts[place] for place in kept if self.counts),
+            wanted=tuple(wanted[place] for place in kept),
+        )
+
+
+def cut_sources(sources: Sequence[ExampleSource], examples: int) -> list[ExampleSource]:
+    """The sources with no more leases than a training can look at in so many examples, and how many it wants of each:
+    in proportion to their labels, or as many of each where it is not known how many they have."""
+    leases = [lease for source in sources for lease in source.leases]
+    counts = [count for source in sources for count in source.counts]
+    if len(counts) == len(leases):
+        shared = zip(share_out(counts, examples), counts, strict=True)
+        # A lease that gives all it has is read to its end, so that the rest of it is accounted for, too.
+        shares = [examples if share == count else share for share, count in shared]
+    else:
+        chosen, each = spread(range(len(leases)), examples, each=1)
+        shares = [0] * len(leases)
+        for place in chosen:
+            shares[place] = each
+    ends = list(accumulate(len(source.leases) for source in sources))
+    return [source.cut(shares[end - len(source.leases) : end]) for source, end in zip(sources, ends, strict=True)]
 
 
 def find_masked(corpus: str, concept: str, run_url: str | None = None) -> ExampleSource:
@@ -85,7 +117,7 @@ def find_masked(corpus: str, concept: str, run_url: str | None = None) -> Exampl
         labels_url=None,
         leases=own or leases,
         digest=_digest(own or leases, {}),
-        count=sum(receipts[lease.id].labelled for lease in own),
+        counts=tuple(receipts[lease.id].labelled for lease in own),
         unlabelled=len(leases) - len(own) if own else 0,
     )
 
@@ -128,15 +160,17 @@ def find_corpus(run_url: str, labelled: RunManifest, labels: Labels, input_url: 
     own = _choose_labelled(leases, receipts)
     if not own:
         raise RunError(f"the labels in {storage.redact(run_url)} are of none of the shards of {storage.redact(where)}")
+    gone = _count_gone(own, receipts)
     return ExampleSource(
         name="corpus",
         labels=labels,
         labels_url=storage.join(run_url, STAGE_FOLDERS[stage]),
         leases=own,
         digest=_digest(own, receipts),
-        count=sum(receipts[lease.id].labelled for lease in own),
+        counts=tuple(receipts[lease.id].labelled for lease in own),
         unlabelled=len(leases) - len(own),
-        **_count_gone(own, receipts),
+        gone=len(gone),
+        gone_labels=sum(gone),
     )
 
 
@@ -156,11 +190,10 @@ def _choose_labelled(leases: Sequence[Lease], receipts: Mapping[str, Receipt]) -
     return [replace(lease, limit=receipts[lease.id].lease.get("limit")) for lease in leases if lease.id in receipts]
 
 
-def _count_gone(leases: Sequence[Lease], receipts: Mapping[str, Receipt]) -> dict[str, int]:
-    """`gone` and `gone_labels` of a source: receipts of leases that are not there, and their labels."""
+def _count_gone(leases: Sequence[Lease], receipts: Mapping[str, Receipt]) -> list[int]:
+    """Labels of each lease that has a receipt and is not there."""
     here = {lease.id for lease in leases}
-    gone = [receipt.labelled for lease_id, receipt in receipts.items() if lease_id not in here]
-    return {"gone": len(gone), "gone_labels": sum(gone)}
+    return [receipt.labelled for lease_id, receipt in receipts.items() if lease_id not in here]
 
 
 def _check_receipts(receipts: Mapping[str, Receipt], manifest: RunManifest, url: str) -> None:

@@ -23,13 +23,14 @@ from engine.run.directory import RunError, check_manifest, make_manifest, read_m
 from engine.run.example_source import (
     ExampleSource,
     choose_concepts,
+    cut_sources,
     find_corpus,
     find_masked,
     find_synthetic,
     name_concepts,
 )
 from engine.run.quantities import format_counts
-from engine.run.training import IMAGES_PER_LEASE, find_training, make_receipt, spread
+from engine.run.training import find_training, make_receipt
 from engine.segmenter.review import read_review
 from engine.segmenter.spec import SegmenterSpec
 from schemas.run import RunManifest
@@ -52,7 +53,6 @@ class SegmenterTask:
         url: where it is kept, absolute.
         concept: its name; of several, all names.
         concepts: of a training on several, in the order of their classes; empty for one.
-        most: examples wanted from each lease.
         review: decisions of a person by (shard, key) of the corpus.
         resumed: whether such a training was begun before.
         checkpoint_every: steps between checkpoints.
@@ -62,7 +62,6 @@ class SegmenterTask:
     concept: str
     spec: SegmenterSpec
     sources: list[ExampleSource]
-    most: int
     review: dict[tuple[str, str], str]
     manifest: RunManifest
     concepts: tuple[str, ...] = ()
@@ -70,9 +69,13 @@ class SegmenterTask:
     checkpoint_every: int = 500
 
     @property
-    def leases(self) -> list[tuple[int, Lease]]:
-        """All of them in order, with the place of their source."""
-        return [(place, lease) for place, source in enumerate(self.sources) for lease in source.leases]
+    def leases(self) -> list[tuple[int, Lease, int]]:
+        """All of them in order, between the place of their source and the number of examples wanted."""
+        return [
+            (place, lease, wanted)
+            for place, source in enumerate(self.sources)
+            for lease, wanted in zip(source.leases, source.wanted, strict=True)
+        ]
 
     @property
     def places(self) -> set[str]:
@@ -163,14 +166,12 @@ def plan_training(
     _check_review(review, sources[0])
     fields |= {f"{source.name}.images": source.digest for source in sources}
     manifest = make_manifest({**fields, **spec.fingerprint_fields()}, config)
-    sources, most = _cut(sources, spec.steps * spec.batch_size)
     return SegmenterTask(
         url=url,
         concept=fields["concept"],
         concepts=tuple(fields.get("concepts", ())),
         spec=spec,
-        sources=sources,
-        most=most,
+        sources=cut_sources(sources, spec.steps * spec.batch_size),
         review=review,
         manifest=manifest,
         resumed=check_manifest(url, manifest, option="--output"),
@@ -198,28 +199,17 @@ def _without_run(
     return storage.absolute(output_url), [find_masked(input_url, ", ".join(names))]
 
 
-def _cut(sources: list[ExampleSource], examples: int) -> tuple[list[ExampleSource], int]:
-    """The sources with no more leases than the training can look at, and how many examples of each are wanted."""
-    leases = [(place, lease) for place, source in enumerate(sources) for lease in source.leases]
-    each = sum(source.count for source in sources) // len(leases)
-    chosen, most = spread(leases, examples, each=max(1, min(each, IMAGES_PER_LEASE)))
-    cut = [
-        replace(source, leases=[lease for own, lease in chosen if own == place]) for place, source in enumerate(sources)
-    ]
-    return cut, most
-
-
 def read_task(
-    task: SegmenterTask, tally: Counter[str], leases: Sequence[tuple[int, Lease]] | None = None
+    task: SegmenterTask, tally: Counter[str], leases: Sequence[tuple[int, Lease, int]] | None = None
 ) -> Iterator[Example]:
     """The examples of the task, or of some of its leases; `tally` counts by ``SOURCE.REASON``.
 
     Args:
-        leases: with the place of their source among the task's sources.
+        leases: as the task's.
     """
     from engine.segmenter.examples import read_examples
 
-    for place, lease in task.leases if leases is None else leases:
+    for place, lease, wanted in task.leases if leases is None else leases:
         source, own = task.sources[place], Counter[str]()
         yield from read_examples(
             source.labels_url,
@@ -229,7 +219,7 @@ def read_task(
             concept=task.concepts or task.concept,
             labels=source.labels,
             review=task.review if source.name == "corpus" else None,
-            most=task.most,
+            most=wanted,
         )
         tally.update({f"{source.name}.{reason}": count for reason, count in own.items() if count})
 

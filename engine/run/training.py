@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import TypeVar
 
 from engine import storage
@@ -24,6 +25,32 @@ def spread(leases: Sequence[Item], images: int, *, each: int = IMAGES_PER_LEASE)
     """
     count = min(len(leases), max(1, -(-images // each)))
     return [leases[index * len(leases) // count] for index in range(count)], -(-images // count)
+
+
+def share_out(counts: Sequence[int], images: int) -> list[int]:
+    """How many of `images` each of some leases gives, in proportion to how many it has, which is the most it gives.
+
+    Evenly spaced over the images of all leases lie clumps of `IMAGES_PER_LEASE`, so that of many leases few are opened;
+    where each lease can give more than that, single images do.
+
+    Args:
+        counts: of images of each lease.
+
+    Returns:
+        as many numbers, which make `images` together, or all there are.
+    """
+    total = sum(counts)
+    if images >= total:
+        return list(counts)
+    clumps = images if images >= IMAGES_PER_LEASE * len(counts) else -(-images // IMAGES_PER_LEASE)
+
+    def taken(before: int) -> int:
+        """How many of the first so many images are in a clump."""
+        whole, rest = divmod(before * clumps, total)  # a clump and the gap behind it are total / clumps images
+        return (whole * images + min(rest, images)) // clumps
+
+    ends = [taken(end) for end in accumulate(counts)]
+    return [end - start for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def find_training(folder: str, fingerprint: str, *, option: str = "--run") -> TrainingReceipt | None:

@@ -69,7 +69,7 @@ def read_examples(
     review: Review | None = None,
     most: int | None = None,
 ) -> Iterator[Example]:
-    """The usable examples of some leases, in the corpus's order.
+    """The usable examples of some leases, in the order of the leases.
 
     Args:
         labels_url: folder of a run's label files, one per lease; not read where labels are the truth.
@@ -77,7 +77,7 @@ def read_examples(
         concept: whose labels or true masks are taken, or several; an image whose JSON names another, or null, truly
             shows none.
         labels: instead of the spec's.
-        most: examples wanted from each lease.
+        most: examples wanted from each lease, which are spread over it.
 
     Raises:
         ValueError: a label file that is none, or is not there.
@@ -95,9 +95,10 @@ def read_examples(
             if not rows and labels != "truth" and reader.planned:
                 tally["image_without_label"] += reader.planned
                 continue
-            for sample in reader:
+            for place in _spread_places(reader.planned, most):
                 if used == most:
                     break
+                sample = reader.read(place)
                 own = rows.pop(sample.key, {})
                 if isinstance(sample, Defect):
                     tally[f"defect:{sample.reason}"] += 1
@@ -115,6 +116,11 @@ def read_examples(
                     yield example
         if rows:
             tally["label_without_image" if used != most else "not_needed"] += len(rows)
+
+
+def _spread_places(count: int, most: int | None) -> list[int]:
+    """All places from 0 to `count`, in rounds: `most` evenly spaced ones first, then others that are so."""
+    return sorted(range(count), key=lambda place: (place * most % count // most, place) if most else (0, place))
 
 
 def read_rows(

@@ -162,8 +162,19 @@ def test_preliminary_masks_are_brought_to_the_image_s_size_cell_by_cell(tmp_path
 
 def test_a_lease_gives_no_more_than_is_wanted_and_says_so(corpus: Path, labelled: Path) -> None:
     examples, tally = read(corpus, labelled / "labels", most=3)
-    assert [e.key for e in examples] == ["000", "001", "002"] * 3
+    assert [e.key for e in examples] == ["000", "002", "003"] * 3
     assert tally == {"used": 9, "not_needed": 3}
+
+
+def test_what_is_wanted_of_a_lease_is_spread_over_it_and_others_stand_in_for_the_unusable(tmp_path: Path) -> None:
+    image, mask = draw_box(0)
+    keys = [f"{n:03d}" for n in range(12)]
+    write_tar(tmp_path / "corpus" / "000000.tar", {f"{key}.png": to_png(image) for key in keys})
+    folder = write_rows(tmp_path / "labels", [row(key, mask, flags=["full"] * (key == "003")) for key in keys])
+    for most, expected in ((2, [0, 6]), (4, [0, 6, 9, 1]), (8, [0, 2, 5, 6, 8, 9, 11, 1]), (12, [*range(12)])):
+        examples, tally = read(tmp_path / "corpus", folder, most=most)
+        assert [int(e.key) for e in examples] == [place for place in expected if place != 3]
+        assert tally["flag:full"] == (most > 2) and sum(tally.values()) == 12
 
 
 def test_a_file_that_holds_no_labels_is_named(corpus: Path, tmp_path: Path) -> None:
