@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -11,6 +12,9 @@ from PIL import Image, UnidentifiedImageError
 from engine import storage
 
 FORMATS = ("JPEG", "PNG", "WEBP")
+_PNG = b"\x89PNG\r\n\x1a\n"
+_SIXTEEN_BIT_COLOURS = (b"\x10\x02", b"\x10\x04", b"\x10\x06")
+"""Bit depth and colour type in a PNG's header: RGB, gray with alpha, RGB with alpha."""
 _ORIENTATION = 0x0112
 _TO_UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -52,7 +56,7 @@ def decode_image(data: bytes, *, max_pixels: int = 100_000_000) -> np.ndarray:
         DecodeError: damaged, of another format, or with more than `max_pixels` pixels (checked before
             decoding; PIL's own limit of 179 million acts besides).
     """
-    return np.array(_decode(data, max_pixels))
+    return np.array(_decode(data, max_pixels, _to_rgb))
 
 
 def image_to_array(image: Image.Image) -> np.ndarray:
@@ -64,7 +68,7 @@ def image_to_array(image: Image.Image) -> np.ndarray:
     if image.mode == "F":
         raise DecodeError("corrupt_image", "Pixels of mode F have no known range; convert them to L or RGB.")
     try:
-        return np.array(_make_upright(_to_rgb(image, False), image))
+        return np.array(_make_upright(_to_rgb(image), image))
     except Exception as error:
         raise _damaged(error) from error
 
@@ -93,12 +97,19 @@ def decode_mask(data: bytes, *, max_pixels: int = 100_000_000) -> np.ndarray:
         (H, W) bool
 
     Raises:
-        DecodeError: as `decode_image`.
+        DecodeError: as `decode_image`, or a PNG in colour or with alpha that has 16 bits per channel.
     """
-    return np.asarray(np.array(_decode(data, max_pixels, mask=True)).any(axis=2))
+    if data.startswith(_PNG) and data[24:26] in _SIXTEEN_BIT_COLOURS:
+        # Of these Pillow keeps the high byte alone, in which small values are black.
+        raise DecodeError(
+            "corrupt_image",
+            "A mask in colour or with alpha, of 16 bits per channel, does not decode exactly; store it with 8 bits, or "
+            "as gray.",
+        )
+    return np.array(_decode(data, max_pixels, _to_foreground))
 
 
-def _decode(data: bytes, max_pixels: int, mask: bool = False) -> Image.Image:
+def _decode(data: bytes, max_pixels: int, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
@@ -109,7 +120,7 @@ def _decode(data: bytes, max_pixels: int, mask: bool = False) -> Image.Image:
                 image.verify()
                 image = Image.open(io.BytesIO(data), formats=FORMATS)
             image.load()
-            return _make_upright(_to_rgb(image, mask), image)
+            return _make_upright(convert(image), image)
     except DecodeError:
         raise
     except Image.DecompressionBombError as error:
@@ -128,25 +139,40 @@ def _damaged(error: Exception) -> DecodeError:
     return DecodeError("corrupt_image", f"Damaged image: {type(error).__name__}: {str(error).rstrip('.')}.")
 
 
-def _to_rgb(image: Image.Image, mask: bool) -> Image.Image:
-    paper = "black" if mask else "white"
-    if image.mode == "I" or image.mode.startswith("I;16"):
+def _is_deep(image: Image.Image) -> bool:
+    """Whether it is gray with 16 bits."""
+    return image.mode == "I" or image.mode.startswith("I;16")
+
+
+def _to_foreground(image: Image.Image) -> Image.Image:
+    """Bilevel: where it is neither black nor fully transparent."""
+    if _is_deep(image):
+        values = np.asarray(image)
+        return Image.fromarray((values > 0) & (values != image.info.get("transparency")))
+    if image.has_transparency_data:
+        # Not put over black, where what is faint and dark would round to black.
+        rgba = np.asarray(image.convert("RGBA"))
+        return Image.fromarray(rgba[..., :3].any(axis=2) & (rgba[..., 3] > 0))
+    return Image.fromarray(np.asarray(image.convert("RGB")).any(axis=2))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if _is_deep(image):
         # In place, and in 32 bits: of a hundred million pixels, every copy counts.
         values = np.array(image, dtype=np.int32)
         np.clip(values, 0, 65535, out=values)
         transparent = image.info.get("transparency")
         see_through = values == transparent if isinstance(transparent, int) else None
-        # In a mask no value but zero may become zero.
         values *= 255
-        values += 65534 if mask else 32767
+        values += 32767
         values //= 65535
         gray = values.astype(np.uint8)
         if see_through is not None:
-            gray[see_through] = 0 if mask else 255
+            gray[see_through] = 255
         return Image.fromarray(gray).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, paper), rgba).convert("RGB")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image.convert("RGB")
 
 

@@ -141,14 +141,23 @@ def make_tar(members: Members) -> bytes:
 
 def make_png_bomb(width: int = 20_000, height: int = 20_000) -> bytes:
     """A valid 1-bit PNG of many pixels in few bytes."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     squeeze = zlib.compressobj(9)
     row = bytes(1 + (width + 7) // 8)
     pixels = b"".join(squeeze.compress(row) for _ in range(height)) + squeeze.flush()
-    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return _join_png(struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0), pixels)
+
+
+def make_sixteen_bit_png(pixels: np.ndarray, colour_type: int) -> bytes:
+    """A PNG of big-endian pixels, (H, W, C) uint16, which Pillow does not write in colour."""
+    height, width, _ = pixels.shape
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    return _join_png(struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0), zlib.compress(rows))
+
+
+def _join_png(header: bytes, pixels: bytes) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 

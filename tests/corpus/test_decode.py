@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from engine.corpus.decode import DecodeError, decode_image, decode_mask, image_to_array
-from tests.corpus.hostile import draw_noise, encode, make_png_bomb
+from tests.corpus.hostile import draw_noise, encode, make_png_bomb, make_sixteen_bit_png
 
 PICTURE = draw_noise(1, height=37, width=61)
 
@@ -173,6 +173,25 @@ def test_masks_are_what_is_neither_black_nor_transparent() -> None:
         assert (mask == expected).all()
     cutout = np.dstack([np.full_like(PICTURE, 255), gray * 255])
     assert (decode_mask(encode(cutout)) == expected).all()
+
+
+def test_nothing_in_a_mask_is_so_faint_that_it_becomes_background() -> None:
+    for pixels in ([100, 0, 0, 1], [0, 0, 1, 255], [1, 1, 1, 1]):
+        assert decode_mask(encode(np.array([[pixels, [0, 0, 0, 0]]], np.uint8))).tolist() == [[True, False]]
+    keyed = save(Image.fromarray(np.array([[1, 7, 0]], np.uint16)), transparency=7)
+    assert decode_mask(keyed).tolist() == [[True, False, False]]
+
+
+@pytest.mark.parametrize(("colour_type", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_masks_of_sixteen_bits_are_exact_or_refused(colour_type: int, channels: int) -> None:
+    ids = np.arange(256, dtype=">u2").reshape(16, 16, 1).repeat(channels, axis=2)
+    data = make_sixteen_bit_png(ids, colour_type)
+    assert decode_image(data).shape == (16, 16, 3)
+    if colour_type == 0:
+        assert (decode_mask(data) == (ids[..., 0] > 0)).all()
+    else:
+        with pytest.raises(DecodeError, match=r"16 bits per channel.*store it with 8 bits, or as gray"):
+            decode_mask(data)
 
 
 def test_pil_images_that_are_damaged_or_without_a_range_are_refused() -> None:
