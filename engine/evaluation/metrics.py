@@ -15,6 +15,9 @@ from PIL import Image
 
 SIDE = 128
 """Side of the square that is compared, pixels."""
+LONGEST = 32
+"""Longer sides, in short ones, lose their ends before they are resized: what is compared is in the middle, and the
+whole of an image of 20,000 pixels by one would fill the memory."""
 
 
 def fit_to_protocol(array: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -30,13 +33,21 @@ def fit_to_protocol(array: np.ndarray, height: int, width: int) -> np.ndarray:
     assert array.dtype in (np.bool_, np.uint8) and array.ndim == 2, (array.dtype, array.shape)
     resample = Image.Resampling.NEAREST if array.dtype == np.bool_ else Image.Resampling.BILINEAR
     picture = Image.fromarray(array.astype(np.uint8))
-    scale = SIDE / min(height, width)
-    columns, rows = max(SIDE, round(width * scale)), max(SIDE, round(height * scale))
-    left, top = (columns - SIDE) // 2, (rows - SIDE) // 2
-    for size in ((width, height), (columns, rows)):
-        if picture.size != size:
-            picture = picture.resize(size, resample)
-    return np.asarray(picture.crop((left, top, left + SIDE, top + SIDE))).astype(array.dtype)
+    if picture.size != (width, height):
+        picture = picture.resize((width, height), resample)
+    short = min(height, width)
+    picture = _crop(picture, min(width, LONGEST * short), min(height, LONGEST * short))
+    scale = SIDE / short
+    columns, rows = (max(SIDE, round(side * scale)) for side in picture.size)
+    if picture.size != (columns, rows):
+        picture = picture.resize((columns, rows), resample)
+    return np.asarray(_crop(picture, SIDE, SIDE)).astype(array.dtype)
+
+
+def _crop(picture: Image.Image, width: int, height: int) -> Image.Image:
+    """The centre of a picture, pixels."""
+    left, top = (picture.width - width) // 2, (picture.height - height) // 2
+    return picture.crop((left, top, left + width, top + height))
 
 
 class Overlap:

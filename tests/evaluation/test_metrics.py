@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.metrics import accuracy_score, jaccard_score, roc_auc_score
 
 from engine.evaluation.metrics import SIDE, Auroc, BoxIou, Overlap, fit_to_protocol
@@ -81,6 +82,38 @@ def test_heatmaps_are_interpolated_and_masks_are_not() -> None:
 def test_every_image_size_gives_the_same_square(height: int, width: int) -> None:
     assert fit_to_protocol(np.ones((3, 5), dtype=bool), height, width).shape == (SIDE, SIDE)
     assert fit_to_protocol(np.ones((3, 5), dtype=bool), height, width).all()
+
+
+@pytest.mark.parametrize("kind", [np.bool_, np.uint8])
+def test_the_square_is_cut_from_the_whole_image_at_its_new_size(kind: type[np.generic]) -> None:
+    rng = np.random.default_rng(0)
+    resample = Image.Resampling.NEAREST if kind is np.bool_ else Image.Resampling.BILINEAR
+    for height, width in [*rng.integers(20, 600, (20, 2)).tolist(), [480, 640], [427, 640], [640, 20]]:
+        array = rng.integers(0, 2 if kind is np.bool_ else 256, (height, width)).astype(kind)
+        size = tuple(max(SIDE, round(side * (SIDE / min(height, width)))) for side in (width, height))
+        whole = np.asarray(Image.fromarray(array.astype(np.uint8)).resize(size, resample))
+        left, top = (size[0] - SIDE) // 2, (size[1] - SIDE) // 2
+        expected = whole[top : top + SIDE, left : left + SIDE]
+        np.testing.assert_array_equal(fit_to_protocol(array, height, width), expected.astype(kind))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_of_very_elongated_images_the_middle_is_resized_and_nothing_else(
+    turned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels, usual = [], Image.Image.resize
+
+    def resize(self: Image.Image, size: tuple[int, int], *options: object) -> Image.Image:
+        pixels.append(size[0] * size[1])
+        return usual(self, size, *options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Image.Image, "resize", resize)
+    mask = np.zeros((1, 20_000), dtype=bool)
+    mask[:, 10_000:] = True
+    fitted = fit_to_protocol(mask.T if turned else mask, *((20_000, 1) if turned else (1, 20_000)))
+    assert max(pixels) <= 128 * 128 * 32
+    halves = fitted.T if turned else fitted
+    assert halves[:, SIDE // 2 :].all() and not halves[:, : SIDE // 2].any()
 
 
 @pytest.mark.parametrize("seed", range(5))
