@@ -96,8 +96,13 @@ def _plan(options: Synthesize, source: SynthesizerSource | None) -> SynthesisPla
     where = options.origin
     if several := read_manifest(storage.absolute(where.run)).fingerprint.get("concepts"):
         raise ValueError(explain_synthetic(where.run, several))
-    origin = find_origin(where.run, source=source, model=where.model, revision=where.revision, adapter=where.adapter)
     settings = SynthesisSpec(**dataclasses.asdict(options.samples))
+    if where.input is not None and not settings.begins_from_images:
+        raise ValueError(
+            f"--input {storage.redact(where.input)} names the images that objects begin from, and with --strength "
+            f"{settings.strength:g} and --backgrounds {settings.backgrounds:g} none does; leave it out"
+        )
+    origin = find_origin(where.run, source=source, model=where.model, revision=where.revision, adapter=where.adapter)
     return plan_synthesis(
         origin, settings, output=where.output, input_url=where.input, config=dataclasses.asdict(options)
     )

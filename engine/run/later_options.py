@@ -69,13 +69,20 @@ class Segmentation:
     seed: int = SegmenterSpec.seed
     """Of first weights, order and crops."""
     min_quality: float = SegmenterSpec.min_quality
-    """Leave out labels of smaller quality."""
+    """Leave out labels of smaller quality. Not with --labels truth alone, which have none."""
     drop_flags: tuple[str, ...] = SegmenterSpec.drop_flags
-    """Leave out labels with one of these flags."""
+    """Leave out labels with one of these flags. Likewise."""
     precision: Literal["float32", "bfloat16"] = SegmenterSpec.precision
     """Of the forward pass; what does not compute bfloat16 in hardware, as many CPUs, takes float32."""
 
 
 def segmenter_spec(options: Segmentation) -> SegmenterSpec:
-    """The settings of a segmenter's training; ValueError for one that makes no sense."""
+    """The settings of a segmenter's training; ValueError for one that makes no sense, or has no use."""
+    if options.labels == "truth" and not options.synthetic:
+        for name in ("min_quality", "drop_flags"):
+            if (value := getattr(options, name)) != getattr(SegmenterSpec, name):
+                raise ValueError(
+                    f"{name} is {value}, but the corpus's own masks, which labels truth takes, have no quality and no "
+                    "flags; leave it out, or learn from the labels of a run"
+                )
     return SegmenterSpec(**dataclasses.asdict(options))

@@ -138,6 +138,11 @@ def test_other_settings_are_refused_by_name(run: Path, capsys: pytest.CaptureFix
         (["--backgrounds", "2"], "backgrounds is 2.0"),
         (["--strength", "0"], "strength is 0.0; it must be above 0 and at most 1"),
         (["--input", "elsewhere"], "elsewhere"),
+        (
+            ["--input", "elsewhere", "--strength", "1"],
+            "with --strength 1 and --backgrounds 0.2 none does; leave it out",
+        ),
+        (["--input", "elsewhere", "--backgrounds", "1"], "--backgrounds 1 none does"),
         (["--output", "pipe:ls"], "run a command"),
         (["--adapter", "x.safetensors"], "without --adapter"),
     ],
@@ -146,7 +151,7 @@ def test_wrong_usage_ends_in_one_sentence_and_code_2(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: list[str], said: str
 ) -> None:
     monkeypatch.chdir(run)
-    given = {"--run": str(run), **dict([options])}
+    given = {"--run": str(run), **dict(zip(options[::2], options[1::2], strict=True))}
     assert run_job(*(part for pair in given.items() for part in pair)) == 2
     err = capsys.readouterr().err
     assert said in err and err.splitlines()[-1].startswith("error: ")
