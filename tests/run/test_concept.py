@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
 
-from engine.corpus import list_shards, open_lease, plan_leases
+from engine.corpus import Lease, list_shards, open_lease, plan_leases
 from engine.run.concept import plan_sample
 from tests.corpus.hostile import make_corpus_tar
 
 IMAGES, SHARDS = 40, 8
 
 
+def write_leases(folder: Path, sizes: Sequence[int]) -> list[Lease]:
+    """The leases of a corpus of shards with so many images each."""
+    for shard, (size, end) in enumerate(zip(sizes, accumulate(sizes), strict=True)):
+        (folder / f"{shard:06d}.tar").write_bytes(make_corpus_tar(list(range(end - size, end))))
+    return plan_leases(list_shards(str(folder)))
+
+
 @pytest.fixture(scope="module")
 def leases(tmp_path_factory):
-    folder: Path = tmp_path_factory.mktemp("corpus")
-    for shard in range(SHARDS):
-        first = shard * IMAGES
-        (folder / f"{shard:06d}.tar").write_bytes(make_corpus_tar(list(range(first, first + IMAGES))))
-    return plan_leases(list_shards(str(folder)))
+    return write_leases(tmp_path_factory.mktemp("corpus"), [IMAGES] * SHARDS)
 
 
 def count(leases) -> int:
@@ -39,3 +44,12 @@ def test_few_images_come_from_one_lease(leases):
 def test_a_sample_larger_than_the_corpus_is_the_corpus(leases):
     sample = plan_sample(leases, 10_000)
     assert [lease.id for lease in sample] == [lease.id for lease in leases] and count(sample) == IMAGES * SHARDS
+
+
+@pytest.mark.parametrize("sizes", [[5] * 60, [5, 40] * 12, [2] * 20 + [200]])
+def test_small_shards_do_not_make_the_sample_smaller(tmp_path: Path, sizes: list[int]) -> None:
+    leases = write_leases(tmp_path, sizes)
+    (tmp_path / "000000.tar").write_bytes(b"damaged" * 999)
+    sample = plan_sample(leases, 160)
+    assert 135 <= count(lease for lease in sample if lease.id != "000000") <= 165
+    assert plan_sample(leases, 160) == sample
