@@ -43,6 +43,8 @@ class ExampleSource:
         labels_url: folder of label files, None where the corpus's own masks are the labels.
         leases: to be read.
         digest: of all images and labels there are, for the fingerprint.
+        alone: whether the corpus's masks are of one concept (see `Sample.truth`): not where its run has several, of
+            which only one may be learned.
         counts: of labels of each lease, of each concept; empty if they are not known.
         wanted: examples of each lease; empty as long as nobody has decided.
         unlabelled: so many other leases have no labels yet.
@@ -55,6 +57,7 @@ class ExampleSource:
     labels_url: str | None
     leases: list[Lease]
     digest: str
+    alone: bool = True
     counts: tuple[int, ...] = ()
     wanted: tuple[int, ...] = ()
     unlabelled: int = 0
@@ -144,7 +147,7 @@ def find_corpus(run_url: str, labelled: RunManifest, labels: Labels, input_url: 
         hint = "" if input_url else f" ({what}; name it with --input if it has moved)"
         raise RunError(f"{error}{hint}") from error
     if labels == "truth":
-        return find_masked(where, concept, run_url)
+        return replace(find_masked(where, concept, run_url), alone=not labelled.fingerprint.get("concepts"))
     # A shard that was made is one lease, whatever its size, which is not known when it is planned.
     leases = [Lease(shard=shard) for shard in shards] if made else plan_leases(shards)
     # Refined labels hold M_pre as well, of all images; the folder of preliminary ones may hold a sample's only.

@@ -218,6 +218,7 @@ def read_task(
             own,
             concept=task.concepts or task.concept,
             labels=source.labels,
+            alone=source.alone,
             review=task.review if source.name == "corpus" else None,
             most=wanted,
         )

@@ -66,6 +66,7 @@ def read_examples(
     *,
     concept: str | Sequence[str],
     labels: Labels | None = None,
+    alone: bool = True,
     review: Review | None = None,
     most: int | None = None,
 ) -> Iterator[Example]:
@@ -77,6 +78,7 @@ def read_examples(
         concept: whose labels or true masks are taken, or several; an image whose JSON names another, or null, truly
             shows none.
         labels: instead of the spec's.
+        alone: whether true masks are of no more concepts than one, if one is given (see `Sample.truth`).
         most: examples wanted from each lease, which are spread over it.
 
     Raises:
@@ -85,6 +87,7 @@ def read_examples(
     """
     labels = labels or spec.labels
     concepts = (concept,) if isinstance(concept, str) else tuple(concept)
+    alone = alone and len(concepts) == 1
     for lease in leases:
         columns = ["width", "height", "quality", "flags", COLUMNS.get(labels, "mask")]
         rows: dict[str, dict[str, Row]] = {}
@@ -107,7 +110,7 @@ def read_examples(
                     decision = (review or {}).get((sample.shard, sample.key), "")
                     if reasons := _why_left_out([own.get(name) for name in concepts], decision, spec):
                         raise _Unusable(reasons[0])
-                    example = _make(sample, own, spec, labels, concepts)
+                    example = _make(sample, own, spec, labels, concepts, alone=alone)
                 except _Unusable as unusable:
                     tally[str(unusable)] += 1
                 else:
@@ -182,10 +185,16 @@ def _why_left_out(rows: Sequence[Row | None], decision: str, spec: SegmenterSpec
 
 
 def _make(
-    sample: Sample, rows: Mapping[str, Row], spec: SegmenterSpec, labels: Labels, concepts: Sequence[str]
+    sample: Sample,
+    rows: Mapping[str, Row],
+    spec: SegmenterSpec,
+    labels: Labels,
+    concepts: Sequence[str],
+    *,
+    alone: bool,
 ) -> Example:
     """The example; raises _Unusable."""
-    if any(_lacks_label(sample, rows.get(name), labels, name, alone=len(concepts) == 1) for name in concepts):
+    if any(_lacks_label(sample, rows.get(name), labels, name, alone=alone) for name in concepts):
         raise _Unusable("image_without_label")
     try:
         image = decode_image(sample.image)

@@ -21,7 +21,7 @@ from engine.run.shard import label_lease
 from engine.segmenter.segmenter import Segmenter
 from engine.segmenter.spec import SegmenterSpec
 from schemas.run import RunManifest
-from tests.segmenter.bright import write_corpus
+from tests.segmenter.bright import to_png, write_corpus, write_tar
 from tests.segmenter.coloured import CONCEPTS, draw_scene, label_scenes, write_scenes
 
 SMALL = {"steps": 60, "batch_size": 6, "crop": 48, "short_side": 48, "width": 4, "warmup": 2, "flip": False}
@@ -118,6 +118,22 @@ def test_true_masks_of_several_concepts_need_no_run(run: Path, corpus: Path, tmp
     ours, theirs = (list(read_task(each, Counter())) for each in (task, plan(run)))
     assert [e.key for e in ours] == [e.key for e in theirs]
     assert all(np.array_equal(a.mask, b.mask) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_of_several_concepts_a_true_mask_without_a_name_is_no_one_s_unless_the_json_says_whose(tmp_path: Path) -> None:
+    image, classes = draw_scene(2)
+    members = {f"{key}.png": to_png(image) for key in "abc"} | {f"{key}.mask.png": to_png(classes == 2) for key in "ab"}
+    members |= {"b.json": b'{"concept": "dog"}', "c.dog.mask.png": to_png(classes == 2)}
+    write_tar(tmp_path / "corpus" / "000000.tar", dict(sorted(members.items())))
+    run = label_scenes(tmp_path / "corpus", tmp_path / "street")
+    tally: Counter[str] = Counter()
+    examples = list(read_task(plan(run, labels="truth", concept="dog"), tally))
+    assert [example.key for example in examples] == ["b", "c"]
+    assert tally == {"corpus.used": 2, "corpus.image_without_label": 1}
+    spec = SegmenterSpec(**{**vars(SPEC), "labels": "truth"})
+    where = {"input_url": str(tmp_path / "corpus"), "output_url": str(tmp_path / "out")}
+    without_run = plan_training(run_url=None, spec=spec, concept="dog", **where)
+    assert [example.key for example in read_task(without_run, Counter())] == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(
