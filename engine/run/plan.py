@@ -279,7 +279,7 @@ def split_done(leases: list[Lease], run: LabelRun) -> tuple[list[Lease], dict[st
 
 def _plan_concepts(plan: LabelPlan, spec: LabelSpec | SeveralSpec, distillation: DistillationSpec) -> LabelPlan:
     """The plan with the fine-tunings that its labels need, unless they are done."""
-    run = replace(plan.run, stage="preliminary", retry=False)
+    run = replace(plan.run, stage="preliminary")
     leases = plan_sample(plan.leases, distillation.sample)
     tasks = [
         ConceptTask(

@@ -15,6 +15,7 @@ from engine.corpus.catalogue import list_shards
 from engine.corpus.lease import Lease, plan_leases
 from engine.distillation.spec import DistillationSpec
 from engine.labelling.label import Label
+from engine.labelling.spec import Stage
 from engine.run.attempts import ATTEMPTS, MAX_ALONE, MAX_DEATHS
 from engine.run.directory import LabelRun, RunError, start_run
 from engine.run.fake import FakeLabeller, FakeSource
@@ -58,9 +59,9 @@ def corpus(tmp_path: Path) -> Path:
     return folder
 
 
-def make_plan(corpus: Path, run: Path, *, retry: bool = False) -> LabelPlan:
+def make_plan(corpus: Path, run: Path, *, retry: bool = False, stage: Stage = "preliminary") -> LabelPlan:
     return plan_labelling(
-        spec=SPEC,
+        spec=SPEC.at(stage),
         source=FakeSource(),
         input_url=str(corpus),
         run_url=str(run),
@@ -120,6 +121,22 @@ def test_images_that_were_mended_are_labelled_in_their_old_place(corpus: Path, t
     assert make_plan(corpus, run).remaining == [], "the run now belongs to the mended corpus"
     finish(make_plan(corpus, tmp_path / "clean"), Seeing())
     assert rows(run) == rows(tmp_path / "clean")
+
+
+def test_images_of_the_sample_are_tried_again_as_long_as_the_fine_tuning_is_to_be_done(
+    corpus: Path, tmp_path: Path
+) -> None:
+    run, labeller = tmp_path / "run", Seeing()
+    sample = make_plan(corpus, run, stage="refined").sample
+    assert sample and finish(sample, Seeing())
+    write_shard(corpus / "000000.tar", range(6))
+    with pytest.raises(RunError, match="--retry-quarantined"):
+        make_plan(corpus, run, stage="refined")
+    sample = make_plan(corpus, run, stage="refined", retry=True).sample
+    assert sample and [receipt.labelled for receipt in finish(sample, labeller)] == [6]
+    assert labeller.keys == ["000002", "000004"]
+    sample = make_plan(corpus, run, stage="refined").sample
+    assert sample and sample.remaining == []
 
 
 def test_a_shard_without_bad_images_must_not_change(corpus: Path, tmp_path: Path) -> None:
