@@ -21,6 +21,7 @@ class TrainingReceipt:
         first_loss, last_loss: mean of the first and of the last tenth of the steps.
         weights: name, size in bytes and SHA-256 of the weights' file.
         seconds: of the worker that finished, from its start.
+        limit: of the run that m′ was made for: it learned from images among its first ones.
     """
 
     fingerprint: str
@@ -30,6 +31,7 @@ class TrainingReceipt:
     last_loss: float
     weights: dict[str, Any]
     seconds: dict[str, float] = field(default_factory=dict)
+    limit: int | None = None
     schema_version: int = TRAINING_SCHEMA_VERSION
 
     def to_json(self) -> str:

@@ -15,6 +15,7 @@ def distil_on_ray(task: ConceptTask) -> TrainingReceipt:
     Raises:
         ValueError, TrainingError: as `train_on_ray`.
     """
+    task.clear_outgrown()
     train_on_ray(partial(make_concept, task), batch_size=task.distillation.batch_size, folder=task.url("training"))
     receipt = task.find_receipt()
     assert receipt is not None, "the first worker writes it last"

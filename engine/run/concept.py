@@ -18,6 +18,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,7 +33,7 @@ from engine.distillation.spec import DistillationSpec
 from engine.labelling.label import USELESS
 from engine.labelling.png import png_to_array
 from engine.labelling.spec import LabelSpec
-from engine.run.directory import LabelRun, RunError
+from engine.run.directory import LabelRun, RunError, read_receipts
 from engine.run.names import concept_url
 from engine.run.prefetch import Picture, Prefetch
 from engine.run.quantities import format_counts
@@ -43,6 +44,8 @@ from schemas.training import TrainingReceipt
 logger = logging.getLogger(__name__)
 
 WEIGHTS = "weights.safetensors"
+SAMPLE = "sample.json"
+"""Of a training that is under way: the limit of the run, and what became of the images."""
 PICTURES_EVERY = 100
 """Steps between pictures of what m′ has learned."""
 ENOUGH = 0.9
@@ -59,6 +62,7 @@ class ConceptTask:
         run: of the preliminary stage, whose labels of the sample are there.
         folder: URL of where m′ is kept.
         leases: of the sample.
+        limit: of the run: the sample is of its first so many images; None where it is of all.
         checkpoint_every: steps between checkpoints.
     """
 
@@ -68,6 +72,7 @@ class ConceptTask:
     distillation: DistillationSpec
     source: LabellerSource
     leases: list[Lease]
+    limit: int | None = None
     checkpoint_every: int = 100
 
     def url(self, *names: str) -> str:
@@ -80,6 +85,50 @@ class ConceptTask:
             RunError: it is unreadable, or of other settings.
         """
         return find_training(self.folder, self.run.fingerprint)
+
+    def is_made(self, *, more: bool) -> bool:
+        """Whether m′ is there for the run, and is not to be made anew from a larger sample.
+
+        Args:
+            more: whether labels are still to be made with it.
+
+        Raises:
+            RunError: as `find_receipt`, or it learned from much fewer images than this sample has, and some labels are
+                made with it: those of a run all come from one m′.
+        """
+        receipt = self.find_receipt()
+        if receipt is None or not more or not self.outgrows(receipt.limit):
+            return receipt is not None
+        if read_receipts(self.run.url, "refined"):
+            raise RunError(
+                f"{storage.redact(self.run.url)} has labels by a model that learned from the first {receipt.limit} "
+                f"images (--limit), where it would now learn from up to {self.sample_size}, and labels of a run are "
+                "all by one; give another --run to have it learn anew, or label there by this one on purpose "
+                f"(jobs/label.py --adapter {storage.redact(self.folder)})"
+            )
+        return False
+
+    @property
+    def sample_size(self) -> int:
+        """Images that it learns from, if the corpus has so many."""
+        return min(self.distillation.sample, self.limit or self.distillation.sample)
+
+    def outgrows(self, limit: int | None) -> bool:
+        """Whether a sample under that limit has less than half of this one's images, as far as limits tell.
+
+        A corpus that has grown, or a limit that was raised a little, is no reason to learn anew.
+        """
+        return limit is not None and 2 * limit < self.sample_size
+
+    def clear_outgrown(self) -> None:
+        """Removes what a fine-tuning on a sample that this one outgrows has left; other leavings are gone on with."""
+        receipt = self.find_receipt()
+        if receipt is not None and self.outgrows(receipt.limit):
+            storage.remove(self.url("receipt.json"))
+        with suppress(FileNotFoundError):
+            begun = json.loads(storage.read_bytes(self.url("training", SAMPLE)))
+            if self.outgrows(begun["limit"]):
+                storage.remove_folder(self.url("training"))
 
 
 def weights_url(run_url: str, one_of: str | None = None) -> str:
@@ -192,10 +241,13 @@ def make_concept(
     began = time.perf_counter()
     model = task.source.load(device=device)
     tally: Counter[str] = Counter()
+    limit = task.limit
     cache = task.url("training", "examples.safetensors")
     try:
         examples = Examples.from_bytes(storage.read_bytes(cache))
-        tally.update(json.loads(storage.read_bytes(task.url("training", "images.json"))))
+        begun = json.loads(storage.read_bytes(task.url("training", SAMPLE)))
+        tally.update(begun["images"])
+        limit = begun["limit"]
     except FileNotFoundError:
         try:
             examples = encode_examples(model, read_sample(task, tally), flip=task.distillation.flip)
@@ -206,7 +258,8 @@ def make_concept(
                 "give a larger --sample, a lower --presence-threshold (absent), or another --concept or --prompt"
             ) from error
         if first:
-            storage.atomic_put(json.dumps(tally).encode(), task.url("training", "images.json"))
+            begun = {"limit": limit, "images": tally}
+            storage.atomic_put(json.dumps(begun).encode(), task.url("training", SAMPLE))
             storage.atomic_put(examples.to_bytes(), cache)
     encoded = time.perf_counter()
     prompts = (task.spec.prompt, task.spec.background_prompt)
@@ -236,6 +289,6 @@ def make_concept(
     data = concept.pack(rank=task.distillation.rank, notes={**notes, "fingerprint": task.run.fingerprint})
     storage.atomic_put(data, task.url(WEIGHTS))
     seconds = {"encode": encoded - began, "train": time.perf_counter() - encoded}
-    receipt = make_receipt(task.run.fingerprint, tally, losses, name=WEIGHTS, data=data, seconds=seconds)
+    receipt = make_receipt(task.run.fingerprint, tally, losses, name=WEIGHTS, data=data, seconds=seconds, limit=limit)
     storage.atomic_put(receipt.to_json().encode(), task.url("receipt.json"))
     return receipt

@@ -64,7 +64,7 @@ class Where:
     same run directory resumes: nothing is lost and nothing is done twice. Default:
     $MASKMINE_HOME/runs/CONCEPT, where MASKMINE_HOME is ~/.maskmine unless set."""
     limit: Int = None
-    """Label only the first so many images."""
+    """Label only the first so many images, and learn from no others."""
 
 
 @dataclass(frozen=True, kw_only=True)

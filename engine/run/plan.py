@@ -192,7 +192,7 @@ def plan_labelling(
         config=config,
     )
     if spec.stage == "refined" and distillation.method != "none" and adapter is None:
-        plan = _plan_concepts(plan, spec, distillation)
+        plan = _plan_concepts(plan, spec, distillation, limit)
     return plan
 
 
@@ -277,7 +277,9 @@ def split_done(leases: list[Lease], run: LabelRun) -> tuple[list[Lease], dict[st
     return remaining, done
 
 
-def _plan_concepts(plan: LabelPlan, spec: LabelSpec | SeveralSpec, distillation: DistillationSpec) -> LabelPlan:
+def _plan_concepts(
+    plan: LabelPlan, spec: LabelSpec | SeveralSpec, distillation: DistillationSpec, limit: int | None
+) -> LabelPlan:
     """The plan with the fine-tunings that its labels need, unless they are done."""
     run = replace(plan.run, stage="preliminary")
     leases = plan_sample(plan.leases, distillation.sample)
@@ -289,11 +291,13 @@ def _plan_concepts(plan: LabelPlan, spec: LabelSpec | SeveralSpec, distillation:
             distillation=distillation,
             source=plan.source,
             leases=leases,
+            limit=limit,
         )
         for own in spec.specs
     ]
     plan = replace(plan, weights=tuple(task.url(WEIGHTS) for task in tasks))
-    if not (left := tuple(task for task in tasks if not plan.resumed or task.find_receipt() is None)):
+    more = bool(plan.remaining)
+    if not (left := tuple(task for task in tasks if not plan.resumed or not task.is_made(more=more))):
         return plan
     sample = replace(plan, spec=spec.at("preliminary"), run=run, leases=leases, remaining=leases, receipts={})
     return replace(plan, concepts=left, sample=_without_done(sample))

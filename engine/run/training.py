@@ -85,6 +85,7 @@ def make_receipt(
     name: str,
     data: bytes,
     seconds: Mapping[str, float],
+    limit: int | None = None,
 ) -> TrainingReceipt:
     """The receipt of a training whose weights are the file `name` with the content `data`."""
     tenth = max(1, len(losses) // 10)
@@ -96,4 +97,5 @@ def make_receipt(
         last_loss=round(sum(losses[-tenth:]) / tenth, 5),
         weights={"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()},
         seconds={step: round(value, 1) for step, value in seconds.items()},
+        limit=limit,
     )

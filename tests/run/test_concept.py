@@ -1,4 +1,4 @@
-"""The sample of the corpus that a concept is learned from."""
+"""The sample of the corpus that a concept is learned from, and when it is learned anew."""
 
 from __future__ import annotations
 
@@ -7,12 +7,26 @@ from itertools import accumulate
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from engine import storage
 from engine.corpus import Lease, list_shards, open_lease, plan_leases
-from engine.run.concept import plan_sample
+from engine.distillation.spec import DistillationSpec
+from engine.labelling.spec import LabelSpec
+from engine.run.concept import make_concept, plan_sample
+from engine.run.directory import RunError, start_run
+from engine.run.fake import FakeLabeller, FakeSource
+from engine.run.plan import LabelPlan, plan_labelling
+from engine.run.shard import label_lease
+from engine.run.source import LabellerSource, ModelSource
+from engine.run.training import make_receipt
+from schemas.training import TrainingReceipt
 from tests.corpus.hostile import make_corpus_tar
+from tests.diffusion.models import make_model
 
 IMAGES, SHARDS = 40, 8
+SPEC = LabelSpec(concept="car", prompt="a photo of a car", timesteps=4, attention_steps=1, presence_threshold=-9)
+SAMPLE = 64
 
 
 def write_leases(folder: Path, sizes: Sequence[int]) -> list[Lease]:
@@ -23,12 +37,37 @@ def write_leases(folder: Path, sizes: Sequence[int]) -> list[Lease]:
 
 
 @pytest.fixture(scope="module")
-def leases(tmp_path_factory):
-    return write_leases(tmp_path_factory.mktemp("corpus"), [IMAGES] * SHARDS)
+def corpus(tmp_path_factory) -> Path:
+    folder: Path = tmp_path_factory.mktemp("corpus")
+    write_leases(folder, [IMAGES] * SHARDS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def leases(corpus: Path):
+    return plan_leases(list_shards(str(corpus)))
 
 
 def count(leases) -> int:
     return sum(len(list(open_lease(lease))) for lease in leases)
+
+
+def make_plan(corpus: Path, run: Path, limit: int | None, source: LabellerSource | None = None) -> LabelPlan:
+    plan = plan_labelling(
+        spec=SPEC,
+        source=source or FakeSource(),
+        input_url=str(corpus),
+        run_url=str(run),
+        distillation=DistillationSpec(steps=2, batch_size=2, rank=2, sample=SAMPLE),
+        limit=limit,
+    )
+    start_run(plan.run.url, plan.manifest)
+    return plan
+
+
+def finish_concept(plan: LabelPlan, limit: int | None) -> None:
+    receipt = make_receipt(plan.run.fingerprint, {"used": 9}, [1.0], name="w", data=b"", seconds={}, limit=limit)
+    storage.atomic_put(receipt.to_json().encode(), storage.join(plan.run.url, "concept", "receipt.json"))
 
 
 def test_a_sample_is_spread_over_the_corpus_and_has_the_images_asked_for(leases):
@@ -53,3 +92,67 @@ def test_small_shards_do_not_make_the_sample_smaller(tmp_path: Path, sizes: list
     sample = plan_sample(leases, 160)
     assert 135 <= count(lease for lease in sample if lease.id != "000000") <= 165
     assert plan_sample(leases, 160) == sample
+
+
+@pytest.mark.parametrize(
+    ("learned", "asked", "anew"),
+    [(9, None, True), (9, 19, True), (9, 18, False), (9, 9, False), (32, None, False), (None, 9, False)],
+)
+def test_a_concept_learned_under_a_small_limit_is_learned_anew_for_a_much_larger_sample(
+    corpus: Path, tmp_path: Path, learned: int | None, asked: int | None, anew: bool
+) -> None:
+    finish_concept(make_plan(corpus, tmp_path / "run", learned), learned)
+    concepts = make_plan(corpus, tmp_path / "run", asked).concepts
+    assert bool(concepts) == anew
+    for task in concepts:
+        task.clear_outgrown()
+        assert task.find_receipt() is None
+
+
+def test_labels_of_a_run_are_not_gone_on_with_by_a_concept_that_was_learned_anew(corpus: Path, tmp_path: Path) -> None:
+    plan = make_plan(corpus, tmp_path / "run", 9)
+    finish_concept(plan, 9)
+    for lease in plan.remaining:
+        label_lease(lease, FakeLabeller("fake", SPEC), plan.run)
+    with pytest.raises(RunError, match=r"first 9 images .* up to 64.* another --run .*--adapter .*run/concept\)"):
+        make_plan(corpus, tmp_path / "run", None)
+    assert make_plan(corpus, tmp_path / "run", 9).done and make_plan(corpus, tmp_path / "run", 18).remaining
+
+
+def test_a_corpus_that_is_labelled_whole_under_a_limit_has_nothing_left_to_do(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "000000.tar").write_bytes((corpus / "000000.tar").read_bytes())
+    plan = make_plan(tmp_path / "small", tmp_path / "run", IMAGES)
+    finish_concept(plan, 9)
+    for lease in plan.remaining:
+        label_lease(lease, FakeLabeller("fake", SPEC), plan.run)
+    assert make_plan(tmp_path / "small", tmp_path / "run", None).done
+
+
+def test_a_training_that_was_killed_on_a_much_smaller_sample_is_not_gone_on_with(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_model().save(tmp_path / "model")
+    run, source = tmp_path / "run", ModelSource(model=str(tmp_path / "model"))
+    monkeypatch.setattr("engine.distillation.pictures.draw_progress", lambda *a, **k: Image.new("RGB", (1, 1)))
+
+    def learn(limit: int | None) -> TrainingReceipt | None:
+        plan = make_plan(corpus, run, limit, source)
+        assert plan.sample
+        for lease in plan.sample.remaining:
+            label_lease(lease, FakeLabeller("fake", plan.sample.spec), plan.sample.run)
+        (task,) = plan.concepts
+        task.clear_outgrown()
+        return make_concept(task, device="cpu")
+
+    def killed(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("engine.run.concept.make_receipt", killed)
+        learn(4)
+    checkpoint = run / "concept" / "training" / "checkpoint.safetensors"
+    before = checkpoint.read_bytes()
+    receipt = learn(None)
+    assert receipt and (sum(receipt.images.values()), receipt.limit) == (SAMPLE, None)
+    assert checkpoint.read_bytes() != before
