@@ -85,9 +85,14 @@ def _keep_account(url: str, path: str, other: str) -> str | None:
     return f"{scheme}://{host}{other.removeprefix(container)}"
 
 
+def file_name(url: str) -> str:
+    """The last part of a URL; the query of a web address is no part of it."""
+    return (url.partition("?")[0] if _WEB.search(url) else url).rpartition("/")[2]
+
+
 def tar_name(url: str) -> str | None:
-    """The file name if it is a tar's, else None. The query of a web address is no part of it."""
-    name = (url.partition("?")[0] if _WEB.search(url) else url).rpartition("/")[2]
+    """The file name if it is a tar's, else None."""
+    name = file_name(url)
     return name if name.lower().endswith(".tar") and not name.startswith(".") else None
 
 

@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 
 from engine import storage
 from engine.corpus.lease import Lease
+from engine.corpus.listing import file_name
 from engine.corpus.reader import open_lease
 from engine.distillation.notes import read_notes
 from engine.distillation.spec import DistillationSpec
@@ -146,7 +147,7 @@ def check_adapter(url: str, spec: LabelSpec, model: dict[str, Any]) -> tuple[str
     Raises:
         RunError: no such file, or one that was made for another concept or of another model.
     """
-    file = url if url.endswith(".safetensors") else storage.join(url, WEIGHTS)
+    file = url if file_name(url).endswith(".safetensors") else storage.join(url, WEIGHTS)
     try:
         data = storage.read_bytes(file)
         notes = read_notes(data)

@@ -13,7 +13,7 @@ from engine import storage
 from engine.corpus import Lease, list_shards, open_lease, plan_leases
 from engine.distillation.spec import DistillationSpec
 from engine.labelling.spec import LabelSpec
-from engine.run.concept import make_concept, plan_sample
+from engine.run.concept import check_adapter, make_concept, plan_sample
 from engine.run.directory import RunError, start_run
 from engine.run.fake import FakeLabeller, FakeSource
 from engine.run.plan import LabelPlan, plan_labelling
@@ -156,3 +156,26 @@ def test_a_training_that_was_killed_on_a_much_smaller_sample_is_not_gone_on_with
     receipt = learn(None)
     assert receipt and (sum(receipt.images.values()), receipt.limit) == (SAMPLE, None)
     assert checkpoint.read_bytes() != before
+
+
+@pytest.mark.parametrize(
+    ("given", "file"),
+    [
+        ("https://host/w.safetensors?X-Amz-Signature=a/b", "https://host/w.safetensors?X-Amz-Signature=a/b"),
+        ("runs/car/concept", "runs/car/concept/weights.safetensors"),
+        ("runs/car/w.safetensors", "runs/car/w.safetensors"),
+    ],
+)
+def test_an_adapter_is_a_file_also_behind_a_signed_web_address_or_the_folder_of_one(
+    given: str, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def read_bytes(url: str) -> bytes:
+        asked.append(url)
+        raise FileNotFoundError(url)
+
+    monkeypatch.setattr(storage, "read_bytes", read_bytes)
+    with pytest.raises(RunError, match="cannot be read"):
+        check_adapter(given, SPEC, {})
+    assert asked == [file]
