@@ -99,9 +99,12 @@ class ModelSource:
     def named(
         cls, model: str, revision: str | None = None, *, precision: Precision = "float32", compiled: bool = False
     ) -> ModelSource:
-        """The model of that name as this process sees it; workers have other working directories."""
+        """The model of that name as this process sees it; workers have other working directories.
+
+        ``miniature`` is the bundled one, also beside a folder that is called so: that is ``./miniature``.
+        """
         folder = Path(model).expanduser()
-        name = str(folder.resolve()) if folder.is_dir() else model
+        name = str(folder.resolve()) if model != "miniature" and folder.is_dir() else model
         return cls(model=name, revision=revision, precision=precision, compiled=compiled)
 
     def check(self, spec: LabelSpec | SeveralSpec) -> dict[str, Any]:

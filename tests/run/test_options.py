@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from engine.labelling.spec import LabelSpec, RefinementSpec
-from engine.run.options import Distillation, Execution, Method, Refinement, What, distillation_spec, label_spec
+from engine.run.options import (
+    Distillation,
+    Execution,
+    Method,
+    Model,
+    Refinement,
+    What,
+    distillation_spec,
+    label_spec,
+    source_of,
+)
 
 
 def spec(method: Method | None = None, refinement: Refinement | None = None) -> LabelSpec:
@@ -95,3 +106,12 @@ def test_impossible_ways_to_run_are_refused_with_the_flag_and_value(wrong):
     ((name, value),) = wrong.items()
     with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} is {value}"):
         Execution(**wrong)
+
+
+def test_the_bundled_model_is_meant_by_its_name_also_beside_a_folder_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "miniature").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert source_of(Model()).model == "miniature"
+    assert source_of(Model(model="./miniature")).model == str(tmp_path / "miniature")
