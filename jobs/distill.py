@@ -32,9 +32,10 @@ from engine.run.options import (
     Where,
     distillation_spec,
     label_spec,
+    settings_to_config,
     source_of,
 )
-from engine.run.origin import find_origin
+from engine.run.origin import Origin, find_origin
 from engine.run.plan import LabelPlan, plan_labelling
 from engine.run.predict import plan_prediction
 from engine.run.segmenter import SegmenterTask, plan_training
@@ -157,7 +158,12 @@ def _find_test(options: Distill, labelling: LabelPlan) -> str | None:
 
 
 def _plan_samples(labelling: LabelPlan, settings: SynthesisSpec, config: dict[str, Any] | None = None) -> SynthesisPlan:
-    return plan_synthesis(find_origin(labelling.run.url), settings, input_url=labelling.input_url, config=config)
+    return plan_synthesis(_find_origin(labelling), settings, input_url=labelling.input_url, config=config)
+
+
+def _find_origin(labelling: LabelPlan) -> Origin:
+    """The run, with its model where this command names it; that may have moved since the run started."""
+    return find_origin(labelling.run.url, model=labelling.source.model, revision=labelling.source.revision)
 
 
 def _check_what_is_there(labelling: LabelPlan, settings: SynthesisSpec, training: SegmenterSpec) -> None:
@@ -198,7 +204,7 @@ def _plan_labels(options: Distill) -> LabelPlan:
         limit=where.limit,
         batch_size=options.execution.batch_size,
         precision=options.model.model_precision,
-        config=dataclasses.asdict(options),
+        config=settings_to_config(options),
     )
 
 
@@ -208,7 +214,7 @@ def _draw(labelling: LabelPlan, task: SegmenterTask, tell: Any) -> None:
 
     path = storage.join(labelling.run.url, "story.png")
     try:
-        write_story_on_ray(find_origin(labelling.run.url), task.url, labelling.input_url, path)
+        write_story_on_ray(_find_origin(labelling), task.url, labelling.input_url, path)
     except Exception as error:
         logger.warning("no picture: %s", error, exc_info=logger.isEnabledFor(logging.DEBUG))
     else:

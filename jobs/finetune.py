@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import sys
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from engine.run.options import (
     Where,
     distillation_spec,
     label_spec,
+    settings_to_config,
     source_of,
 )
 from engine.run.plan import plan_labelling
@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None, *, source: LabellerSource | None = 
             limit=where.limit,
             batch_size=options.execution.batch_size,
             precision=options.model.model_precision,
-            config=dataclasses.asdict(options),
+            config=settings_to_config(options),
         )
         print(plan.describe(), flush=True)
         if options.execution.dry_run:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from engine import storage
 from engine.labelling.spec import SeveralSpec
 from engine.run.directory import find_input
 from engine.run.names import default_run_url
@@ -21,6 +22,7 @@ from engine.run.options import (
     Where,
     distillation_spec,
     label_spec,
+    settings_to_config,
     source_of,
 )
 from engine.run.plan import LabelPlan, plan_labelling
@@ -91,7 +93,9 @@ def make_plan(options: Label, source: LabellerSource | None = None) -> LabelPlan
         for concept in concepts
     ]
     specs = tuple(label_spec(what, options.method, options.refinement, options.stage.stage) for what in asked)
-    config = dataclasses.asdict(options)
+    config = settings_to_config(options)
+    if options.stage.adapter is not None:
+        config["stage"]["adapter"] = storage.absolute(options.stage.adapter)
     if len(concepts) == 1:
         config["what"] = dataclasses.asdict(asked[0])
     else:

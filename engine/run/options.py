@@ -242,6 +242,13 @@ def source_of(options: Model) -> ModelSource:
     return ModelSource.named(options.model, options.revision, precision=precision, compiled=compiled)
 
 
+def settings_to_config(options: Any) -> dict[str, Any]:
+    """The settings of a labelling as `run.json` keeps them: the model's name holds in any working directory."""
+    config = dataclasses.asdict(options)
+    config["model"]["model"] = source_of(options.model).model
+    return config
+
+
 def distillation_spec(options: Distillation) -> DistillationSpec:
     """The settings of a fine-tuning; ValueError for one that makes no sense."""
     values = dataclasses.asdict(options)

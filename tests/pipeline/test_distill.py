@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,12 @@ import pytest
 from PIL import Image
 
 from engine.run.plan import LabelPlan
+from engine.run.source import ModelSource
 from engine.run.summary import Outcome
+from engine.synthesis.spec import SynthesisSpec
+from jobs import distill
 from jobs.distill import main
+from tests.run.origins import start_origin
 
 BRIEF = "--concept car --limit 6 --method none --profile fast --timesteps 4 --attention-steps 2 --propagation-steps 1"
 BRIEF += " --presence-steps 1 --inpaint-steps 2 --workers 1 --synthesis.count 3 --synthesis.steps 2"
@@ -83,6 +88,17 @@ def test_where_images_could_not_be_labelled_nothing_begins_with_the_rest(
     told = capsys.readouterr()
     assert "1 leases could not be done (000000); the same command tries them again" in told.err
     assert "== synthesis" not in told.out and not (tmp_path / "run" / "synthetic").exists()
+
+
+def test_stages_after_the_labels_find_the_model_where_the_command_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, object]] = []
+    monkeypatch.setattr(distill, "find_origin", lambda url, **where: asked.append({"url": url, **where}))
+    monkeypatch.setattr(distill, "plan_synthesis", lambda origin, settings, **options: origin)
+    plan = replace(start_origin(tmp_path), source=ModelSource(model="/moved", revision="main"))
+    distill._plan_samples(plan, SynthesisSpec())
+    assert asked == [{"url": plan.run.url, "model": "/moved", "revision": "main"}]
 
 
 def test_a_setting_of_a_late_stage_that_makes_no_sense_is_refused_before_anything_starts(

@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 
 from engine import storage
+from engine.distillation.notes import write_notes
 from engine.distillation.spec import DistillationSpec
 from engine.labelling.spec import METHOD_VERSION, LabelSpec, RefinementSpec
+from engine.run.command import parse_options
 from engine.run.directory import RunError, start_run
 from engine.run.fake import FakeSource
+from engine.run.labelling import Label, make_plan
 from engine.run.origin import find_origin
 from engine.run.plan import plan_labelling
 from engine.run.source import ModelSource
@@ -122,6 +125,24 @@ def test_an_adapter_that_is_missing_or_not_asked_for_is_refused(tmp_path: Path) 
     start_run(str(tmp_path / "other"), RunManifest(fingerprint=fields, config=config))
     with pytest.raises(RunError, match=r"gone\.safetensors cannot be read"):
         find_origin(str(tmp_path / "other"), source=FakeSource())
+
+
+def test_a_run_is_gone_on_with_in_any_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "000000.tar").write_bytes(make_corpus_tar([0, 1]))
+    (tmp_path / "models" / "sd15").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    notes = {"concept": "car", "model_weights": "fake"}
+    (tmp_path / "m.safetensors").write_bytes(write_notes(int.to_bytes(2, 8, "little") + b"{}", notes))
+    monkeypatch.chdir(tmp_path)
+    given = ["--concept", "car", "--input", "corpus", "--run", "run", "--model", "models/sd15"]
+    given += ["--adapter", "m.safetensors"]
+    plan = make_plan(parse_options(Label, job="label", description="", arguments=given), FakeSource())
+    start_run(plan.run.url, plan.manifest)
+    monkeypatch.chdir("elsewhere")
+    assert find_origin("../run", source=FakeSource()).weights == str(tmp_path / "m.safetensors")
+    with pytest.raises(ValueError, match=f"{tmp_path}/models/sd15"):
+        find_origin("../run")
 
 
 def test_a_runs_precision_is_part_of_its_fingerprint_and_found_again(tmp_path: Path) -> None:
