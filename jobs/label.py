@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None, *, source: LabellerSource | None = 
         if options.execution.dry_run:
             return 0
         outcome = _label(plan, options.execution.workers)
-        print(outcome.describe(contact_sheet=_draw(plan, outcome), predicted=read_rate(plan.run.url)))
+        print(outcome.describe(contact_sheet=_draw(plan, outcome), predicted=read_rate(plan.run)))
         if outcome.labelled and not outcome.failed_leases:
             job = "label" if plan.run.stage == "refined" else "label --stage preliminary"
             one_of = plan.spec.concepts[0] if isinstance(plan.spec, SeveralSpec) else None

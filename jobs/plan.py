@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None, *, source: LabellerSource | None = 
         )
         print(f"\n{forecast.describe()}")
         if not options.execution.dry_run:
-            forecast.write(plan.run.url)
+            forecast.write(plan.run)
             print(describe_go_on("label", given, without=PROBING, run=plan.run.url))
         return 0
 

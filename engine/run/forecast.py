@@ -17,6 +17,7 @@ from engine.corpus.decode import DecodeError, decode_image
 from engine.corpus.reader import open_lease
 from engine.corpus.sample import Sample
 from engine.labelling.spec import LabelSpec, SeveralSpec
+from engine.run.directory import LabelRun
 from engine.run.plan import LabelPlan
 from engine.run.prefetch import Picture
 from engine.run.quantities import format_bytes
@@ -104,16 +105,22 @@ class Forecast:
             facts.append(("price", f"{self.price:.2f} at {self.price_per_hour:g} an hour"))
         return "\n".join(f"{name:<12}{fact}" for name, fact in facts)
 
-    def write(self, run_url: str) -> None:
+    def write(self, run: LabelRun) -> None:
         """Into the run directory, for the end of the run to be compared with."""
         values = {**dataclasses.asdict(self), "images_per_second": self.images_per_second, "hours": self.hours}
-        storage.atomic_put((json.dumps(values, indent=1) + "\n").encode(), storage.join(run_url, FILE))
+        values |= {"fingerprint": run.fingerprint, "stage": run.stage}
+        storage.atomic_put((json.dumps(values, indent=1) + "\n").encode(), storage.join(run.url, FILE))
 
 
-def read_rate(run_url: str) -> tuple[float, int] | None:
-    """Images per second that were predicted for the run, and for how many workers; None if nothing was."""
+def read_rate(run: LabelRun) -> tuple[float, int] | None:
+    """Images per second that were predicted for the run, and for how many workers; None if nothing was.
+
+    What was predicted for other settings, or another stage, is nothing.
+    """
     try:
-        values = json.loads(storage.read_bytes(storage.join(run_url, FILE)))
+        values = json.loads(storage.read_bytes(storage.join(run.url, FILE)))
+        if (values["fingerprint"], values["stage"]) != (run.fingerprint, run.stage):
+            return None
         return float(values["images_per_second"]), int(values["workers"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -110,13 +110,22 @@ def test_the_job_writes_what_the_end_of_the_run_is_compared_with(
     values = json.loads((tmp_path / "run" / "plan.json").read_text())
     # 300 steps of 16 examples, three passes each; a coarse mask of half a second takes 40 + 25 + 20 passes.
     assert values["fine_tuning"] == pytest.approx(3 * 300 * 16 * 0.5 / 85, rel=0.1)
-    assert read_rate(str(tmp_path / "run")) == (1.5, 3)
+    assert read_rate(plan_of(corpus, tmp_path / "run", source=source).run) == (1.5, 3)
 
 
-def test_no_or_a_broken_prediction_is_none(tmp_path: Path) -> None:
-    assert read_rate(str(tmp_path)) is None
+def test_no_or_a_broken_prediction_is_none(corpus: Path, tmp_path: Path) -> None:
+    run = plan_of(corpus, tmp_path).run
+    assert read_rate(run) is None
     (tmp_path / "plan.json").write_text("{")
-    assert read_rate(str(tmp_path)) is None
+    assert read_rate(run) is None
+
+
+def test_what_was_predicted_for_other_settings_or_another_stage_is_none(corpus: Path, tmp_path: Path) -> None:
+    run = plan_of(corpus, tmp_path).run
+    Forecast(images=9, seconds=2.0, workers=3, device="cpu", label_bytes=1000).write(run)
+    assert read_rate(run) == (1.5, 3)
+    assert read_rate(plan_of(corpus, tmp_path, spec=replace(SPEC, timesteps=49)).run) is None
+    assert read_rate(plan_of(corpus, tmp_path, spec=SPEC.at("preliminary")).run) is None
 
 
 def test_all_concepts_of_a_run_are_probed_and_fine_tuned(corpus: Path, tmp_path: Path, monkeypatch) -> None:
