@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None, *, source: LabellerSource | None = 
     def run(options: Plan) -> int:
         plan = make_plan(options, source)
         print(plan.describe(), flush=True)
-        if not plan.remaining:
+        if options.execution.dry_run or not plan.remaining:
             return 0
         forecast = make_forecast(
             plan,
@@ -77,9 +77,8 @@ def main(arguments: list[str] | None = None, *, source: LabellerSource | None = 
             price_per_hour=options.probing.price_per_hour,
         )
         print(f"\n{forecast.describe()}")
-        if not options.execution.dry_run:
-            forecast.write(plan.run)
-            print(describe_go_on("label", given, without=PROBING, run=plan.run.url))
+        forecast.write(plan.run)
+        print(describe_go_on("label", given, without=PROBING, run=plan.run.url))
         return 0
 
     return run_command(Plan, run, job="plan", description=DESCRIPTION, arguments=arguments)

@@ -113,6 +113,16 @@ def test_the_job_writes_what_the_end_of_the_run_is_compared_with(
     assert read_rate(plan_of(corpus, tmp_path / "run", source=source).run) == (1.5, 3)
 
 
+def test_a_dry_run_stops_before_the_probe(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "probe", None)
+    arguments = ["--concept", "car", "--input", str(corpus), "--run", str(tmp_path / "run"), "--dry-run"]
+    assert main(arguments, source=FakeSource()) == 0
+    assert "in 12 leases" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+
+
 def test_no_or_a_broken_prediction_is_none(corpus: Path, tmp_path: Path) -> None:
     run = plan_of(corpus, tmp_path).run
     assert read_rate(run) is None
