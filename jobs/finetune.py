@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from engine import storage
 from engine.run.command import run_command
 from engine.run.directory import find_input
-from engine.run.names import default_run_url
+from engine.run.names import concept_url, default_run_url
 from engine.run.options import (
     Distillation,
     Execution,
@@ -28,7 +28,9 @@ from engine.run.options import (
     source_of,
 )
 from engine.run.plan import plan_labelling
+from engine.run.quantities import format_counts
 from engine.run.source import LabellerSource
+from engine.run.training import find_training
 from engine.run.what_next import describe_go_on
 
 
@@ -55,7 +57,8 @@ Examples:
   python jobs/finetune.py --concept car --run runs/car --method full --steps 2000
   python jobs/label.py --concept car --adapter runs/car/concept --input more-images --run runs/more-cars
 
-Exit code: 0 done, 1 stopped (the same command resumes), 2 wrong usage."""
+Exit code: 0 done, 1 stopped (the same command resumes) or more of the sample in quarantine than --max-failures, 2 wrong
+usage."""
 
 
 def main(arguments: list[str] | None = None, *, source: LabellerSource | None = None) -> int:
@@ -85,9 +88,12 @@ def main(arguments: list[str] | None = None, *, source: LabellerSource | None = 
         from engine.pipeline.driver import make_concepts_of
 
         make_concepts_of(plan, workers=options.execution.workers, tell=functools.partial(print, flush=True))
+        receipt = find_training(concept_url(plan.run.url), plan.run.fingerprint)
+        assert receipt is not None, "it was just made, or there before"
         print(f"weights      {', '.join(map(storage.redact, plan.weights))}")
+        print(f"images       {format_counts(receipt.images)}")
         print(describe_go_on("label", given, run=plan.run.url))
-        return 0
+        return int(receipt.quarantined > options.execution.max_failures)
 
     return run_command(Finetune, run, job="finetune", description=DESCRIPTION, arguments=arguments, once="--concept")
 

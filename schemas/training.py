@@ -34,6 +34,11 @@ class TrainingReceipt:
     limit: int | None = None
     schema_version: int = TRAINING_SCHEMA_VERSION
 
+    @property
+    def quarantined(self) -> float:
+        """Fraction of the images that were in quarantine."""
+        return self.images.get("quarantined", 0) / max(1, sum(self.images.values()))
+
     def to_json(self) -> str:
         """The receipt file's text."""
         return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n"
