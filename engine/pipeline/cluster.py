@@ -174,7 +174,7 @@ def check_reach(urls: Iterable[str]) -> None:
         for path in ray.get(answer):
             raise ClusterError(
                 f"node {host} of the cluster does not see {path}: on several nodes the run directory and the "
-                "corpus must be on a shared filesystem or an object store, for example --run s3://bucket/folder"
+                "corpus must be on a shared filesystem or an object store, for example s3://bucket/folder"
             )
 
 

@@ -140,7 +140,7 @@ def at_work(plan: LeasePlan) -> Iterator[None]:
     """All that a driver needs: a run directory that is started and its own, and a connection to Ray."""
     # What can be found out before a cluster is reached or started is found out first.
     check_address()
-    with occupy(plan.run.url, plan.manifest, plan.run.session), on_cluster():
+    with occupy(plan.run.url, plan.manifest, plan.run.session, option=plan.run.option), on_cluster():
         yield
 
 

@@ -93,15 +93,18 @@ def occupy(url: str, manifest: RunManifest, session: str, *, option: str = "--ru
         ClaimError, OSError: as `claim`.
     """
     start_run(url, manifest, option=option)
-    with claim(url, session):
+    with claim(url, session, option=option):
         # Of two drivers that found nothing there, the one that started it last may not be the one that holds it.
         check_manifest(url, manifest, option=option)
         yield
 
 
 @contextmanager
-def claim(run_url: str, session: str) -> Iterator[None]:
+def claim(run_url: str, session: str, *, option: str = "--run") -> Iterator[None]:
     """Keeps other drivers off a run directory; within a claim of the same session it does nothing.
+
+    Args:
+        option: by which the user names the directory.
 
     Raises:
         ClaimError: another driver holds it and lives, or has taken it because this one was out of reach.
@@ -109,7 +112,7 @@ def claim(run_url: str, session: str) -> Iterator[None]:
     """
     url = storage.join(run_url, FILE)
     own = Holder.here(session)
-    if not _acquire(url, own):
+    if not _acquire(url, own, option):
         yield
         return
     renewal = _Renewal(url, own)
@@ -126,7 +129,7 @@ def claim(run_url: str, session: str) -> Iterator[None]:
         raise ClaimError(f"another driver ({renewal.lost}) has taken {_folder(url)}, because this one was out of reach")
 
 
-def _acquire(url: str, own: Holder) -> bool:
+def _acquire(url: str, own: Holder, option: str) -> bool:
     """Waits until the claim is ours; False where this session has it already."""
     watched, since = None, time.monotonic()
     while True:
@@ -138,7 +141,7 @@ def _acquire(url: str, own: Holder) -> bool:
         if holder is not None and holder.session == own.session:
             return holder.token == own.token
         if watched not in (None, data) and holder is not None:
-            message = f"another driver ({holder}) is at {_folder(url)}: wait until it ends, or use another --run"
+            message = f"another driver ({holder}) is at {_folder(url)}: wait until it ends, or use another {option}"
             raise ClaimError(message)
         if (holder is not None and holder.gone()) or time.monotonic() - since > STALE_AFTER:
             logger.warning("taking over %s from a driver that is no more (%s)", _folder(url), holder)

@@ -39,6 +39,7 @@ class LabelRun:
         session: names this start of the driver.
         batch_size: images per call of the labeller.
         retry: try again, once in this session, what earlier ones have put into quarantine.
+        option: by which the user names the run directory.
     """
 
     url: str
@@ -52,6 +53,7 @@ class LabelRun:
     session: str
     batch_size: int = 8
     retry: bool = False
+    option: str = "--run"
 
     def labels_url(self, lease_id: str) -> str:
         return storage.join(self.url, STAGE_FOLDERS[self.stage], f"{lease_id}.parquet")
@@ -118,14 +120,24 @@ def subtract_receipts(leases: list[Lease], receipts: dict[str, Receipt], run: La
     Raises:
         RunError: as `check_corpus`.
     """
-    check_corpus(leases, receipts, run.url, mended=run.retry)
+    way_out = f"give each corpus its own {run.option}"
+    if run.option == "--run":  # others, as of jobs/predict.py, have no quarantine to retry and no adapter
+        way_out += (
+            " (where this is the same shard and its bad images have been mended: label it with jobs/label.py "
+            "--retry-quarantined; where images were added to a folder: --adapter with the run's concept folder spares "
+            "the fine-tuning)"
+        )
+    check_corpus(leases, receipts, run.url, way_out=way_out, mended=run.retry)
     return [lease for lease in leases if lease.id not in receipts or not run.settles(receipts[lease.id], lease)]
 
 
-def check_corpus(leases: list[Lease], receipts: dict[str, Receipt], url: str, *, mended: bool = False) -> None:
+def check_corpus(
+    leases: list[Lease], receipts: dict[str, Receipt], url: str, *, way_out: str, mended: bool = False
+) -> None:
     """Checks that receipts are of these leases.
 
     Args:
+        way_out: what the user can do about labels of another corpus.
         mended: shards of which samples are in quarantine may have changed.
 
     Raises:
@@ -141,9 +153,7 @@ def check_corpus(leases: list[Lease], receipts: dict[str, Receipt], url: str, *,
         raise RunError(
             f"{storage.redact(url)} holds labels of another {now.shard.name}: that one had "
             f"{was['shard']['size']} bytes in {was['parts']} part(s), this one has {now.shard.size} in "
-            f"{now.parts}; give each corpus its own --run (where this is the same shard and its bad images have been "
-            "mended: label it with --retry-quarantined; where images were added to a folder: --adapter with the run's "
-            "concept folder spares the fine-tuning)"
+            f"{now.parts}; {way_out}"
         )
 
 

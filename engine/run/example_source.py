@@ -158,7 +158,8 @@ def find_corpus(run_url: str, labelled: RunManifest, labels: Labels, input_url: 
     else:
         raise NothingToLearn(f"{storage.redact(run_url)} has no {labels} labels; {FIRST}")
     if not made:
-        check_corpus(leases, receipts, run_url)
+        way_out = "give --input the images that were labelled, or label these in another --run first (jobs/label.py)"
+        check_corpus(leases, receipts, run_url, way_out=way_out)
     _check_receipts(receipts, labelled, run_url)
     own = _choose_labelled(leases, receipts)
     if not own:

@@ -234,6 +234,7 @@ def plan_run(
         session=new_session(),
         batch_size=batch_size,
         retry=retry,
+        option=option,
     )
     plan = LabelPlan(
         spec=spec,

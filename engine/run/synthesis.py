@@ -166,7 +166,6 @@ def plan_synthesis(
         **({"synthesis.starts": starts.source.digest} if starts else {}),
     }
     manifest = make_manifest(fields, config)
-    resumed = check_manifest(url, manifest, option="--output")
     run = LabelRun(
         url=url,
         stage=spec.stage,
@@ -177,7 +176,9 @@ def plan_synthesis(
         revision=source.revision,
         seed=spec.seed,
         session=new_session(),
+        option="--output",
     )
+    resumed = check_manifest(url, manifest, option=run.option)
     leases = plan_shards(run, settings)
     remaining, receipts = split_done(leases, run) if resumed else (leases, {})
     return SynthesisPlan(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from engine import storage
 from engine.pipeline import driver
 from engine.run.attempts import ATTEMPTS
+from schemas.run import RunManifest
 from tests.run.origins import start_origin
 from tests.run.test_status import label
 
@@ -26,6 +29,22 @@ def test_whoever_gives_up_waiting_for_a_node_leaves_no_connection_behind(monkeyp
     with pytest.raises(KeyboardInterrupt), driver.on_cluster():
         raise AssertionError
     assert ended == [True]
+
+
+def test_a_driver_names_the_option_of_its_run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options: list[str] = []
+
+    def occupy(url: str, manifest: RunManifest, session: str, *, option: str) -> AbstractContextManager[None]:
+        options.append(option)
+        return nullcontext()
+
+    monkeypatch.setattr(driver, "occupy", occupy)
+    monkeypatch.setattr(driver, "on_cluster", nullcontext)
+    plan = start_origin(tmp_path)
+    for option in ("--run", "--output"):
+        with driver.at_work(replace(plan, run=replace(plan.run, option=option))):
+            pass
+    assert options == ["--run", "--output"]
 
 
 def test_a_driver_with_nothing_to_do_leaves_the_marks_of_another_alone(tmp_path: Path) -> None:

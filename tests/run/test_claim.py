@@ -61,6 +61,14 @@ def test_a_second_driver_is_refused_by_name_while_the_first_lives(run: str) -> N
         assert held(run)["session"] == "one"  # type: ignore[index]
 
 
+def test_a_second_driver_is_told_the_option_that_its_job_has(run: str) -> None:
+    with claim(run, "one"):
+        with pytest.raises(ClaimError, match=r"use another --output$"), claim(run, "two", option="--output"):
+            raise AssertionError
+        with pytest.raises(ClaimError, match=r"use another --run$"), claim(run, "three"):
+            raise AssertionError
+
+
 def test_the_same_session_may_claim_again(run: str) -> None:
     with claim(run, "one"):
         with claim(run, "one"):
@@ -174,7 +182,7 @@ def test_of_two_drivers_that_start_a_run_at_once_with_other_settings_one_is_refu
 ) -> None:
     mine, other = (make_manifest({"concept": concept}, None) for concept in ("car", "dog"))
 
-    def late(url: str, session: str) -> object:
+    def late(url: str, session: str, **options: str) -> object:
         storage.atomic_put(other.to_json().encode(), storage.join(url, "run.json"))
         return claim(url, session)
 

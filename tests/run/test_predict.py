@@ -78,6 +78,16 @@ def test_resuming_does_what_is_left_and_another_model_is_refused(model: Path, tm
         plan_prediction(model=str(model), input_url=str(corpus), output_url=str(out))
 
 
+def test_other_images_are_refused_with_the_options_that_the_job_has(model: Path, tmp_path: Path) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    (photos / "0.png").write_bytes(to_png(draw_box(0)[0]))
+    predict(plan_prediction(model=str(model), input_url=str(photos), output_url=str(out)))
+    (photos / "1.png").write_bytes(to_png(draw_box(1)[0]))
+    with pytest.raises(RunError, match=r"holds labels of another .*; give each corpus its own --output$"):
+        plan_prediction(model=str(model), input_url=str(photos), output_url=str(out))
+
+
 def test_workers_of_other_nodes_must_see_the_segmenter_and_a_short_side_of_zero_is_refused(
     model: Path, tmp_path: Path
 ) -> None:

@@ -271,7 +271,7 @@ def test_a_corpus_that_has_moved_must_be_named(run: Path, corpus: Path, tmp_path
 
 def test_labels_of_another_corpus_are_not_taken_for_these(run: Path, tmp_path: Path) -> None:
     other = write_corpus(tmp_path / "other", each=5)
-    with pytest.raises(RunError, match=r"holds labels of another 000000\.tar"):
+    with pytest.raises(RunError, match=r"holds labels of another 000000\.tar: .*; give --input [^-]*, or [^-]* --run "):
         plan(run, input_url=str(other))
 
 
