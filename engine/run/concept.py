@@ -125,6 +125,8 @@ class ConceptTask:
         """Removes what a fine-tuning on a sample that this one outgrows has left; other leavings are gone on with."""
         receipt = self.find_receipt()
         if receipt is not None and self.outgrows(receipt.limit):
+            folder, limit = storage.redact(self.folder), receipt.limit
+            logger.warning("%s learned from the first %d images only (--limit) and is made anew", folder, limit)
             storage.remove(self.url("receipt.json"))
         with suppress(FileNotFoundError):
             begun = json.loads(storage.read_bytes(self.url("training", SAMPLE)))

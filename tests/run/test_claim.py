@@ -63,7 +63,8 @@ def test_a_second_driver_is_refused_by_name_while_the_first_lives(run: str) -> N
 
 def test_a_second_driver_is_told_the_option_that_its_job_has(run: str) -> None:
     with claim(run, "one"):
-        with pytest.raises(ClaimError, match=r"use another --output$"), claim(run, "two", option="--output"):
+        manifest = make_manifest({"concept": "car"}, None)
+        with pytest.raises(ClaimError, match=r"another --output$"), occupy(run, manifest, "two", option="--output"):
             raise AssertionError
         with pytest.raises(ClaimError, match=r"use another --run$"), claim(run, "three"):
             raise AssertionError
