@@ -26,8 +26,9 @@ from engine.pipeline.progress import ProgressLine, Tally, count, start_board
 from engine.pipeline.trainer import TrainingError
 from engine.run.attempts import clear_attempts
 from engine.run.claim import occupy
+from engine.run.harvest import LeasePlan
 from engine.run.heartbeat import Heartbeat, timestamp
-from engine.run.plan import LabelPlan, LeasePlan
+from engine.run.plan import LabelPlan
 from engine.run.summary import Outcome
 from schemas.receipt import Receipt
 from schemas.snapshot import Snapshot

@@ -16,8 +16,7 @@ from engine.corpus.lease import Lease
 from engine.pipeline.cluster import Workers
 from engine.pipeline.metrics import WorkerMetrics
 from engine.remote import LASTING_ERRORS
-from engine.run.harvest import LabellerBroken, LeaseProgress, LeaseTask
-from engine.run.plan import LeasePlan
+from engine.run.harvest import LabellerBroken, LeasePlan, LeaseProgress, LeaseTask
 from engine.storage import NoRoom
 from schemas.receipt import Receipt
 

@@ -6,7 +6,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from engine import storage
 from engine.corpus.lease import Lease
@@ -16,6 +16,7 @@ from engine.run.directory import LabelRun
 from engine.run.heartbeat import timestamp
 from engine.run.rows import defects_to_parquet, labels_to_parquet
 from schemas.receipt import Receipt
+from schemas.run import RunManifest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,40 @@ class LeaseTask(Protocol):
 
     def load(self, *, device: str, threads: int | None) -> Complete:
         """Loads the model, once per worker; `threads` limits those of the process."""
+
+
+class LeasePlan(Protocol):
+    """What a driver needs of a plan, whatever is to be done to its leases.
+
+    Attributes:
+        leases: all of them; `remaining` are those without a receipt, `receipts` those of the others, by lease id.
+        task: for the workers.
+        places: what every node of a cluster must see.
+        sized: whether sizes of shards are bytes to be read.
+    """
+
+    sized: ClassVar[bool]
+
+    @property
+    def run(self) -> LabelRun: ...
+
+    @property
+    def manifest(self) -> RunManifest: ...
+
+    @property
+    def leases(self) -> list[Lease]: ...
+
+    @property
+    def remaining(self) -> list[Lease]: ...
+
+    @property
+    def receipts(self) -> dict[str, Receipt]: ...
+
+    @property
+    def task(self) -> LeaseTask: ...
+
+    @property
+    def places(self) -> set[str]: ...
 
 
 class LabellerBroken(RuntimeError):

@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 from engine import storage
 from engine.corpus.catalogue import list_shards
@@ -23,7 +23,6 @@ from engine.run.directory import (
     read_receipts,
     subtract_receipts,
 )
-from engine.run.harvest import LeaseTask
 from engine.run.names import concept_url
 from engine.run.quantities import format_bytes
 from engine.run.shard import LabelTask
@@ -31,40 +30,6 @@ from engine.run.source import LabellerSource, Precision, RunSpec
 from schemas.label import LABEL_SCHEMA_VERSION
 from schemas.receipt import Receipt
 from schemas.run import RunManifest
-
-
-class LeasePlan(Protocol):
-    """What a driver needs of a plan, whatever is to be done to its leases.
-
-    Attributes:
-        leases: all of them; `remaining` are those without a receipt, `receipts` those of the others, by lease id.
-        task: for the workers.
-        places: what every node of a cluster must see.
-        sized: whether sizes of shards are bytes to be read.
-    """
-
-    sized: ClassVar[bool]
-
-    @property
-    def run(self) -> LabelRun: ...
-
-    @property
-    def manifest(self) -> RunManifest: ...
-
-    @property
-    def leases(self) -> list[Lease]: ...
-
-    @property
-    def remaining(self) -> list[Lease]: ...
-
-    @property
-    def receipts(self) -> dict[str, Receipt]: ...
-
-    @property
-    def task(self) -> LeaseTask: ...
-
-    @property
-    def places(self) -> set[str]: ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,8 @@ from itertools import islice
 
 from engine import storage
 from engine.run.directory import QUARANTINE_FOLDERS, STAGE_FOLDERS
-from engine.run.plan import LeasePlan, count_quarantined
+from engine.run.harvest import LeasePlan
+from engine.run.plan import count_quarantined
 from engine.run.quantities import format_counts
 from schemas.receipt import Receipt
 

@@ -19,7 +19,8 @@ from engine.run.fake import FakeLabeller, FakeSynthesizer
 from engine.run.labelling import make_plan
 from engine.run.origin import find_origin
 from engine.run.shard import label_lease
-from engine.run.synthesis import plan_synthesis, synthesize_shard
+from engine.run.synthesis import plan_synthesis
+from engine.run.synthetic_shard import synthesize_shard
 from engine.run.training import make_receipt
 from engine.run.what_next import AFTER
 from engine.segmenter.files import SegmenterConfig

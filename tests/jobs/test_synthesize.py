@@ -13,7 +13,8 @@ from engine.labelling.spec import SeveralSpec
 from engine.run.directory import start_run
 from engine.run.fake import FakeSource, FakeSynthesizer
 from engine.run.origin import find_origin
-from engine.run.synthesis import plan_synthesis, synthesize_shard
+from engine.run.synthesis import plan_synthesis
+from engine.run.synthetic_shard import synthesize_shard
 from engine.synthesis.spec import SynthesisSpec
 from jobs.synthesize import main
 from schemas.run import RunManifest

@@ -22,7 +22,8 @@ from engine.run.fake import FakeSource, FakeSynthesizer
 from engine.run.harvest import LabellerBroken
 from engine.run.origin import Origin, find_origin
 from engine.run.starts import LARGEST, MOST_LEASES, NoStart, ShardStarts, Starts
-from engine.run.synthesis import plan_synthesis, synthesize_shard
+from engine.run.synthesis import plan_synthesis
+from engine.run.synthetic_shard import synthesize_shard
 from engine.synthesis.sample import Start, SyntheticSample
 from engine.synthesis.spec import BATCH, SynthesisSpec
 from tests.run.origins import SPEC, start_origin

@@ -18,7 +18,8 @@ from engine.run.directory import RunError, start_run
 from engine.run.fake import FakeSource, FakeSynthesizer
 from engine.run.harvest import LabellerBroken, LeaseProgress
 from engine.run.origin import Origin, find_origin
-from engine.run.synthesis import SynthesisPlan, plan_synthesis, synthesize_shard
+from engine.run.synthesis import SynthesisPlan, plan_synthesis
+from engine.run.synthetic_shard import synthesize_shard
 from engine.synthesis.sample import Start, SyntheticSample
 from engine.synthesis.spec import BATCH, SynthesisSpec
 from schemas.label import LABEL_SCHEMA
