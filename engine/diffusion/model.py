@@ -13,20 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPTextModel, PreTrainedTokenizerBase
 
+from engine.diffusion.layout import COMPONENTS, ModelError, check_layout
+from engine.diffusion.schedule import load_scheduler, sampler_timesteps
 from engine.gpu import check_device
 
-COMPONENTS = ("unet", "vae", "text_encoder")
 IMAGES_AT_ONCE = 8
 """Per call of the autoencoder, which needs gigabytes for each at 512 pixels."""
-
-
-class ModelError(ValueError):
-    """A model that cannot be used, and what to do about it."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,10 +71,7 @@ class LatentDiffusion:
         Raises:
             ModelError: the schedule has fewer.
         """
-        check_steps(self.scheduler, steps)
-        sampler = DDIMScheduler.from_config(self.scheduler.config)
-        sampler.set_timesteps(steps)
-        return sorted(int(t) for t in sampler.timesteps)
+        return sampler_timesteps(self.scheduler, steps)[::-1]
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
@@ -165,28 +159,6 @@ def find_model(name: str, revision: str | None = None) -> Path:
     return folder
 
 
-def check_layout(folder: Path) -> None:
-    """Refuse a folder that is not a complete `StableDiffusionPipeline` in safetensors.
-
-    Raises:
-        ModelError: names the first thing that is missing or not allowed.
-    """
-    if not (folder / "model_index.json").is_file():
-        raise ModelError(f"{folder} has no model_index.json; it must be a model in diffusers format")
-    for part in (*COMPONENTS, "tokenizer", "scheduler"):
-        if not (folder / part).is_dir():
-            raise ModelError(
-                f"{folder} has no {part}/ folder; it must hold unet, vae, text_encoder, tokenizer and scheduler"
-            )
-    for part in COMPONENTS:
-        if not list((folder / part).glob("*.safetensors")):
-            pickled = sorted(
-                p.name for p in (folder / part).iterdir() if p.suffix in (".bin", ".pt", ".ckpt", ".pkl", ".pth")
-            )
-            what = f"only pickled weights ({pickled[0]}), which are never loaded" if pickled else "no weights"
-            raise ModelError(f"{folder / part} has {what}; convert the model to safetensors")
-
-
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer alone, to check a prompt without loading any weights."""
     return AutoTokenizer.from_pretrained(folder / "tokenizer", trust_remote_code=False, local_files_only=True)
@@ -222,21 +194,6 @@ def load_model(
     for network in (model.unet, model.vae):
         network.to(memory_format=torch.channels_last)  # else every convolution rearranges what it gets
     return model.to(device)
-
-
-def load_scheduler(folder: Path) -> DDPMScheduler:
-    """The noise schedule of a model folder; ModelError without a readable one."""
-    try:
-        return DDPMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"the schedule of {folder} cannot be read: {error}") from error
-
-
-def check_steps(scheduler: DDPMScheduler, steps: int) -> None:
-    """Raises ModelError for more steps than a sampler of this schedule can take."""
-    most = scheduler.config.num_train_timesteps - scheduler.config.steps_offset
-    if steps > most:
-        raise ModelError(f"{steps} timesteps are more than the {most} of the model's schedule")
 
 
 def hash_weights(folder: Path) -> str:

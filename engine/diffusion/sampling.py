@@ -11,16 +11,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
-from engine.diffusion.model import LatentDiffusion, check_steps
+from engine.diffusion.model import LatentDiffusion
 from engine.diffusion.noise import add_noise
+from engine.diffusion.schedule import Solver, sampler_timesteps
 
-Solver = Literal["ddim", "dpm++"]
+SCHEDULE = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "rescale_betas_zero_snr",
+)
+"""The settings of a scheduler that say how much noise each timestep has."""
 PredictNoise = Callable[[Tensor, int], Tensor]
 """ε of z_t ([B, C, h, w] float32) at a timestep."""
 
@@ -136,7 +144,7 @@ class _Entry:
 def _ddim(
     model: LatentDiffusion, z_T: Tensor, predict: PredictNoise, steps: int, known: Known | None, entry: _Entry
 ) -> Tensor:
-    timesteps = model.sampler_timesteps(steps)[::-1][entry.first :]
+    timesteps = sampler_timesteps(model.scheduler, steps)[entry.first :]
     levels = [float(model.scheduler.alphas_cumprod[t]) for t in timesteps] + [1.0]
     zt = entry.of(z_T, levels[0])
     for t, now, after in zip(timesteps, levels, levels[1:], strict=False):
@@ -150,16 +158,16 @@ def _ddim(
 def _dpm_solver(
     model: LatentDiffusion, z_T: Tensor, predict: PredictNoise, steps: int, known: Known | None, entry: _Entry
 ) -> Tensor:
-    solver = DPMSolverMultistepScheduler.from_config(
-        model.scheduler.config,
+    # The schedule alone: a folder may also say how its own sampler spaces its steps.
+    schedule = {name: model.scheduler.config[name] for name in SCHEDULE}
+    solver = DPMSolverMultistepScheduler(
+        **schedule,
         algorithm_type="dpmsolver++",
         solver_order=2,
         prediction_type="epsilon",  # `predict` has converted it
-        timestep_spacing="trailing",  # few steps must begin where the noise is whole
         final_sigmas_type="zero",
     )
-    check_steps(model.scheduler, steps)
-    solver.set_timesteps(steps, device=z_T.device)
+    solver.set_timesteps(timesteps=sampler_timesteps(model.scheduler, steps, "dpm++"), device=z_T.device)
     solver.set_begin_index(entry.first)
     levels = (1 / (1 + solver.sigmas.double().square())).tolist()[entry.first :]  # σ² = (1 - ᾱ) / ᾱ
     zt = entry.of(z_T, levels[0])

@@ -109,8 +109,9 @@ class ModelSource:
 
     def check(self, spec: LabelSpec | SeveralSpec) -> dict[str, Any]:
         """Hash of the weights; ValueError for a missing model, or a concept or steps that it does not have."""
-        from engine.diffusion.model import check_steps, hash_weights, load_scheduler, load_tokenizer
+        from engine.diffusion.model import hash_weights, load_tokenizer
         from engine.diffusion.prompt import check_known, locate_concept
+        from engine.diffusion.schedule import check_steps, load_scheduler
 
         folder = self._find()
         tokenizer = load_tokenizer(folder)
@@ -127,7 +128,7 @@ class ModelSource:
 
     def check_synthesis(self, settings: SynthesisSpec) -> None:
         """Raises ModelError for more steps than the model's schedule has."""
-        from engine.diffusion.model import check_steps, load_scheduler
+        from engine.diffusion.schedule import check_steps, load_scheduler
 
         check_steps(load_scheduler(self._find()), settings.steps)
 

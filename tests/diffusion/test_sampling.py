@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
 from engine.diffusion.model import ModelError
 from engine.diffusion.sampling import Known, guide, predict_noise, sample, to_noise
@@ -195,3 +197,19 @@ def test_more_steps_than_the_schedule_has_are_refused(models, solver):
     with pytest.raises(ModelError, match="1000 timesteps are more than the 999 of the model's schedule"):
         sample(model, z_T, lambda zt, t: zt, 1000, solver=solver)
     assert model.sampler_timesteps(999)[-1] == 999
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_every_number_of_steps_takes_that_many_passes(models, solver):
+    """Of 61 trailing ones, diffusers makes 62."""
+    config, asked = models["sd1"].scheduler.config, []
+    model = replace(models["sd1"], scheduler=DDPMScheduler.from_config(config, timestep_spacing="trailing"))
+    sample(model, draw(0), lambda zt, t: asked.append(t) or zt, 61, solver=solver)
+    assert len(asked) == 61 and min(asked) >= 0
+
+
+def test_a_schedule_saved_with_another_spacing_of_sigmas_is_walked_as_any_other(models):
+    model, predict = models["sd1"], guide(models["sd1"], *contexts(), 1)
+    karras = DDPMScheduler.from_config({**model.scheduler.config, "use_karras_sigmas": True})
+    expected = sample(model, draw(0), predict, STEPS, solver="dpm++")
+    assert torch.equal(sample(replace(model, scheduler=karras), draw(0), predict, STEPS, solver="dpm++"), expected)
