@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 from engine.corpus.catalogue import Shard
 from engine.corpus.members import Index, Member, assign_folder_keys, group_members
 from engine.remote import ask
 from engine.storage import join, open_filesystem
+
+_NO_FILE = (errno.ELOOP, errno.ENXIO)
+"""What reading a ring of links, or a socket, ends in: neither has a file behind it, now or later."""
 
 
 class FolderSource:
@@ -20,7 +24,12 @@ class FolderSource:
         self.index = Index(items=group_members(shard.name, members)[0])
 
     def read(self, member: Member) -> bytes:
-        return ask(self._filesystem, "cat_file", join(self._root, member.name))
+        try:
+            return ask(self._filesystem, "cat_file", join(self._root, member.name))
+        except OSError as error:
+            if error.errno not in _NO_FILE:
+                raise
+            raise FileNotFoundError(error.errno, error.strerror, error.filename) from error
 
     def close(self) -> None:
         """Nothing is held open."""

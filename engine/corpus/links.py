@@ -13,7 +13,7 @@ class LinkedFileSystem(LocalFileSystem):
     """Follows links wherever it lists: fsspec's own says "other" of one, and enters no folder behind it.
 
     A link to a folder that encloses it is left out, or listing would never end. One that leads nowhere stays ("other"),
-    for whoever reads it to say so.
+    for whoever reads it to say so. Pipes, sockets and devices are no files: whoever reads one may wait for ever.
     """
 
     def ls(self, path: str, detail: bool = False, **kwargs: Any) -> list[Any]:
@@ -22,13 +22,14 @@ class LinkedFileSystem(LocalFileSystem):
         return found if detail else [entry["name"] for entry in found]
 
     def _follow(self, entry: dict[str, Any]) -> dict[str, Any] | None:
-        if not entry["islink"]:
-            return entry
-        try:
-            followed = self.info(entry["name"])
-        except OSError:
-            return entry
-        return None if followed["type"] == "directory" and _encloses_itself(entry["name"]) else followed
+        if entry["islink"]:
+            try:
+                entry = self.info(entry["name"])
+            except OSError:
+                return entry
+            if entry["type"] == "directory" and _encloses_itself(entry["name"]):
+                return None
+        return None if entry["type"] == "other" else entry
 
 
 def _encloses_itself(link: str) -> bool:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -177,6 +179,19 @@ def test_a_folder_of_images_goes_on_behind_links_but_not_in_a_ring(
     (tmp_path / "self").symlink_to(tmp_path)
     (shard,) = list_shards(str(tmp_path))
     assert shard.members == ("a.jpg", "more/b.jpg")
+
+
+def test_what_is_no_file_is_no_image_behind_links_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"12345")
+    (tmp_path / "ring.jpg").symlink_to(tmp_path / "ring.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "to_pipe.jpg").symlink_to(tmp_path / "pipe.jpg")
+    (tmp_path / "to_device.jpg").symlink_to("/dev/null")
+    monkeypatch.chdir(tmp_path)  # the path of a socket must be short
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket.png")
+    (shard,) = list_shards(str(tmp_path))
+    assert shard.members == ("a.jpg", "ring.jpg"), "a ring of links leads nowhere, which is for its reader to say"
 
 
 def test_a_link_that_leads_nowhere_hides_no_folder_beside_it(corpus: Path) -> None:

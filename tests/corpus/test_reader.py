@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 from typing import Any, cast
 
@@ -138,6 +139,20 @@ class TestFolder:
         item = next(iter(open_lease(Lease(shard=shard))))
         assert isinstance(item, Defect)
         assert (item.key, item.reason) == ("IMG.0001", "unreadable")
+
+    @pytest.mark.parametrize("kind", ["ring", "socket"])
+    def test_what_is_no_file_is_a_defect(self, folder: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+        [shard] = list_shards(str(folder))
+        monkeypatch.chdir(folder)  # the path of a socket must be short
+        Path("IMG.0001.jpg").unlink()
+        if kind == "ring":
+            Path("IMG.0001.jpg").symlink_to("IMG.0001.jpg")
+        else:
+            with socket.socket(socket.AF_UNIX) as server:
+                server.bind("IMG.0001.jpg")
+        first, second, *_ = open_lease(Lease(shard=shard))
+        assert isinstance(first, Defect) and isinstance(second, Sample)
+        assert (first.key, first.reason) == ("IMG.0001", "unreadable")
 
     def test_works_on_any_filesystem(self) -> None:
         filesystem = fsspec.filesystem("memory")
