@@ -2,7 +2,8 @@
 
 Symbols: z_t, ᾱ_t, ε as in Song et al. 2021 (DDIM). y_f and y_b are the contexts of object and background, w the
 guidance between them: ε̃ = w ε(z_t, y_f) − (w − 1) ε(z_t, y_b). w = 1 follows y_f alone, w = 0 follows y_b alone,
-w < 0 pushes away from the object, w > 1 away from the background.
+w < 0 pushes away from the object, w > 1 away from the background. A model with velocity prediction yields
+v = √ᾱ ε − √(1−ᾱ) z0 instead of ε, and is guided in v, which comes to the same; where ᾱ = 0, only v tells z0.
 
 Shapes: B images, C latent channels, h × w latent cells.
 """
@@ -29,8 +30,8 @@ SCHEDULE = (
     "rescale_betas_zero_snr",
 )
 """The settings of a scheduler that say how much noise each timestep has."""
-PredictNoise = Callable[[Tensor, int], Tensor]
-"""ε of z_t ([B, C, h, w] float32) at a timestep."""
+Predict = Callable[[Tensor, int], Tensor]
+"""What the U-Net says of z_t ([B, C, h, w] float32) at a timestep: ε, or v."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,27 +61,50 @@ def predict_noise(model: LatentDiffusion, zt: Tensor, t: Tensor, context: Tensor
     Args:
         zt: [B, C, h, w]; t: [B] int64; context: [B, tokens, width].
     """
-    prediction = model.unet(zt.to(model.unet.dtype), t, context).sample.float()
-    return to_noise(model, prediction, zt.float(), t)
+    return to_noise(model, _ask(model, zt, t, context), zt.float(), t)
 
 
 def to_noise(model: LatentDiffusion, prediction: Tensor, zt: Tensor, t: Tensor) -> Tensor:
-    """ε from the U-Net's output: itself, or with velocity prediction v = √ᾱ ε - √(1-ᾱ) z0 the sum √ᾱ v + √(1-ᾱ) z_t.
+    """ε from the U-Net's output at timesteps t [B]: itself, or of v the sum √ᾱ v + √(1-ᾱ) z_t.
 
     Raises:
         ValueError: a model that predicts something else.
     """
-    kind = model.scheduler.config.prediction_type
-    if kind == "epsilon":
+    if not _predicts_velocity(model):
         return prediction
-    if kind != "v_prediction":
-        raise ValueError(f"the model predicts {kind!r}; models that predict epsilon or v_prediction can be used")
-    alpha_bar = model.scheduler.alphas_cumprod.to(zt.device)[t][:, None, None, None]
+    alpha_bar = _levels(model, zt, t)
     return alpha_bar.sqrt() * prediction + (1 - alpha_bar).sqrt() * zt
 
 
-def guide(model: LatentDiffusion, foreground: Tensor, background: Tensor, weight: float) -> PredictNoise:
-    """ε̃ of the guidance between two prompts; at w = 0 and w = 1 only one of them is computed.
+def to_latent(model: LatentDiffusion, prediction: Tensor, zt: Tensor, t: Tensor) -> Tensor:
+    """z0 from the U-Net's output at timesteps t [B]: (z_t - √(1-ᾱ) ε) / √ᾱ, or of v the difference √ᾱ z_t - √(1-ᾱ) v.
+
+    Raises:
+        ValueError: a model that predicts something else.
+    """
+    alpha_bar = _levels(model, zt, t)
+    if not _predicts_velocity(model):
+        return (zt - (1 - alpha_bar).sqrt() * prediction) / alpha_bar.sqrt()
+    return alpha_bar.sqrt() * zt - (1 - alpha_bar).sqrt() * prediction
+
+
+def _ask(model: LatentDiffusion, zt: Tensor, t: Tensor, context: Tensor) -> Tensor:
+    return model.unet(zt.to(model.unet.dtype), t, context).sample.float()
+
+
+def _predicts_velocity(model: LatentDiffusion) -> bool:
+    kind = model.scheduler.config.prediction_type
+    if kind not in ("epsilon", "v_prediction"):
+        raise ValueError(f"the model predicts {kind!r}; models that predict epsilon or v_prediction can be used")
+    return kind == "v_prediction"
+
+
+def _levels(model: LatentDiffusion, zt: Tensor, t: Tensor) -> Tensor:
+    return model.scheduler.alphas_cumprod.to(zt.device)[t][:, None, None, None]
+
+
+def guide(model: LatentDiffusion, foreground: Tensor, background: Tensor, weight: float) -> Predict:
+    """The U-Net's output under the guidance between two prompts; at w = 0 and w = 1 only one of them is computed.
 
     Args:
         foreground, background: [1, tokens, width], the contexts of y_f and y_b.
@@ -88,12 +112,12 @@ def guide(model: LatentDiffusion, foreground: Tensor, background: Tensor, weight
 
     def of(zt: Tensor, t: int, context: Tensor) -> Tensor:
         steps = torch.full((len(zt),), t, device=zt.device)
-        return predict_noise(model, zt, steps, context.expand(len(zt), -1, -1))
+        return _ask(model, zt, steps, context.expand(len(zt), -1, -1))
 
     def both(zt: Tensor, t: int) -> Tensor:
         twice = torch.full((2 * len(zt),), t, device=zt.device)
         contexts = torch.cat([foreground, background]).repeat_interleave(len(zt), 0)
-        object_, rest = predict_noise(model, torch.cat([zt, zt]), twice, contexts).chunk(2)
+        object_, rest = _ask(model, torch.cat([zt, zt]), twice, contexts).chunk(2)
         return weight * object_ - (weight - 1) * rest
 
     if weight == 1:
@@ -107,7 +131,7 @@ def guide(model: LatentDiffusion, foreground: Tensor, background: Tensor, weight
 def sample(
     model: LatentDiffusion,
     z_T: Tensor,
-    predict: PredictNoise,
+    predict: Predict,
     steps: int,
     *,
     solver: Solver = "ddim",
@@ -142,21 +166,21 @@ class _Entry:
 
 
 def _ddim(
-    model: LatentDiffusion, z_T: Tensor, predict: PredictNoise, steps: int, known: Known | None, entry: _Entry
+    model: LatentDiffusion, z_T: Tensor, predict: Predict, steps: int, known: Known | None, entry: _Entry
 ) -> Tensor:
     timesteps = sampler_timesteps(model.scheduler, steps)[entry.first :]
     levels = [float(model.scheduler.alphas_cumprod[t]) for t in timesteps] + [1.0]
     zt = entry.of(z_T, levels[0])
     for t, now, after in zip(timesteps, levels, levels[1:], strict=False):
         zt = known.blend(zt, now) if known else zt
-        epsilon = predict(zt, t)
-        z0 = (zt - (1 - now) ** 0.5 * epsilon) / now**0.5
+        prediction, steps_B = predict(zt, t), torch.full((len(zt),), t, device=zt.device)
+        z0, epsilon = (to(model, prediction, zt, steps_B) for to in (to_latent, to_noise))
         zt = after**0.5 * z0 + (1 - after) ** 0.5 * epsilon
     return known.blend(zt, 1.0) if known else zt
 
 
 def _dpm_solver(
-    model: LatentDiffusion, z_T: Tensor, predict: PredictNoise, steps: int, known: Known | None, entry: _Entry
+    model: LatentDiffusion, z_T: Tensor, predict: Predict, steps: int, known: Known | None, entry: _Entry
 ) -> Tensor:
     # The schedule alone: a folder may also say how its own sampler spaces its steps.
     schedule = {name: model.scheduler.config[name] for name in SCHEDULE}
@@ -164,7 +188,7 @@ def _dpm_solver(
         **schedule,
         algorithm_type="dpmsolver++",
         solver_order=2,
-        prediction_type="epsilon",  # `predict` has converted it
+        prediction_type=model.scheduler.config.prediction_type,
         final_sigmas_type="zero",
     )
     solver.set_timesteps(timesteps=sampler_timesteps(model.scheduler, steps, "dpm++"), device=z_T.device)

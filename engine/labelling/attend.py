@@ -248,7 +248,9 @@ def _look_again(
             found += errors_of_prompts[:, begun : begun + len(zt)]
             begun += len(zt)
             error = torch.stack(found) * counted[image]
-            errors.index_add_(1, image, error / error[1].mean((1, 2))[:, None, None])
+            # Where ᾱ = 0, z_t is the noise itself: no error under any prompt, which tells nothing.
+            unit = error[1].mean((1, 2)).clamp(min=torch.finfo(error.dtype).tiny)
+            errors.index_add_(1, image, error / unit[:, None, None])
     after = maps
     if spec.propagation_steps:
         after = list((spread[:, :-1] / spread[:, -1:]).split([own.shape[1] for own in maps], 1))

@@ -33,6 +33,9 @@ def remove_object(
 
     Returns:
         [B, R, 3, H, W] float32 in [-1, 1].
+
+    Raises:
+        FloatingPointError: what the model yields are no numbers.
     """
     count = spec.refinement.inpaintings
     shape = (count, 2, *z0.shape[1:])  # z, and the noise of what is known
@@ -45,7 +48,12 @@ def remove_object(
         known = Known(z0=z0_R[chunk], region=region_R[chunk], noise=noise[chunk, 1])
         settings = spec.refinement
         painted = sample(model, noise[chunk, 0], predict, settings.inpaint_steps, solver=settings.solver, known=known)
-        images.append(model.decode(painted).float().clamp(-1, 1))
+        pixels = model.decode(painted).float()
+        if not pixels.isfinite().all():
+            raise FloatingPointError(
+                f"the model paints no background of finite numbers with guidance {settings.guidance:g}"
+            )
+        images.append(pixels.clamp(-1, 1))
     return torch.cat(images).unflatten(0, (len(z0), count))
 
 

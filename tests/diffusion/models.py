@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerBase
 
 from engine.diffusion.model import LatentDiffusion
@@ -75,3 +77,11 @@ def make_model(kind: str = "sd1") -> LatentDiffusion:
     for part in (vae, unet, text_encoder):
         part.requires_grad_(False)
     return model
+
+
+def rescale(model: LatentDiffusion) -> LatentDiffusion:
+    """The same with a schedule whose last timestep, where samplers begin, is noise alone: ᾱ = 0."""
+    config = model.scheduler.config
+    scheduler = DDPMScheduler.from_config(config, timestep_spacing="trailing", rescale_betas_zero_snr=True)
+    assert scheduler.alphas_cumprod[-1] == 0
+    return replace(model, scheduler=scheduler)

@@ -16,7 +16,7 @@ from engine.labelling.attend import attend
 from engine.labelling.heatmap import bytes_to_advantage
 from engine.labelling.labeller import Labeller
 from engine.labelling.spec import LabelSpec, RefinementSpec
-from tests.diffusion.models import make_model
+from tests.diffusion.models import make_model, rescale
 
 KEYS = ["a", "b"]
 
@@ -64,7 +64,7 @@ def errors_of(model, settings: LabelSpec, steps: list[int], valid: torch.Tensor)
     for z0, key, cells in zip(latents(), KEYS, valid, strict=True):
         totals = {text: torch.zeros(16, 16, dtype=torch.float64) for text in texts}
         for step in steps:
-            t = torch.tensor([1 + 100 * step])
+            t = torch.tensor([model.sampler_timesteps(settings.timesteps)[step]])
             for epsilon in draw_noise(settings.seed, key, f"preliminary/{int(t)}", (settings.draws, 4, 16, 16)):
                 zt = model.scheduler.add_noise(z0[None], epsilon[None], t)
                 errors = {}
@@ -149,6 +149,13 @@ def test_more_presence_steps_than_timesteps_are_all_of_them(models):
     settings = spec(presence_steps=50)
     expected = reference(models["sd1"], settings, [0, 1, 2, 3, 4], torch.ones(2, 16, 16, dtype=torch.bool))
     torch.testing.assert_close(presence(models["sd1"], settings), torch.tensor(expected), rtol=1e-3, atol=2e-6)
+
+
+def test_a_timestep_that_is_noise_alone_tells_nothing_of_presence(models):
+    """ᾱ = 0 at the last of five."""
+    model, settings = rescale(models["sd2"]), spec(timesteps=5, presence_steps=5)
+    expected = reference(model, settings, [0, 1, 2, 3], torch.ones(2, 16, 16, dtype=torch.bool))
+    torch.testing.assert_close(presence(model, settings), torch.tensor(expected), rtol=1e-3, atol=2e-6)
 
 
 def test_the_letterbox_takes_no_part_in_the_score(models):
