@@ -10,6 +10,8 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from engine.diffusion.layout import ModelError
 
 Solver = Literal["ddim", "dpm++"]
+WHOLE_NOISE = 0.02
+"""The largest ᾱ of a timestep at which a sampler may begin with noise alone; above, z_t has too much of an image."""
 
 
 def load_scheduler(folder: Path) -> DDPMScheduler:
@@ -22,7 +24,7 @@ def load_scheduler(folder: Path) -> DDPMScheduler:
 
 def check_steps(scheduler: DDPMScheduler, steps: int) -> None:
     """Raises ModelError for more steps than a sampler of this schedule can take."""
-    most = scheduler.config.num_train_timesteps - scheduler.config.steps_offset
+    most = _most_steps(scheduler)
     if steps > most:
         raise ModelError(f"{steps} timesteps are more than the {most} of the model's schedule")
 
@@ -42,3 +44,29 @@ def sampler_timesteps(scheduler: DDPMScheduler, steps: int, solver: Solver = "dd
     sampler.set_timesteps(steps)
     # With "trailing" spacing some numbers of steps get one more than asked for, at -1: rounding in numpy's arange.
     return sampler.timesteps.tolist()[:steps]
+
+
+def check_start(scheduler: DDPMScheduler, steps: int, solver: Solver) -> None:
+    """Refuse a sampler that would begin with noise alone at a timestep whose z_t still has much of an image.
+
+    Raises:
+        ModelError: names the nearest number of steps that can be taken; also for more steps than the schedule has.
+    """
+    first = sampler_timesteps(scheduler, steps, solver)[0]
+    if _is_noise(scheduler, first):
+        return
+    others = sorted(range(1, _most_steps(scheduler) + 1), key=lambda other: abs(other - steps))
+    nearest = next(n for n in others if _is_noise(scheduler, sampler_timesteps(scheduler, n, solver)[0]))
+    raise ModelError(
+        f"{steps} steps of {solver} begin at timestep {first} of the model's schedule, where an image is not yet all "
+        f"noise (ᾱ = {float(scheduler.alphas_cumprod[first]):.2g}); take {nearest} steps, or the solver dpm++"
+    )
+
+
+def _is_noise(scheduler: DDPMScheduler, t: int) -> bool:
+    alpha_bar = scheduler.alphas_cumprod
+    return bool(alpha_bar[t] <= max(WHOLE_NOISE, alpha_bar[-1]))
+
+
+def _most_steps(scheduler: DDPMScheduler) -> int:
+    return scheduler.config.num_train_timesteps - scheduler.config.steps_offset

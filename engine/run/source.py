@@ -111,7 +111,7 @@ class ModelSource:
         """Hash of the weights; ValueError for a missing model, or a concept or steps that it does not have."""
         from engine.diffusion.model import hash_weights, load_tokenizer
         from engine.diffusion.prompt import check_known, locate_concept
-        from engine.diffusion.schedule import check_steps, load_scheduler
+        from engine.diffusion.schedule import check_start, check_steps, load_scheduler
 
         folder = self._find()
         tokenizer = load_tokenizer(folder)
@@ -121,16 +121,19 @@ class ModelSource:
         check_steps(scheduler, first.timesteps)
         if spec.stage == "refined":
             check_known(tokenizer, first.background_prompt)
-            check_steps(scheduler, first.refinement.inpaint_steps)
+            check_start(scheduler, first.refinement.inpaint_steps, first.refinement.solver)
         for prompt in first.distractors:
             check_known(tokenizer, prompt)
         return {"model_weights": hash_weights(folder)}
 
     def check_synthesis(self, settings: SynthesisSpec) -> None:
-        """Raises ModelError for more steps than the model's schedule has."""
-        from engine.diffusion.schedule import check_steps, load_scheduler
+        """Raises ModelError for steps that the model's schedule does not have, or that do not begin with its noise."""
+        from engine.diffusion.schedule import check_start, check_steps, load_scheduler
 
-        check_steps(load_scheduler(self._find()), settings.steps)
+        scheduler = load_scheduler(self._find())
+        if settings.begins_from_noise:
+            check_start(scheduler, settings.steps, settings.solver)
+        check_steps(scheduler, settings.steps)
 
     def build(
         self,

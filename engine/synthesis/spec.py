@@ -67,6 +67,11 @@ class SynthesisSpec:
         """Whether there are objects, and they begin from images of the corpus."""
         return self.strength < 1 and self.backgrounds < 1
 
+    @property
+    def begins_from_noise(self) -> bool:
+        """Whether there are samples that begin from noise alone."""
+        return self.strength == 1 or self.backgrounds > 0
+
     def fingerprint_fields(self) -> dict[str, Any]:
         """Everything of this spec that a set's fingerprint covers, as JSON values: all but the count."""
         values = dataclasses.asdict(self)

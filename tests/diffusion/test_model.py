@@ -149,3 +149,18 @@ def test_more_steps_than_the_model_has_are_refused_when_a_synthesis_is_planned(t
     assert plan_synthesis(origin, SynthesisSpec(steps=999)).remaining
     with pytest.raises(ModelError, match="1000 timesteps are more than the 999"):
         plan_synthesis(origin, SynthesisSpec(steps=1000))
+
+
+def test_inpainting_that_would_not_begin_with_noise_is_refused_when_a_run_is_planned():
+    source, spec = ModelSource(model="miniature"), LabelSpec(concept="car", prompt="a photo of a car")
+    uneven = replace(spec, refinement=RefinementSpec(inpaint_steps=350))
+    with pytest.raises(ModelError, match="350 steps of ddim begin at timestep 699"):
+        source.check(uneven)
+    source.check(uneven.at("preliminary"))
+
+
+def test_a_synthesis_that_would_not_begin_with_noise_is_refused_when_it_is_planned():
+    source, settings = ModelSource(model="miniature"), SynthesisSpec(steps=350, solver="ddim")
+    with pytest.raises(ModelError, match="350 steps of ddim begin at timestep 699"):
+        source.check_synthesis(settings)
+    source.check_synthesis(replace(settings, backgrounds=0, strength=0.6))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from diffusers import DDIMScheduler, DDPMScheduler
 
+from engine.diffusion.layout import ModelError
 from engine.diffusion.pretraining.latent_diffusion import make_scheduler
-from engine.diffusion.schedule import sampler_timesteps
+from engine.diffusion.schedule import check_start, sampler_timesteps
 
 UNEVEN = (61, 103, 121, 122, 201, 499, 998)
 """Numbers of steps of which diffusers makes one more with trailing spacing, at t = -1."""
@@ -34,3 +35,23 @@ def test_no_number_of_steps_gets_one_more_than_asked_for(solver, steps):
 
 def test_dpm_begins_at_the_last_timestep_whatever_the_spacing_of_the_schedule():
     assert sampler_timesteps(spaced("leading"), 10, "dpm++") == list(range(999, 0, -100))
+
+
+@pytest.mark.parametrize(
+    ("steps", "first", "nearest"), [(1, 1, 8), (5, 801, 8), (144, 859, 142), (350, 699, 333), (600, 600, 500)]
+)
+def test_a_sampler_that_would_begin_where_an_image_is_not_all_noise_is_refused(steps, first, nearest):
+    expected = rf"{steps} steps of ddim begin at timestep {first} .*; take {nearest} steps, or the solver dpm\+\+"
+    with pytest.raises(ModelError, match=expected):
+        check_start(spaced("leading"), steps, "ddim")
+    check_start(spaced("leading"), nearest, "ddim")
+    check_start(spaced("leading"), steps, "dpm++")
+    check_start(spaced("trailing"), steps, "ddim")
+
+
+def test_a_schedule_that_never_comes_to_noise_is_begun_at_its_end():
+    mild = DDPMScheduler.from_config(spaced("leading").config, beta_end=0.002)
+    assert mild.alphas_cumprod[-1] > 0.1
+    check_start(mild, 999, "ddim")
+    with pytest.raises(ModelError, match="take 999 steps"):
+        check_start(mild, 950, "ddim")

@@ -26,7 +26,8 @@ from engine.run.rows import read_rows
 from engine.run.shard import label_lease
 from engine.run.source import ModelSource
 
-TINY = {"timesteps": 4, "attention_steps": 2, "propagation_steps": 1, "presence_steps": 1, "inpaint_steps": 2}
+TINY = {"timesteps": 4, "attention_steps": 2, "propagation_steps": 1, "presence_steps": 1}
+TINY |= {"solver": "dpm++", "inpaint_steps": 2}
 SEED = 5
 
 

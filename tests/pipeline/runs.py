@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 STEPS = 6
 # A sample this large takes all of the corpus, and a rate this high makes m′ paint something else than m.
 SETTINGS = f"--steps {STEPS} --sample 512 --train-batch-size 2 --rank 2 --learning-rate 0.02 --timesteps 4".split()
-SETTINGS += ["--attention-steps", "2", "--presence-steps", "1", "--presence-threshold", "-1", "--inpaint-steps", "2"]
+SETTINGS += ["--attention-steps", "2", "--presence-steps", "1", "--presence-threshold", "-1"]
+SETTINGS += ["--solver", "dpm++", "--inpaint-steps", "2"]
 EXECUTION = ["--batch-size", "2", "--workers", "1", "--max-failures", "1"]
 
 Job = Callable[..., int]

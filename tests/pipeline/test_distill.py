@@ -18,7 +18,7 @@ from jobs.distill import main
 from tests.run.origins import start_origin
 
 BRIEF = "--concept car --limit 6 --method none --profile fast --timesteps 4 --attention-steps 2 --propagation-steps 1"
-BRIEF += " --presence-steps 1 --inpaint-steps 2 --workers 1 --synthesis.count 3 --synthesis.steps 2"
+BRIEF += " --presence-steps 1 --solver dpm++ --inpaint-steps 2 --workers 1 --synthesis.count 3 --synthesis.steps 2"
 BRIEF += " --training.steps 4 --training.batch-size 2 --training.crop 32 --training.short-side 32 --training.width 2"
 
 
