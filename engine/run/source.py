@@ -117,11 +117,13 @@ class ModelSource:
         tokenizer = load_tokenizer(folder)
         for own in spec.specs:
             locate_concept(tokenizer, own.prompt, own.concept)
+            check_known(tokenizer, own.prompt)
         first, scheduler = spec.specs[0], load_scheduler(folder)
         check_steps(scheduler, first.timesteps)
         if spec.stage == "refined":
-            check_known(tokenizer, first.background_prompt)
             check_start(scheduler, first.refinement.inpaint_steps, first.refinement.solver)
+        if spec.stage == "refined" or first.presence_steps:
+            check_known(tokenizer, first.background_prompt)
         for prompt in first.distractors:
             check_known(tokenizer, prompt)
         return {"model_weights": hash_weights(folder)}

@@ -164,3 +164,18 @@ def test_a_synthesis_that_would_not_begin_with_noise_is_refused_when_it_is_plann
     with pytest.raises(ModelError, match="350 steps of ddim begin at timestep 699"):
         source.check_synthesis(settings)
     source.check_synthesis(replace(settings, backgrounds=0, strength=0.6))
+
+
+@pytest.mark.parametrize("presence_steps", [0, 1])
+@pytest.mark.parametrize("stage", ["preliminary", "refined"])
+def test_a_word_that_the_model_does_not_know_is_refused_wherever_it_is_asked(stage, presence_steps):
+    source = ModelSource(model="miniature")
+    spec = LabelSpec(concept="car", prompt="a photo of a car", stage=stage, presence_steps=presence_steps)
+    with pytest.raises(ValueError, match="does not know 'zeppelin' of 'a zeppelin with a car'"):
+        source.check(replace(spec, prompt="a zeppelin with a car"))
+    elsewhere = replace(spec, background_prompt="a photo of a zeppelin")
+    if stage == "preliminary" and not presence_steps:
+        source.check(elsewhere)
+        return
+    with pytest.raises(ValueError, match="does not know 'zeppelin' of 'a photo of a zeppelin'"):
+        source.check(elsewhere)
