@@ -170,20 +170,18 @@ def load_model(
     """Load a model from a local folder (see `find_model`), in evaluation mode and without gradients.
 
     Raises:
-        ModelError: missing parts or files that cannot be read.
+        ModelError: missing parts, files that cannot be read, or weights that are not all there.
         GpuError: the device is a GPU that torch cannot use.
     """
     check_layout(folder)
     check_device(device)
-    local: dict[str, Any] = {"local_files_only": True}
-    options = {"torch_dtype": dtype, "use_safetensors": True, **local}
+    local: dict[str, Any] = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
+    text = {"dtype": dtype, "ignore_mismatched_sizes": True}  # else the error does not name them
     try:
         model = LatentDiffusion(
-            vae=AutoencoderKL.from_pretrained(folder, subfolder="vae", **options),
-            unet=UNet2DConditionModel.from_pretrained(folder, subfolder="unet", **options),
-            text_encoder=CLIPTextModel.from_pretrained(
-                folder / "text_encoder", dtype=dtype, use_safetensors=True, **local
-            ),
+            vae=_whole(AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=dtype, **local)),
+            unet=_whole(UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=dtype, **local)),
+            text_encoder=_whole(CLIPTextModel.from_pretrained(folder / "text_encoder", **text, **local)),
             tokenizer=load_tokenizer(folder),
             scheduler=load_scheduler(folder),
         )
@@ -194,6 +192,17 @@ def load_model(
     for network in (model.unet, model.vae):
         network.to(memory_format=torch.channels_last)  # else every convolution rearranges what it gets
     return model.to(device)
+
+
+def _whole(loaded: tuple[Any, dict[str, Any]]) -> Any:
+    """A network as `from_pretrained` gives it, with the report; ValueError if it had to make up weights."""
+    network, report = loaded
+    misfits = sorted(str(key[0]) for key in report["mismatched_keys"])
+    for lacks, names in (("lack", sorted(report["missing_keys"])), ("have in another shape", misfits)):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise ValueError(f"the weights of {type(network).__name__} {lacks} {names[0]}{more}")
+    return network
 
 
 def hash_weights(folder: Path) -> str:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
 
 from engine.diffusion.model import (
     IMAGES_AT_ONCE,
@@ -111,6 +112,22 @@ def test_a_damaged_weight_file_is_refused(tmp_path):
     (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"not safetensors")
     with pytest.raises(ModelError, match="cannot be loaded"):
         load_model(tmp_path)
+
+
+@pytest.mark.parametrize("change", ["missing", "misshapen"])
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_weights_that_are_not_all_there_are_refused_by_name(folders, tmp_path, part, change):
+    """Libraries would draw the rest at random, each time anew."""
+    shutil.copytree(folders["sd1"], tmp_path / "copy")
+    (file,) = (tmp_path / "copy" / part).glob("*.safetensors")
+    weights = load_file(file)
+    name = min(weights)
+    weights[name] = torch.zeros(3, 3, 3)
+    if change == "missing":
+        del weights[name]
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=f"copy cannot be loaded: .*{name}"):
+        load_model(tmp_path / "copy")
 
 
 def test_the_autoencoder_gets_few_images_at_once_whoever_asks(folders, monkeypatch):
