@@ -198,14 +198,13 @@ def _look(model: LatentDiffusion, noisy: NoisyLatents, prompt: ConceptPrompt, to
     """
     (images, _, rows, columns), steps = noisy.z0.shape, len(noisy.timesteps)
     text, told = model.encode_text([prompt.text]), told.to(noisy.z0.device)
-    sums = torch.zeros(images * steps, len(prompt.concepts), rows, columns, device=noisy.z0.device)
-    errors = []
+    maps, errors = [], []
     with AttentionCapture(model.unet, prompt.selector) as capture:
         for chunk in noisy():
             predicted = predict_noise(model, chunk.zt, chunk.t, text.expand(len(chunk.zt), -1, -1))
-            sums.index_add_(0, chunk.image * steps + chunk.step, capture.read(rows, columns))
+            maps.append(capture.read(rows, columns))
             errors.append((predicted - chunk.epsilon).square().mean(1)[told[chunk.step]])
-    return sums.unflatten(0, (images, steps)) / noisy.draws, torch.cat(errors)
+    return torch.cat(maps).unflatten(0, (images, steps, noisy.draws)).mean(2), torch.cat(errors)
 
 
 def _look_again(
@@ -231,16 +230,16 @@ def _look_again(
     propagated = torch.arange(len(told), device=told.device) < spec.propagation_steps
     # One more channel tells how much of the attention stays within the image.
     source = torch.cat([*(own * counted[:, None] for own in maps), counted[:, None]], 1)
-    spread = torch.zeros_like(source)
     asked = 1 + len(others)  # "", y_b and the distractors of all
-    errors = counted.new_zeros(asked + len(maps), *counted.shape)
+    # Kept apart until all are there: added as they come, a GPU would add them in any order, with other last digits.
+    spread_of_rows, errors_of_rows = [], []
     begun = 0
     for chunk in noisy((told | propagated).cpu()):
         near, tells = propagated[chunk.step], told[chunk.step]
         with MapPropagation(model.unet, source.shape[1]) as probe:
             probe.maps = source[chunk.image]
             guess = predict_noise(model, chunk.zt, chunk.t, empty.expand(len(chunk.zt), -1, -1))
-            spread.index_add_(0, chunk.image[near], probe.read(*counted.shape[1:])[near])
+            spread_of_rows.append(probe.read(*counted.shape[1:])[near])
         if tells.any():
             zt, t, epsilon, image = (v[tells] for v in (chunk.zt, chunk.t, chunk.epsilon, chunk.image))
             guesses = [predict_noise(model, zt, t, text.expand(len(zt), -1, -1)) for text in others]
@@ -250,9 +249,13 @@ def _look_again(
             error = torch.stack(found) * counted[image]
             # Where ᾱ = 0, z_t is the noise itself: no error under any prompt, which tells nothing.
             unit = error[1].mean((1, 2)).clamp(min=torch.finfo(error.dtype).tiny)
-            errors.index_add_(1, image, error / unit[:, None, None])
+            errors_of_rows.append(error / unit[:, None, None])
+    errors = counted.new_zeros(asked + len(maps), *counted.shape)
+    if errors_of_rows:
+        errors = torch.cat(errors_of_rows, 1).unflatten(1, (len(counted), -1)).sum(2)
     after = maps
     if spec.propagation_steps:
+        spread = torch.cat(spread_of_rows).unflatten(0, (len(counted), -1)).sum(1)
         after = list((spread[:, :-1] / spread[:, -1:]).split([own.shape[1] for own in maps], 1))
     attentions = []
     for place, text in enumerate(texts):

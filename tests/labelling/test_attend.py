@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from engine.diffusion.attention import AttentionCapture, MapPropagation
 from engine.diffusion.noise import draw_noise
@@ -130,3 +131,24 @@ def test_propagation_costs_no_pass_that_presence_needs_anyway(model, monkeypatch
     attend(model, latents(), KEYS, parse(model), spec(propagation_steps=1, presence_steps=presence_steps))
     # 3 images: 4 timesteps of the first look, and in the second, steps {0} or {0, 3} without words, {0, 3} under y_b
     assert sum(seen) == {0: 3 * (4 + 1), 2: 3 * (4 + 2 + 2)}[presence_steps]
+
+
+class Operations(TorchDispatchMode):
+    """The names of all that torch is asked to do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        self.names.add(function.overloadpacket.__name__)
+        return function(*arguments, **(options or {}))
+
+
+def test_nothing_is_added_in_an_order_that_a_gpu_is_free_to_choose(model):
+    """Two writers of one lease must write the same bytes, and atomic additions come in any order."""
+    settings = spec(draws=2, propagation_steps=2, presence_steps=2)
+    with Operations() as operations:
+        attend(model, latents(), KEYS, parse(model), settings, batch_size=7)
+    assert "convolution" in operations.names
+    assert not {name for name in operations.names if name.startswith(("index_add", "scatter_add"))}
