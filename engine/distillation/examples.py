@@ -16,6 +16,7 @@ from torch import Tensor
 
 from engine.diffusion.geometry import Placement, image_to_canvas
 from engine.diffusion.model import LatentDiffusion
+from engine.memory import free_memory, is_out_of_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +67,22 @@ def encode_examples(
                 place[:rows, :columns] = torch.from_numpy(variant.copy())
             masks.append(torch.stack(filled))
         pictures = [v for image, _ in batch for v in ([image, image[:, ::-1]] if flip else [image])]
-        canvases = torch.stack([_place(picture, model) for picture in pictures])
-        encoded = model.encode(canvases.to(model.device)).float().cpu()
+        encoded = _encode(torch.stack([_place(picture, model) for picture in pictures]), model)
         latents.append(encoded.unflatten(0, (len(batch), -1)))
     if not latents:
         raise ValueError("there is no image to learn from")
     return Examples(latents=torch.cat(latents).contiguous(), masks=torch.stack(masks), sizes=torch.tensor(sizes))
+
+
+def _encode(canvases: Tensor, model: LatentDiffusion) -> Tensor:
+    """Latents on the CPU; in halves where the memory does not suffice."""
+    try:
+        return model.encode(canvases.to(model.device)).float().cpu()
+    except Exception as error:
+        if not is_out_of_memory(error) or len(canvases) == 1:
+            raise
+    free_memory()
+    return torch.cat([_encode(half, model) for half in canvases.chunk(2)])
 
 
 def _place(image: np.ndarray, model: LatentDiffusion) -> Tensor:

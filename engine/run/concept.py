@@ -34,6 +34,7 @@ from engine.distillation.spec import DistillationSpec
 from engine.labelling.label import USELESS
 from engine.labelling.png import png_to_array
 from engine.labelling.spec import LabelSpec
+from engine.memory import free_memory, is_out_of_memory
 from engine.run.directory import LabelRun, RunError, read_receipts
 from engine.run.names import concept_url
 from engine.run.prefetch import Picture, Prefetch
@@ -270,10 +271,17 @@ def make_concept(
     def draw(step: int, losses: list[float], tuned: object) -> None:
         if step % PICTURES_EVERY and step != task.distillation.steps:
             return
-        picture = io.BytesIO()
-        draw_progress(tuned, examples, prompts, seed=task.spec.seed).save(picture, "PNG")  # type: ignore[arg-type]
-        storage.atomic_put(picture.getvalue(), task.url("progress", f"{step:06d}.png"))
         storage.atomic_put(draw_losses(losses), task.url("progress", "loss.png"))
+        picture = io.BytesIO()
+        try:
+            draw_progress(tuned, examples, prompts, seed=task.spec.seed).save(picture, "PNG")  # type: ignore[arg-type]
+            storage.atomic_put(picture.getvalue(), task.url("progress", f"{step:06d}.png"))
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            logger.warning("no picture of step %d: the memory does not suffice for one beside the training", step)
+        # Only here, with the error gone, is nothing held by the frames it came through.
+        free_memory()
 
     concept, losses = distil(
         model,

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from engine import storage
 from engine.corpus import Lease, list_shards, open_lease, plan_leases
+from engine.distillation import pictures
+from engine.distillation.examples import encode_examples
 from engine.distillation.spec import DistillationSpec
 from engine.labelling.spec import LabelSpec
-from engine.run.concept import check_adapter, make_concept, plan_sample
+from engine.run.concept import ConceptTask, check_adapter, make_concept, plan_sample
 from engine.run.directory import RunError, start_run
 from engine.run.fake import FakeLabeller, FakeSource
 from engine.run.plan import LabelPlan, plan_labelling
@@ -179,3 +184,49 @@ def test_an_adapter_is_a_file_also_behind_a_signed_web_address_or_the_folder_of_
     with pytest.raises(RunError, match="cannot be read"):
         check_adapter(given, SPEC, {})
     assert asked == [file]
+
+
+def images(count: int):
+    rng = np.random.default_rng(0)
+    return [(rng.integers(0, 256, (128, 96, 3), np.uint8), rng.random((16, 12)) < 0.3) for _ in range(count)]
+
+
+def test_images_that_do_not_fit_the_memory_together_are_encoded_in_halves(monkeypatch):
+    model, sizes = make_model(), []
+    whole, real = encode_examples(model, images(3), flip=True), model.vae.encode
+
+    def has_room_for_two(canvases):
+        sizes.append(len(canvases))
+        if len(canvases) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(canvases)
+
+    monkeypatch.setattr(model.vae, "encode", has_room_for_two)
+    found = encode_examples(model, images(3), flip=True)
+    torch.testing.assert_close(found.latents, whole.latents, rtol=1e-4, atol=1e-4)
+    assert sizes == [6, 3, 2, 1, 3, 2, 1]
+
+
+def test_a_picture_that_does_not_fit_the_memory_costs_no_training(tmp_path, monkeypatch, caplog):
+    model = make_model()
+    source = SimpleNamespace(load=lambda device: model, check=lambda spec: {"model_weights": "0"})
+    task = ConceptTask(
+        run=SimpleNamespace(fingerprint="0"),
+        spec=LabelSpec(concept="car", prompt="a photo of a car"),
+        folder=str(tmp_path),
+        distillation=DistillationSpec(steps=1, batch_size=1, rank=1),
+        source=source,
+        leases=[],
+    )
+    storage.atomic_put(
+        encode_examples(model, images(1), flip=False).to_bytes(), task.url("training/examples.safetensors")
+    )
+    storage.atomic_put(b'{"used": 1}', task.url("training/images.json"))
+
+    def draw(*arguments, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(pictures, "draw_progress", draw)
+    assert make_concept(task, device="cpu") is not None
+    assert "no picture of step 1: the memory does not suffice" in caplog.text
+    assert [path.name for path in (tmp_path / "progress").iterdir()] == ["loss.png"]
