@@ -83,7 +83,7 @@ class SynthesizerSource(LabellerSource, Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSource:
-    """Labellers of a diffusion model: ``miniature``, an absolute local folder, or a hub id and revision.
+    """Labellers of a diffusion model: ``miniature``, an absolute local folder, or a hub id and commit.
 
     Attributes:
         precision: of what labels; `load` always gives float32.
@@ -99,12 +99,21 @@ class ModelSource:
     def named(
         cls, model: str, revision: str | None = None, *, precision: Precision = "float32", compiled: bool = False
     ) -> ModelSource:
-        """The model of that name as this process sees it; workers have other working directories.
+        """The model of that name as this process sees it: workers have other working directories, and ask a hub later,
+        when a branch or tag may have moved.
 
         ``miniature`` is the bundled one, also beside a folder that is called so: that is ``./miniature``.
+
+        Raises:
+            ModelError: the hub does not give that revision.
         """
-        folder = Path(model).expanduser()
-        name = str(folder.resolve()) if model != "miniature" and folder.is_dir() else model
+        folder, name = Path(model).expanduser(), model
+        if model != "miniature" and folder.is_dir():
+            name = str(folder.resolve())
+        elif model != "miniature" and revision is not None:
+            from engine.diffusion.model import find_model
+
+            revision = find_model(model, revision).name  # a snapshot's folder is named after its commit
         return cls(model=name, revision=revision, precision=precision, compiled=compiled)
 
     def check(self, spec: LabelSpec | SeveralSpec) -> dict[str, Any]:

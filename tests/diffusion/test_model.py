@@ -94,6 +94,21 @@ def test_a_hub_id_needs_a_revision():
         find_model("somebody/some-model")
 
 
+def test_a_branch_of_a_hub_is_resolved_to_its_commit_once_for_all_workers(folders, tmp_path, monkeypatch):
+    commit, asked = 40 * "a", []
+    shutil.copytree(folders["sd1"], tmp_path / commit)
+
+    def download(name, revision, **options):
+        asked.append((name, revision))
+        return str(tmp_path / commit)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    source = ModelSource.named("somebody/some-model", "main")
+    assert source == ModelSource(model="somebody/some-model", revision=commit)
+    source.check(LabelSpec(concept="car", prompt="a photo of a car", stage="preliminary"))
+    assert asked == [("somebody/some-model", "main"), ("somebody/some-model", commit)]
+
+
 def test_pickled_weights_are_refused(tmp_path):
     make_model("sd1").save(tmp_path)
     weights = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
