@@ -54,7 +54,7 @@ def _check_kind(folder: Path) -> None:
     """Refuse what is no text-to-image model like Stable Diffusion 1.x and 2.x, by its configurations."""
     unet, vae, text = (_read_config(folder / part / "config.json") for part in COMPONENTS)
     schedule = _read_config(folder / "scheduler" / "scheduler_config.json")
-    text = {**text, **text.get("text_config", {}), "model_type": text.get("model_type")}
+    text = {**text, **(text.get("text_config") or {}), "model_type": text.get("model_type")}
 
     def refuse(what: str) -> ModelError:
         return ModelError(f"{folder} cannot be used: {what}; give a Stable Diffusion 1.x or 2.x text-to-image model")
@@ -64,13 +64,15 @@ def _check_kind(folder: Path) -> None:
             raise refuse(f"its U-Net {meaning} ({name} is {value!r})")
     if (kind := text["model_type"]) not in ("clip", "clip_text_model"):
         raise refuse(f"its text encoder is no CLIP (model_type is {kind!r})")
-    if (ours := unet.get("in_channels")) != (latent := vae.get("latent_channels")):
+    # What a file leaves out is what diffusers and transformers take for it.
+    ours, latent = unet.get("in_channels", 4), vae.get("latent_channels", 4)
+    if ours != latent:
         raise refuse(f"its U-Net takes {ours} channels (in_channels) and its latents have {latent}")
-    widths = unet.get("cross_attention_dim")
-    if {text.get("hidden_size")} != set(widths if isinstance(widths, list) else [widths]):
+    widths, made = unet.get("cross_attention_dim", 1280), text.get("hidden_size", 512)
+    if {made} != set(widths if isinstance(widths, list) else [widths]):
         raise refuse(
             f"its U-Net attends to vectors of {widths} numbers (cross_attention_dim), "
-            f"and its text encoder makes those of {text.get('hidden_size')}"
+            f"and its text encoder makes those of {made}"
         )
     predicted = schedule.get("prediction_type", "epsilon")
     if predicted not in ("epsilon", "v_prediction"):
