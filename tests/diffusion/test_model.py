@@ -145,6 +145,26 @@ def test_weights_that_are_not_all_there_are_refused_by_name(folders, tmp_path, p
         load_model(tmp_path / "copy")
 
 
+def test_weights_by_the_names_of_older_libraries_are_all_there(folders, tmp_path):
+    """As published models have them: a prefix and a buffer in the text encoder, other layers in the autoencoder."""
+    shutil.copytree(folders["sd1"], tmp_path / "copy")
+    renamed = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    for part in ("text_encoder", "vae"):
+        (file,) = (tmp_path / "copy" / part).glob("*.safetensors")
+        weights = load_file(file)
+        if part == "text_encoder":
+            weights = {f"text_model.{name}": value for name, value in weights.items()}
+            weights["text_model.embeddings.position_ids"] = torch.arange(20)[None]
+        for name in [name for name in weights if ".attentions.0." in name and part == "vae"]:
+            layer = name.split(".attentions.0.")[1].rpartition(".")[0]
+            weights[name.replace(layer, renamed.get(layer, layer))] = weights.pop(name)
+        save_file(weights, file, metadata={"format": "pt"})
+    loaded, original = load_model(tmp_path / "copy"), load_model(folders["sd1"])
+    for part in ("text_encoder", "vae"):
+        for name, value in getattr(original, part).state_dict().items():
+            assert torch.equal(getattr(loaded, part).state_dict()[name], value), name
+
+
 def test_the_autoencoder_gets_few_images_at_once_whoever_asks(folders, monkeypatch):
     model = load_model(folders["sd1"])
     images = torch.rand(IMAGES_AT_ONCE + 3, 3, 128, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
