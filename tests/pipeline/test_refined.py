@@ -79,13 +79,13 @@ def test_a_second_run_does_nothing_and_says_so(
 def test_resuming_with_other_settings_is_refused_and_each_difference_is_named(
     job: Job, undisturbed: Path, hostile: tuple[Path, dict[str, list]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert job(undisturbed, hostile[0], "--rank", "3", "--steps", "7", "--guidance", "-1", "--solver", "dpm++") == 2
+    assert job(undisturbed, hostile[0], "--rank", "3", "--steps", "7", "--guidance", "-1", "--inpaint-steps", "3") == 2
     said = capsys.readouterr().err
     for difference in (
         "distillation.rank: 2 -> 3",
         f"distillation.steps: {STEPS} -> 7",
         "refinement.guidance: 0.0 -> -1.0",
-        "refinement.solver: ddim -> dpm++",
+        "refinement.inpaint_steps: 2 -> 3",
     ):
         assert difference in said
     assert job(undisturbed, hostile[0], "--method", "none") == 2
