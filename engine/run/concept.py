@@ -14,12 +14,11 @@ import hashlib
 import io
 import json
 import logging
-import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,6 @@ import pyarrow.parquet as pq
 from engine import storage
 from engine.corpus.lease import Lease
 from engine.corpus.listing import file_name
-from engine.corpus.reader import open_lease
 from engine.distillation.notes import read_notes
 from engine.distillation.spec import DistillationSpec
 from engine.labelling.label import USELESS
@@ -40,7 +38,7 @@ from engine.run.names import concept_url
 from engine.run.prefetch import Picture, Prefetch
 from engine.run.quantities import format_counts
 from engine.run.source import LabellerSource
-from engine.run.training import IMAGES_PER_LEASE, find_training, make_receipt, spread
+from engine.run.training import find_training, make_receipt
 from schemas.training import TrainingReceipt
 
 logger = logging.getLogger(__name__)
@@ -50,10 +48,6 @@ SAMPLE = "sample.json"
 """Of a training that is under way: the limit of the run, and what became of the images."""
 PICTURES_EVERY = 100
 """Steps between pictures of what m′ has learned."""
-ENOUGH = 0.9
-"""Of the images asked for: many a corpus has a last shard that is small, which is no reason to open more."""
-FEW = 8
-"""Leases that are opened at most to learn how many images they hold; damaged ones hold none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,46 +157,6 @@ def check_adapter(url: str, spec: LabelSpec, model: dict[str, Any]) -> tuple[str
         if notes.get(name) != value:
             raise RunError(f"--adapter {storage.redact(file)} was made for {name} {notes.get(name)!r}, not {value!r}")
     return file, {"distillation.adapter": hashlib.sha256(data).hexdigest()}
-
-
-def plan_sample(leases: Sequence[Lease], images: int) -> list[Lease]:
-    """Leases, cut short and spread evenly over the given ones, that hold about `images` images together.
-
-    How many they hold is estimated from the first of the leases: of the same leases the sample is the same.
-
-    Raises:
-        OSError: the corpus cannot be reached.
-    """
-    chosen, share = _choose(leases, images)
-    return [replace(lease, limit=min(lease.limit or share, share)) for lease in chosen]
-
-
-def _choose(leases: Sequence[Lease], images: int) -> tuple[list[Lease], int]:
-    """As `spread`; where that gives too few images more leases, and then more of each that has them."""
-    held = {lease.id: count for lease, count in zip(leases, _estimate_counts(leases), strict=True)}
-    each = IMAGES_PER_LEASE
-    chosen, share = spread(leases, images, each=each)
-
-    def is_full() -> bool:
-        return sum(min(share, held[lease.id]) for lease in chosen) >= ENOUGH * images
-
-    while each > 1 and not is_full():
-        each //= 2
-        chosen, share = spread(leases, images, each=each)
-    while not is_full() and share < max(held.values()):
-        share += 1
-    return chosen, share
-
-
-def _estimate_counts(leases: Sequence[Lease]) -> list[float]:
-    """About how many images leases hold: as many for their bytes as the first of them that holds any."""
-    for lease in leases[:FEW]:
-        with open_lease(lease) as reader:
-            count = len(reader.samples())
-        if count:
-            own = lease.shard.size / lease.parts
-            return [count * other.shard.size / other.parts / own if own else count for other in leases]
-    return [math.inf] * len(leases)  # nothing is known
 
 
 def read_sample(task: ConceptTask, tally: Counter[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:

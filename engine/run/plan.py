@@ -13,7 +13,7 @@ from engine.corpus.catalogue import list_shards
 from engine.corpus.lease import LEASE_VERSION, Lease, plan_leases
 from engine.distillation.spec import DistillationSpec
 from engine.labelling.spec import LabelSpec, SeveralSpec
-from engine.run.concept import WEIGHTS, ConceptTask, check_adapter, plan_sample
+from engine.run.concept import WEIGHTS, ConceptTask, check_adapter
 from engine.run.directory import (
     LabelRun,
     RunError,
@@ -27,6 +27,7 @@ from engine.run.names import concept_url
 from engine.run.quantities import format_bytes
 from engine.run.shard import LabelTask
 from engine.run.source import LabellerSource, Precision, RunSpec
+from engine.run.training import plan_sample
 from schemas.label import LABEL_SCHEMA_VERSION
 from schemas.receipt import Receipt
 from schemas.run import RunManifest

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from typing import TypeVar
 
 from engine import storage
+from engine.corpus.lease import Lease
+from engine.corpus.reader import open_lease
 from engine.run.directory import RunError
 from schemas.training import TrainingReceipt
 
@@ -15,6 +19,10 @@ Item = TypeVar("Item")
 
 IMAGES_PER_LEASE = 16
 """A sample takes at least about so many images from a lease: opening one costs a read of its index."""
+ENOUGH = 0.9
+"""Of the images asked for: many a corpus has a last shard that is small, which is no reason to open more."""
+FEW = 8
+"""Leases that are opened at most to learn how many images they hold; damaged ones hold none."""
 
 
 def spread(leases: Sequence[Item], images: int, *, each: int = IMAGES_PER_LEASE) -> tuple[list[Item], int]:
@@ -25,6 +33,46 @@ def spread(leases: Sequence[Item], images: int, *, each: int = IMAGES_PER_LEASE)
     """
     count = min(len(leases), max(1, -(-images // each)))
     return [leases[index * len(leases) // count] for index in range(count)], -(-images // count)
+
+
+def plan_sample(leases: Sequence[Lease], images: int) -> list[Lease]:
+    """Leases, cut short and spread evenly over the given ones, that hold about `images` images together.
+
+    How many they hold is estimated from the first of the leases: of the same leases the sample is the same.
+
+    Raises:
+        OSError: the corpus cannot be reached.
+    """
+    chosen, share = _choose(leases, images)
+    return [replace(lease, limit=min(lease.limit or share, share)) for lease in chosen]
+
+
+def _choose(leases: Sequence[Lease], images: int) -> tuple[list[Lease], int]:
+    """As `spread`; where that gives too few images more leases, and then more of each that has them."""
+    held = {lease.id: count for lease, count in zip(leases, _estimate_counts(leases), strict=True)}
+    each = IMAGES_PER_LEASE
+    chosen, share = spread(leases, images, each=each)
+
+    def is_full() -> bool:
+        return sum(min(share, held[lease.id]) for lease in chosen) >= ENOUGH * images
+
+    while each > 1 and not is_full():
+        each //= 2
+        chosen, share = spread(leases, images, each=each)
+    while not is_full() and share < max(held.values()):
+        share += 1
+    return chosen, share
+
+
+def _estimate_counts(leases: Sequence[Lease]) -> list[float]:
+    """About how many images leases hold: as many for their bytes as the first of them that holds any."""
+    for lease in leases[:FEW]:
+        with open_lease(lease) as reader:
+            count = len(reader.samples())
+        if count:
+            own = lease.shard.size / lease.parts
+            return [count * other.shard.size / other.parts / own if own else count for other in leases]
+    return [math.inf] * len(leases)  # nothing is known
 
 
 def share_out(counts: Sequence[int], images: int) -> list[int]:

@@ -18,13 +18,13 @@ from engine.distillation import pictures
 from engine.distillation.examples import encode_examples
 from engine.distillation.spec import DistillationSpec
 from engine.labelling.spec import LabelSpec
-from engine.run.concept import ConceptTask, check_adapter, make_concept, plan_sample
+from engine.run.concept import ConceptTask, check_adapter, make_concept
 from engine.run.directory import RunError, start_run
 from engine.run.fake import FakeLabeller, FakeSource
 from engine.run.plan import LabelPlan, plan_labelling
 from engine.run.shard import label_lease
 from engine.run.source import LabellerSource, ModelSource
-from engine.run.training import make_receipt
+from engine.run.training import make_receipt, plan_sample
 from schemas.training import TrainingReceipt
 from tests.corpus.hostile import make_corpus_tar
 from tests.diffusion.models import make_model
