@@ -39,6 +39,7 @@ from engine.run.origin import Origin, find_origin
 from engine.run.plan import LabelPlan, plan_labelling
 from engine.run.predict import plan_prediction
 from engine.run.segmenter import SegmenterTask, plan_training
+from engine.run.source import ModelSource
 from engine.run.summary import Outcome
 from engine.run.synthesis import FOLDER, SynthesisPlan, plan_synthesis
 from engine.run.what_next import describe_next
@@ -96,10 +97,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Parses, plans, runs one stage after the other, and sums up; returns the exit code."""
 
     def run(options: Distill) -> int:
-        labelling = _plan_labels(options)
+        source = source_of(options.model)
+        labelling = _plan_labels(options, source)
         # What makes no sense is refused now rather than after hours of labelling.
         settings = SynthesisSpec(**dataclasses.asdict(options.synthesis))
         training = segmenter_spec(options.training)
+        if training.synthetic:
+            source.check_synthesis(settings)
         test = _find_test(options, labelling)
         _check_what_is_there(labelling, settings, training)
         print(labelling.describe(), flush=True)
@@ -193,18 +197,18 @@ def _begin(stage: str, tell: Any) -> None:
     tell(f"\n== {stage}")
 
 
-def _plan_labels(options: Distill) -> LabelPlan:
+def _plan_labels(options: Distill, source: ModelSource) -> LabelPlan:
     what, where = options.what, options.where
     return plan_labelling(
         spec=label_spec(what, options.method, options.refinement, "refined"),
-        source=source_of(options.model),
+        source=source,
         input_url=find_input(where.input, what.concept),
         run_url=where.run or default_run_url(what.concept),
         distillation=distillation_spec(options.distillation),
         limit=where.limit,
         batch_size=options.execution.batch_size,
         precision=options.model.model_precision,
-        config=settings_to_config(options),
+        config=settings_to_config(options, source),
     )
 
 

@@ -70,16 +70,17 @@ def main(arguments: list[str] | None = None, *, source: LabellerSource | None = 
         what, where, settings = options.what, options.where, distillation_spec(options.distillation)
         if settings.method == "none":
             raise ValueError("--method none leaves nothing to do; give lora or full")
+        model = source or source_of(options.model)
         plan = plan_labelling(
             spec=label_spec(what, options.method, options.refinement, "refined"),
-            source=source or source_of(options.model),
+            source=model,
             input_url=find_input(where.input, what.concept),
             run_url=where.run or default_run_url(what.concept),
             distillation=settings,
             limit=where.limit,
             batch_size=options.execution.batch_size,
             precision=options.model.model_precision,
-            config=settings_to_config(options),
+            config=settings_to_config(options, model),
         )
         print(plan.describe(), flush=True)
         if options.execution.dry_run:

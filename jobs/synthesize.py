@@ -20,7 +20,7 @@ from engine.run.command import run_command
 from engine.run.directory import read_manifest
 from engine.run.example_source import explain_synthetic
 from engine.run.later_options import Synthesis
-from engine.run.options import Running
+from engine.run.options import Moved, Running
 from engine.run.origin import find_origin
 from engine.run.source import SynthesizerSource
 from engine.run.summary import Outcome
@@ -41,12 +41,6 @@ class Source:
     """Where the samples go, a folder or URL. Default: RUN/synthetic, where jobs/train.py finds them."""
     input: Annotated[str | None, tyro.conf.arg(metavar="CORPUS")] = None
     """Where the images of the run lie now, if not where it found them: samples begin from them."""
-    model: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
-    """Where the model lies now, if not where the run found it."""
-    revision: Annotated[str | None, tyro.conf.arg(metavar="REV")] = None
-    """Branch, tag or commit of a hub id."""
-    adapter: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
-    """Where the --adapter of the run lies now, likewise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +48,7 @@ class Synthesize:
     """All settings of the job."""
 
     origin: Source
+    moved: Moved
     samples: Synthesis
     execution: Running
 
@@ -94,7 +89,8 @@ def main(arguments: list[str] | None = None, *, source: SynthesizerSource | None
 
 def _plan(options: Synthesize, source: SynthesizerSource | None) -> SynthesisPlan:
     where = options.origin
-    if several := read_manifest(storage.absolute(where.run)).fingerprint.get("concepts"):
+    manifest = read_manifest(storage.absolute(where.run))
+    if manifest.kind == "labels" and (several := manifest.fingerprint.get("concepts")):
         raise ValueError(explain_synthetic(where.run, several))
     settings = SynthesisSpec(**dataclasses.asdict(options.samples))
     if where.input is not None and not settings.begins_from_images:
@@ -102,7 +98,7 @@ def _plan(options: Synthesize, source: SynthesizerSource | None) -> SynthesisPla
             f"--input {storage.redact(where.input)} names the images that objects begin from, and with --strength "
             f"{settings.strength:g} and --backgrounds {settings.backgrounds:g} none does; leave it out"
         )
-    origin = find_origin(where.run, source=source, model=where.model, revision=where.revision, adapter=where.adapter)
+    origin = find_origin(where.run, source=source, **vars(options.moved))
     return plan_synthesis(
         origin, settings, output=where.output, input_url=where.input, config=dataclasses.asdict(options)
     )

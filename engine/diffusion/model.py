@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, CLIPTextModel, PreTrainedTokenizerBase
 
 from engine.diffusion.layout import COMPONENTS, ModelError, check_layout
-from engine.diffusion.schedule import load_scheduler, sampler_timesteps
+from engine.diffusion.schedule import load_scheduler
 from engine.gpu import check_device
 
 IMAGES_AT_ONCE = 8
@@ -64,14 +64,6 @@ class LatentDiffusion:
         for name in COMPONENTS:
             getattr(self, name).to(device)
         return self
-
-    def sampler_timesteps(self, steps: int) -> list[int]:
-        """The timesteps of a `steps`-step DDIM sampler of this model's schedule, lowest noise first.
-
-        Raises:
-            ModelError: the schedule has fewer.
-        """
-        return sampler_timesteps(self.scheduler, steps)[::-1]
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:

@@ -39,8 +39,15 @@ def sampler_timesteps(scheduler: DDPMScheduler, steps: int, solver: Solver = "dd
         ModelError: the schedule has fewer.
     """
     check_steps(scheduler, steps)
+    return _walk(_sampler(scheduler, solver), steps)
+
+
+def _sampler(scheduler: DDPMScheduler, solver: Solver) -> DDIMScheduler:
     spacing = {"timestep_spacing": "trailing"} if solver == "dpm++" else {}
-    sampler = DDIMScheduler.from_config(scheduler.config, **spacing)
+    return DDIMScheduler.from_config(scheduler.config, **spacing)
+
+
+def _walk(sampler: DDIMScheduler, steps: int) -> list[int]:
     sampler.set_timesteps(steps)
     # With "trailing" spacing some numbers of steps get one more than asked for, at -1: rounding in numpy's arange.
     return sampler.timesteps.tolist()[:steps]
@@ -52,14 +59,16 @@ def check_start(scheduler: DDPMScheduler, steps: int, solver: Solver) -> None:
     Raises:
         ModelError: names the nearest number of steps that can be taken; also for more steps than the schedule has.
     """
-    first = sampler_timesteps(scheduler, steps, solver)[0]
+    check_steps(scheduler, steps)
+    sampler = _sampler(scheduler, solver)
+    first = _walk(sampler, steps)[0]
     if _is_noise(scheduler, first):
         return
     others = sorted(range(1, _most_steps(scheduler) + 1), key=lambda other: abs(other - steps))
-    nearest = next(n for n in others if _is_noise(scheduler, sampler_timesteps(scheduler, n, solver)[0]))
+    nearest = next(n for n in others if _is_noise(scheduler, _walk(sampler, n)[0]))
     raise ModelError(
         f"{steps} steps of {solver} begin at timestep {first} of the model's schedule, where an image is not yet all "
-        f"noise (ᾱ = {float(scheduler.alphas_cumprod[first]):.2g}); take {nearest} steps, or the solver dpm++"
+        f"noise (ᾱ = {float(scheduler.alphas_cumprod[first]):.2g}); take the solver dpm++, or {nearest} steps"
     )
 
 

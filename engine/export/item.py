@@ -173,15 +173,14 @@ def judgement_of(found: Object) -> dict[str, Any]:
 
 
 def _store_upright(data: bytes, pixels: np.ndarray) -> tuple[bytes, str]:
-    """The image as it is, or as a PNG if it is stored turned, which not every reader turns back, or in a format that
-    has no suffix."""
+    """The image as it is, or as a PNG if it is stored turned: not every reader turns it back."""
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        suffix = _SUFFIXES.get(str(image.format))
+        suffix = _SUFFIXES[str(image.format)]
         try:
             turned = image.getexif().get(_ORIENTATION, 1) in range(2, 9)
         except Exception:  # broken EXIF, which `decode_image` does not heed either
             turned = False
-    if suffix and not turned:
+    if not turned:
         return data, suffix
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")

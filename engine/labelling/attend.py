@@ -47,6 +47,7 @@ from engine.diffusion.model import LatentDiffusion
 from engine.diffusion.noise import add_noise, draw_noise
 from engine.diffusion.prompt import ConceptPrompt
 from engine.diffusion.sampling import predict_noise
+from engine.diffusion.schedule import sampler_timesteps
 from engine.labelling.heatmap import weigh
 from engine.labelling.spec import LabelSpec
 
@@ -92,7 +93,7 @@ class NoisyLatents:
 
     def __init__(self, model: LatentDiffusion, z0: Tensor, keys: list[str], spec: LabelSpec, batch_size: int) -> None:
         self.z0, self.batch_size = z0.float(), batch_size
-        self.timesteps = torch.tensor(model.sampler_timesteps(spec.timesteps)[: spec.attention_steps])
+        self.timesteps = torch.tensor(sampler_timesteps(model.scheduler, spec.timesteps)[::-1][: spec.attention_steps])
         self.alpha_bar = model.scheduler.alphas_cumprod[self.timesteps]
         self.draws = spec.draws
         steps, draws = len(self.timesteps), spec.draws

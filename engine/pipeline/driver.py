@@ -81,7 +81,10 @@ def make_concepts_of(plan: LabelPlan, *, workers: int | None, tell: Callable[[st
             outcome = drive(sample, workers=workers, tell=tell)
             if outcome.failed_leases:
                 lease, error = next(iter(outcome.failed_leases.items()))
-                raise LabellingError(f"{lease}: {error}")
+                raise LabellingError(
+                    f"{lease}: {error}. The concept is learned from a sample with this shard: mend it, or leave it out "
+                    "of --input"
+                )
         else:
             tell("sample: preliminary masks, skipped, they are there")
         for task in plan.concepts:

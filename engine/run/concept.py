@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ from engine.run.names import concept_url
 from engine.run.prefetch import Picture, Prefetch
 from engine.run.quantities import format_counts
 from engine.run.source import LabellerSource
-from engine.run.training import find_training, make_receipt
+from engine.run.training import estimate_counts, find_training, make_receipt
 from schemas.training import TrainingReceipt
 
 logger = logging.getLogger(__name__)
@@ -82,46 +82,33 @@ class ConceptTask:
         """
         return find_training(self.folder, self.run.fingerprint)
 
-    def is_made(self, *, more: bool) -> bool:
-        """Whether m′ is there for the run, and is not to be made anew from a larger sample.
-
-        Args:
-            more: whether labels are still to be made with it.
+    def is_outgrown(self) -> bool:
+        """Whether m′ is there and learned from much fewer images than this sample has.
 
         Raises:
-            RunError: as `find_receipt`, or it learned from much fewer images than this sample has, and some labels are
-                made with it: those of a run all come from one m′.
+            RunError: as `find_receipt`.
         """
         receipt = self.find_receipt()
-        if receipt is None or not more or not self.outgrows(receipt.limit):
-            return receipt is not None
-        if read_receipts(self.run.url, "refined"):
-            raise RunError(
-                f"{storage.redact(self.run.url)} has labels by a model that learned from the first {receipt.limit} "
-                f"images (--limit), where it would now learn from up to {self.sample_size}, and labels of a run are "
-                "all by one; give another --run to have it learn anew, or label there by this one on purpose "
-                f"(jobs/label.py --adapter {storage.redact(self.folder)})"
-            )
-        return False
-
-    @property
-    def sample_size(self) -> int:
-        """Images that it learns from, if the corpus has so many."""
-        return min(self.distillation.sample, self.limit or self.distillation.sample)
+        return receipt is not None and self.outgrows(receipt.limit)
 
     def outgrows(self, limit: int | None) -> bool:
-        """Whether a sample under that limit has less than half of this one's images, as far as limits tell.
+        """Whether a sample under that limit has less than half of this one's images.
 
         A corpus that has grown, or a limit that was raised a little, is no reason to learn anew.
         """
-        return limit is not None and 2 * limit < self.sample_size
+        if limit is None:
+            return False
+        counts = zip(self.leases, estimate_counts(self.leases), strict=True)
+        return 2 * limit < min(self.distillation.sample, sum(min(lease.limit or n, n) for lease, n in counts))
 
     def clear_outgrown(self) -> None:
-        """Removes what a fine-tuning on a sample that this one outgrows has left; other leavings are gone on with."""
-        receipt = self.find_receipt()
-        if receipt is not None and self.outgrows(receipt.limit):
-            folder, limit = storage.redact(self.folder), receipt.limit
-            logger.warning("%s learned from the first %d images only (--limit) and is made anew", folder, limit)
+        """Removes what a fine-tuning on a sample that this one outgrows has left, and what says that labels are done
+        which it made: those of a run are all by one. Other leavings are gone on with."""
+        if self.is_outgrown():
+            logger.warning("%s learned from few images (--limit); it and its labels are made anew", self.folder)
+            labels = replace(self.run, stage="refined")
+            for lease_id in read_receipts(self.run.url, "refined"):
+                storage.remove(labels.receipt_url(lease_id))
             storage.remove(self.url("receipt.json"))
         with suppress(FileNotFoundError):
             begun = json.loads(storage.read_bytes(self.url("training", SAMPLE)))

@@ -12,7 +12,7 @@ from typing import Any
 
 from engine import storage
 from engine.corpus.catalogue import CorpusError, list_shards
-from engine.corpus.lease import Lease, plan_leases
+from engine.corpus.lease import LEASE_VERSION, Lease, plan_leases
 from engine.run.directory import (
     FIRST,
     STAGE_FOLDERS,
@@ -48,7 +48,7 @@ class ExampleSource:
         counts: of labels of each lease, of each concept; empty if they are not known.
         wanted: examples of each lease; empty as long as nobody has decided.
         unlabelled: so many other leases have no labels yet.
-        gone: so many others have labels, and their shard is not there any more.
+        gone: so many others have labels, and their shard is not in the corpus (any more).
         gone_labels: theirs, of each concept.
     """
 
@@ -67,7 +67,7 @@ class ExampleSource:
     def describe_missing(self) -> str:
         """What is not read for want of labels or images, for a person; "" where nothing is missing."""
         unlabelled = f"; {self.unlabelled} others have no labels yet" if self.unlabelled else ""
-        gone = f"; the shards of {self.gone} others with {self.gone_labels} labels are gone" if self.gone else ""
+        gone = f"; {self.gone} others with {self.gone_labels} labels are not in this corpus" if self.gone else ""
         return unlabelled + gone
 
     def cut(self, wanted: Sequence[int]) -> ExampleSource:
@@ -89,7 +89,7 @@ def cut_sources(sources: Sequence[ExampleSource], examples: int) -> list[Example
     if len(counts) == len(leases):
         shared = zip(share_out(counts, examples), counts, strict=True)
         # A lease that gives all it has is read to its end, so that the rest of it is accounted for, too.
-        shares = [examples if share == count else share for share, count in shared]
+        shares = [examples if share == count > 0 else share for share, count in shared]
     else:
         chosen, each = spread(range(len(leases)), examples, each=1)
         shares = [0] * len(leases)
@@ -185,7 +185,10 @@ def find_synthetic(run_url: str) -> tuple[ExampleSource, RunManifest]:
     manifest = read_manifest(url, first=first)
     if not read_receipts(url, "refined"):
         raise NothingToLearn(f"{storage.redact(url)} holds no finished shard; {first}")
-    source = find_corpus(url, manifest, "refined", storage.join(url, "images"))
+    try:
+        source = find_corpus(url, manifest, "refined", storage.join(url, "images"))
+    except RunError as error:
+        raise NothingToLearn(f"{error}; {first}") from error
     return replace(source, name="synthetic"), manifest
 
 
@@ -201,6 +204,12 @@ def _count_gone(leases: Sequence[Lease], receipts: Mapping[str, Receipt]) -> lis
 
 
 def _check_receipts(receipts: Mapping[str, Receipt], manifest: RunManifest, url: str) -> None:
+    version = manifest.fingerprint.get("lease_version")
+    if version != LEASE_VERSION and any(receipt.lease["parts"] > 1 for receipt in receipts.values()):
+        raise RunError(
+            f"{storage.redact(url)} was labelled by another version, which divided large shards in another way "
+            f"(lease_version {version}, not {LEASE_VERSION}); label into a new --run"
+        )
     for receipt in receipts.values():
         if receipt.fingerprint != manifest.hash:
             raise RunError(

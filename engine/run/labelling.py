@@ -93,7 +93,8 @@ def make_plan(options: Label, source: LabellerSource | None = None) -> LabelPlan
         for concept in concepts
     ]
     specs = tuple(label_spec(what, options.method, options.refinement, options.stage.stage) for what in asked)
-    config = settings_to_config(options)
+    source = source or source_of(options.model)
+    config = settings_to_config(options, source)
     if options.stage.adapter is not None:
         config["stage"]["adapter"] = storage.absolute(options.stage.adapter)
     if len(concepts) == 1:
@@ -104,7 +105,7 @@ def make_plan(options: Label, source: LabellerSource | None = None) -> LabelPlan
         refuse_joined(run_url)
     return plan_labelling(
         spec=specs[0] if len(concepts) == 1 else SeveralSpec(specs=specs),
-        source=source or source_of(options.model),
+        source=source,
         input_url=find_input(input_url, concepts[0]),
         run_url=run_url,
         distillation=distillation_spec(options.distillation),

@@ -10,7 +10,7 @@ import tyro
 
 from engine.distillation.spec import DistillationSpec
 from engine.labelling.spec import LabelSpec, RefinementSpec
-from engine.run.source import ModelSource
+from engine.run.source import LabellerSource, ModelSource
 
 PROFILES: dict[str, dict[str, Any]] = {
     "paper": {
@@ -242,10 +242,11 @@ def source_of(options: Model) -> ModelSource:
     return ModelSource.named(options.model, options.revision, precision=precision, compiled=compiled)
 
 
-def settings_to_config(options: Any) -> dict[str, Any]:
-    """The settings of a labelling as `run.json` keeps them: the model's name holds in any working directory."""
+def settings_to_config(options: Any, source: LabellerSource) -> dict[str, Any]:
+    """The settings of a labelling as `run.json` keeps them: the model is found again in any working directory, and when
+    a branch has moved."""
     config = dataclasses.asdict(options)
-    config["model"]["model"] = source_of(options.model).model
+    config["model"] |= {"model": source.model, "revision": source.revision}
     return config
 
 

@@ -78,10 +78,7 @@ def find_origin(
     shown = storage.redact(url)
     manifest = read_manifest(url)
     if manifest.kind != "labels":
-        raise RunError(
-            f"{shown} holds {manifest.kind}; --backgrounds, --study and jobs/synthesize.py are for runs of "
-            "jobs/label.py, whose model they need"
-        )
+        raise RunError(f"{shown} holds {manifest.kind}; this takes a run of jobs/label.py, and its diffusion model")
     several, own = (manifest.fingerprint.get(name) for name in ("concepts", "concept"))
     if several and concept is None:
         raise RunError(f"{shown} is a run of several concepts ({own}); name one of them with --concept")
@@ -101,7 +98,7 @@ def find_origin(
         if manifest.fingerprint.get(name) != value:
             raise RunError(
                 f"the model {source.model} is not the one that {shown} was labelled with ({name}: "
-                f"{manifest.fingerprint.get(name)} -> {value}); give that one with --model"
+                f"{manifest.fingerprint.get(name)} -> {value}); give that one with --model or --revision"
             )
     weights, digest = _find_weights(url, manifest, spec, model_fields, adapter, unfinished)
     return Origin(

@@ -184,7 +184,7 @@ def plan_run(
         option: by which the user names the run directory.
     """
     input_url, run_url = storage.absolute(input_url), storage.absolute(run_url)
-    fields = {"label_schema": LABEL_SCHEMA_VERSION, "leases": LEASE_VERSION, **fields}
+    fields = {"label_schema": LABEL_SCHEMA_VERSION, "lease_version": LEASE_VERSION, **fields}
     manifest = make_manifest(fields, {**(config or {}), "input_url": input_url})
     resumed = check_manifest(run_url, manifest, option=option)
     leases = plan_leases(list_shards(input_url), limit=limit)
@@ -249,7 +249,6 @@ def _plan_concepts(
 ) -> LabelPlan:
     """The plan with the fine-tunings that its labels need, unless they are done."""
     run = replace(plan.run, stage="preliminary")
-    leases = plan_sample(plan.leases, distillation.sample)
     tasks = [
         ConceptTask(
             run=run,
@@ -257,14 +256,22 @@ def _plan_concepts(
             folder=concept_url(run.url, own.concept if isinstance(spec, SeveralSpec) else None),
             distillation=distillation,
             source=plan.source,
-            leases=leases,
+            leases=[],
             limit=limit,
         )
         for own in spec.specs
     ]
     plan = replace(plan, weights=tuple(task.url(WEIGHTS) for task in tasks))
-    more = bool(plan.remaining)
-    if not (left := tuple(task for task in tasks if not plan.resumed or not task.is_made(more=more))):
+    receipts = [task.find_receipt() if plan.resumed else None for task in tasks]
+    if all(receipts) and not (plan.remaining and any(receipt and receipt.limit for receipt in receipts)):
+        return plan  # to plan a sample, a shard has to be opened
+    leases = plan_sample(plan.leases, distillation.sample)
+    tasks = [replace(task, leases=leases) for task in tasks]
+    anew = [receipt is not None and task.is_outgrown() for task, receipt in zip(tasks, receipts, strict=True)]
+    if any(anew):  # its labels are made anew, too
+        plan = replace(plan, remaining=plan.leases, receipts={})
+    left = tuple(task for task, receipt, again in zip(tasks, receipts, anew, strict=True) if receipt is None or again)
+    if not left:
         return plan
     sample = replace(plan, spec=spec.at("preliminary"), run=run, leases=leases, remaining=leases, receipts={})
     return replace(plan, concepts=left, sample=_without_done(sample))

@@ -144,7 +144,8 @@ class ModelSource:
         scheduler = load_scheduler(self._find())
         if settings.begins_from_noise:
             check_start(scheduler, settings.steps, settings.solver)
-        check_steps(scheduler, settings.steps)
+        else:
+            check_steps(scheduler, settings.steps)
 
     def build(
         self,

@@ -115,7 +115,7 @@ class Starts:
             raise NoStart(_explain(lost) if lost else f"none of the labels finds {self.concept!r}; {WAY_OUT}")
         return found
 
-    def _usable(self, lease: Lease) -> list[str]:
+    def _usable(self, lease: Lease) -> set[str]:
         """Keys of the images in which the labels find the concept."""
         from engine.segmenter.examples import read_rows, why_left_out  # imports torch, which planning does without
 
@@ -124,11 +124,11 @@ class Starts:
             rows = read_rows(url, lease, columns, Counter(), concepts=[self.concept])
         except ValueError as error:
             raise NoStart(str(error)) from error
-        return [
+        return {
             key
             for key, own in rows.items()
             if why_left_out(own[self.concept], "", min_quality=0.0, drop_flags=USELESS) is None
-        ]
+        }
 
 
 class ShardStarts:

@@ -49,7 +49,7 @@ def plan_sample(leases: Sequence[Lease], images: int) -> list[Lease]:
 
 def _choose(leases: Sequence[Lease], images: int) -> tuple[list[Lease], int]:
     """As `spread`; where that gives too few images more leases, and then more of each that has them."""
-    held = {lease.id: count for lease, count in zip(leases, _estimate_counts(leases), strict=True)}
+    held = {lease.id: count for lease, count in zip(leases, estimate_counts(leases), strict=True)}
     each = IMAGES_PER_LEASE
     chosen, share = spread(leases, images, each=each)
 
@@ -64,7 +64,7 @@ def _choose(leases: Sequence[Lease], images: int) -> tuple[list[Lease], int]:
     return chosen, share
 
 
-def _estimate_counts(leases: Sequence[Lease]) -> list[float]:
+def estimate_counts(leases: Sequence[Lease]) -> list[float]:
     """About how many images leases hold: as many for their bytes as the first of them that holds any."""
     for lease in leases[:FEW]:
         with open_lease(lease) as reader:

@@ -2,7 +2,8 @@
 
 Counted are: used; image_without_label, label_without_image; bad_image, bad_mask (they do not decode, or the mask is
 not of its image's size), defect:REASON (of the shard); low_quality, flag:NAME; rejected (by a person); too_elongated
-(no square crop fits), not_needed (labels of a lease that has given enough).
+(no square crop fits), not_needed (of a lease that has given enough); and of a
+whole training lease_without_label.
 
 Of several concepts an image needs a label of each, and is left out for the first of them that is unusable; a label
 that says that its concept is absent is used: as background.
@@ -98,18 +99,31 @@ def read_examples(
             if not rows and labels != "truth" and reader.planned:
                 tally["image_without_label"] += reader.planned
                 continue
-            for place in _spread_places(reader.planned, most):
+            keys = reader.samples()
+            usable: list[tuple[int, dict[str, Row]]] = []
+            for place in range(reader.planned):
+                if place not in keys:
+                    tally[_name_defect(reader.read(place))] += 1
+                    continue
+                own = rows.pop(keys[place], {})
+                decision = (review or {}).get((lease.shard.name, keys[place]), "")
+                if reasons := _why_left_out([own.get(name) for name in concepts], decision, spec):
+                    tally[reasons[0]] += 1
+                elif labels != "truth" and len(own) < len(concepts):
+                    tally["image_without_label"] += 1
+                else:
+                    usable.append((place, own))
+            # What labels say of an image is known before it is read, which may take a request to a store.
+            for looked, chosen in enumerate(_spread_places(len(usable), most)):
                 if used == most:
+                    tally["not_needed"] += len(usable) - looked
                     break
+                place, own = usable[chosen]
                 sample = reader.read(place)
-                own = rows.pop(sample.key, {})
                 if isinstance(sample, Defect):
-                    tally[f"defect:{sample.reason}"] += 1
+                    tally[_name_defect(sample)] += 1
                     continue
                 try:
-                    decision = (review or {}).get((sample.shard, sample.key), "")
-                    if reasons := _why_left_out([own.get(name) for name in concepts], decision, spec):
-                        raise _Unusable(reasons[0])
                     example = _make(sample, own, spec, labels, concepts, alone=alone)
                 except _Unusable as unusable:
                     tally[str(unusable)] += 1
@@ -118,7 +132,12 @@ def read_examples(
                     used += 1
                     yield example
         if rows:
-            tally["label_without_image" if used != most else "not_needed"] += len(rows)
+            tally["label_without_image"] += len(rows)
+
+
+def _name_defect(defect: Sample | Defect) -> str:
+    assert isinstance(defect, Defect)
+    return f"defect:{defect.reason}"
 
 
 def _spread_places(count: int, most: int | None) -> list[int]:
@@ -194,7 +213,7 @@ def _make(
     alone: bool,
 ) -> Example:
     """The example; raises _Unusable."""
-    if any(_lacks_label(sample, rows.get(name), labels, name, alone=alone) for name in concepts):
+    if labels == "truth" and any(_lacks_mask(sample, name, alone=alone) for name in concepts):
         raise _Unusable("image_without_label")
     try:
         image = decode_image(sample.image)
@@ -212,10 +231,8 @@ def _make(
     return Example(shard=sample.shard, key=sample.key, image=resize_image(image, height, width), mask=mask)
 
 
-def _lacks_label(sample: Sample, row: Row | None, labels: Labels, concept: str, *, alone: bool) -> bool:
+def _lacks_mask(sample: Sample, concept: str, *, alone: bool) -> bool:
     """Whether nothing says where the concept is; of several, a mask that names none of them does not."""
-    if labels != "truth":
-        return row is None
     return not sample.lacks(concept) and sample.truth(concept, alone=alone) is None
 
 

@@ -10,6 +10,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
 from engine.diffusion.model import ModelError
 from engine.diffusion.sampling import Known, guide, predict_noise, sample, to_latent, to_noise
+from engine.diffusion.schedule import sampler_timesteps
 from tests.diffusion.models import make_model, rescale
 
 KINDS = ["sd1", "sd2", "zero_snr"]
@@ -207,7 +208,7 @@ def test_more_steps_than_the_schedule_has_are_refused(models, solver):
     z_T = torch.zeros(1, 4, model.latent_size, model.latent_size)
     with pytest.raises(ModelError, match="1000 timesteps are more than the 999 of the model's schedule"):
         sample(model, z_T, lambda zt, t: zt, 1000, solver=solver)
-    assert model.sampler_timesteps(999)[-1] == 999
+    assert sampler_timesteps(model.scheduler, 999)[0] == 999
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

@@ -115,15 +115,6 @@ def test_a_photo_that_holds_more_pictures_is_exported_as_the_jpeg_that_it_is(tmp
     assert (tmp_path / "out" / "images" / "000000" / "photo.jpg").read_bytes() == photo.encode()[1]
 
 
-def test_an_image_of_a_format_without_suffix_is_exported_as_png(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("engine.export.item._SUFFIXES", {"PNG": ".png"})
-    photo = Phone(shard="000000", key="photo", mask=difficult_masks()["disc"])
-    export_labels(str(write_run(tmp_path, [photo])), str(tmp_path / "out"), ExportOptions(format="png"))
-    assert Image.open(tmp_path / "out" / "images" / "000000" / "photo.png").format == "PNG"
-
-
 @pytest.mark.parametrize("name", FORMATS)
 def test_nothing_is_left_of_an_export_that_fails(
     name: str, run: Path, tmp_path: Path, memory: str, monkeypatch: pytest.MonkeyPatch

@@ -11,6 +11,7 @@ import torch
 
 from engine.diffusion.noise import draw_noise
 from engine.diffusion.prompt import ConceptPrompt
+from engine.diffusion.schedule import sampler_timesteps
 from engine.labelling import labeller as labelling
 from engine.labelling.attend import attend
 from engine.labelling.heatmap import bytes_to_advantage
@@ -64,7 +65,7 @@ def errors_of(model, settings: LabelSpec, steps: list[int], valid: torch.Tensor)
     for z0, key, cells in zip(latents(), KEYS, valid, strict=True):
         totals = {text: torch.zeros(16, 16, dtype=torch.float64) for text in texts}
         for step in steps:
-            t = torch.tensor([model.sampler_timesteps(settings.timesteps)[step]])
+            t = torch.tensor([sampler_timesteps(model.scheduler, settings.timesteps)[::-1][step]])
             for epsilon in draw_noise(settings.seed, key, f"preliminary/{int(t)}", (settings.draws, 4, 16, 16)):
                 zt = model.scheduler.add_noise(z0[None], epsilon[None], t)
                 errors = {}

@@ -4,6 +4,7 @@ import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -97,15 +98,21 @@ def test_stages_after_the_labels_find_the_model_where_the_command_names_it(
     monkeypatch.setattr(distill, "find_origin", lambda url, **where: asked.append({"url": url, **where}))
     monkeypatch.setattr(distill, "plan_synthesis", lambda origin, settings, **options: origin)
     plan = replace(start_origin(tmp_path), source=ModelSource(model="/moved", revision="main"))
+    monkeypatch.setattr("engine.pipeline.story.write_story_on_ray", lambda *arguments: None)
     distill._plan_samples(plan, SynthesisSpec())
-    assert asked == [{"url": plan.run.url, "model": "/moved", "revision": "main"}]
+    distill._draw(plan, SimpleNamespace(url="/segmenter"), print)  # type: ignore[arg-type]
+    assert asked == 2 * [{"url": plan.run.url, "model": "/moved", "revision": "main"}]
 
 
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [("--training.crop 33", "33"), ("--synthesis.solver ddim --synthesis.steps 5", "5 steps of ddim begin at")],
+)
 def test_a_setting_of_a_late_stage_that_makes_no_sense_is_refused_before_anything_starts(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: str, named: str
 ) -> None:
-    assert main([*BRIEF.split(), "--run", str(tmp_path / "run"), "--training.crop", "33"]) == 2
-    assert "33" in capsys.readouterr().err
+    assert main([*BRIEF.split(), "--run", str(tmp_path / "run"), *options.split()]) == 2
+    assert named in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

@@ -114,14 +114,37 @@ def test_a_concept_learned_under_a_small_limit_is_learned_anew_for_a_much_larger
         assert task.find_receipt() is None
 
 
-def test_labels_of_a_run_are_not_gone_on_with_by_a_concept_that_was_learned_anew(corpus: Path, tmp_path: Path) -> None:
+def test_a_concept_that_is_learned_anew_labels_anew_what_was_labelled_before_it(corpus: Path, tmp_path: Path) -> None:
     plan = make_plan(corpus, tmp_path / "run", 9)
     finish_concept(plan, 9)
     for lease in plan.remaining:
         label_lease(lease, FakeLabeller("fake", SPEC), plan.run)
-    with pytest.raises(RunError, match=r"first 9 images .* up to 64.* another --run .*--adapter .*run/concept\)"):
-        make_plan(corpus, tmp_path / "run", None)
-    assert make_plan(corpus, tmp_path / "run", 9).done and make_plan(corpus, tmp_path / "run", 18).remaining
+    assert make_plan(corpus, tmp_path / "run", 9).done
+    assert make_plan(corpus, tmp_path / "run", 18).concepts == ()
+    whole = make_plan(corpus, tmp_path / "run", None)
+    assert whole.remaining == whole.leases and whole.receipts == {}
+    (task,) = whole.concepts
+    task.clear_outgrown()
+    assert all(whole.run.find_receipt(lease) is None for lease in whole.leases)
+    finish_concept(whole, None)
+    assert make_plan(corpus, tmp_path / "run", None).concepts == ()
+
+
+def test_of_a_corpus_that_is_smaller_than_the_sample_a_limit_of_half_of_it_is_enough(tmp_path: Path) -> None:
+    write_leases(tmp_path, [30])
+    for limit, anew in ((14, True), (15, False), (29, False), (30, False)):
+        run = tmp_path / f"run-{limit}"
+        plan = make_plan(tmp_path, run, limit)
+        finish_concept(plan, limit)
+        assert bool(make_plan(tmp_path, run, None).concepts) == anew
+
+
+def test_where_the_concept_is_there_no_shard_is_opened(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish_concept(make_plan(corpus, tmp_path / "run", None), None)
+    monkeypatch.setattr("engine.run.training.open_lease", None)
+    assert make_plan(corpus, tmp_path / "run", None).concepts == ()
 
 
 def test_a_corpus_that_is_labelled_whole_under_a_limit_has_nothing_left_to_do(corpus: Path, tmp_path: Path) -> None:
@@ -221,7 +244,7 @@ def test_a_picture_that_does_not_fit_the_memory_costs_no_training(tmp_path, monk
     storage.atomic_put(
         encode_examples(model, images(1), flip=False).to_bytes(), task.url("training/examples.safetensors")
     )
-    storage.atomic_put(b'{"used": 1}', task.url("training/images.json"))
+    storage.atomic_put(b'{"limit": null, "images": {"used": 1}}', task.url("training/sample.json"))
 
     def draw(*arguments, **options):
         raise torch.OutOfMemoryError("CUDA out of memory")

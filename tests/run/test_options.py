@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,32 @@ from engine.run.options import (
     What,
     distillation_spec,
     label_spec,
+    settings_to_config,
     source_of,
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    model: Model
+
+
+def test_a_run_keeps_the_commit_of_its_model_whatever_becomes_of_the_branch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.diffusion.model.find_model", lambda name, revision: tmp_path / "4b1c")
+    job = Job(model=Model(model="owner/name", revision="main"))
+    kept = settings_to_config(job, source_of(job.model))["model"]
+    assert (kept["model"], kept["revision"]) == ("owner/name", "4b1c")
+
+
+def test_a_run_keeps_a_model_folder_as_it_is_found_from_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models" / "sd15").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    job = Job(model=Model(model="models/sd15"))
+    assert settings_to_config(job, source_of(job.model))["model"]["model"] == str(tmp_path / "models" / "sd15")
 
 
 def spec(method: Method | None = None, refinement: Refinement | None = None) -> LabelSpec:

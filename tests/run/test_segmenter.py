@@ -16,11 +16,14 @@ import torch
 from engine.corpus import Lease
 from engine.corpus.catalogue import Shard
 from engine.run.directory import RunError, start_run
-from engine.run.example_source import ExampleSource, cut_sources
+from engine.run.example_source import ExampleSource, cut_sources, find_corpus
+from engine.run.fake import FakeLabeller
 from engine.run.segmenter import SegmenterTask, make_segmenter, plan_training, read_task
+from engine.run.shard import label_lease
 from engine.segmenter.segmenter import Segmenter
 from engine.segmenter.spec import SegmenterSpec
 from schemas.run import RunManifest
+from tests.run.origins import start_origin
 from tests.segmenter.bright import draw_box, label, to_png, write_corpus, write_tar
 
 SMALL = {"steps": 30, "batch_size": 4, "crop": 32, "short_side": 40, "width": 4, "warmup": 2}
@@ -54,6 +57,25 @@ def add_synthetic(run: Path, folder: Path) -> None:
     write_corpus(folder, shards=1, each=5)
     label(folder, run / "synthetic")
     shutil.copytree(folder, run / "synthetic" / "images")
+
+
+def test_labels_of_shards_that_were_divided_in_another_way_are_not_joined_with_these(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.run.plan.LEASE_VERSION", 1)
+    before = start_origin(tmp_path, labelled=True, shards=[range(6)])
+    (lease,) = before.leases
+    assert find_corpus(before.run.url, before.manifest, "refined", None).leases == [lease], "one part is one part"
+    monkeypatch.undo()
+    with pytest.raises(RunError, match=r"lease_version: 1 -> 2\): no settings of this program give the same results"):
+        start_origin(tmp_path)
+    halves = [replace(lease, part=part, parts=2) for part in range(2)]
+    monkeypatch.setattr("engine.run.example_source.plan_leases", lambda shards: halves)
+    Path(before.run.receipt_url(lease.id)).unlink()
+    for half in halves:
+        label_lease(half, FakeLabeller("fake", before.spec), before.run)
+    with pytest.raises(RunError, match=r"divided large shards in another way \(lease_version 1, not 2\)"):
+        find_corpus(before.run.url, before.manifest, "refined", None)
 
 
 def test_a_training_keeps_weights_settings_counts_and_pictures(run: Path) -> None:
@@ -119,7 +141,7 @@ def test_labels_whose_shard_is_gone_are_told_of_and_counted(corpus: Path, tmp_pa
     for name in ("000000.tar", "000002.tar"):
         (moved / name).unlink()
     task = plan(run, input_url=str(moved))
-    assert "1 leases, labels: M; the shards of 2 others with 8 labels are gone" in task.describe()
+    assert "1 leases, labels: M; 2 others with 8 labels are not in this corpus" in task.describe()
     assert task.unread == {"corpus.label_without_image": 8}
 
 
@@ -252,6 +274,8 @@ def test_a_training_that_can_look_at_all_labels_accounts_for_all_images(tmp_path
 
 
 def test_few_examples_come_from_few_of_many_leases_and_as_many_of_each_where_nobody_knows_what_they_have() -> None:
+    (usable,) = cut_sources([source("corpus", [0, 600] * 50)], 320)
+    assert set(usable.counts) == {600}, "leases without labels are not opened"
     (few,) = cut_sources([source("corpus", [500] * 1000)], 320)
     assert few.wanted == (16,) * 20
     assert [lease.id for lease in few.leases] == [str(50 * n) for n in range(20)]

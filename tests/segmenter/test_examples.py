@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from engine.corpus import Lease, list_shards
+from engine.corpus.reader import LeaseReader
 from engine.segmenter.examples import Example, read_examples
 from engine.segmenter.spec import SegmenterSpec
 from schemas.label import LABEL_SCHEMA
@@ -171,10 +172,27 @@ def test_what_is_wanted_of_a_lease_is_spread_over_it_and_others_stand_in_for_the
     keys = [f"{n:03d}" for n in range(12)]
     write_tar(tmp_path / "corpus" / "000000.tar", {f"{key}.png": to_png(image) for key in keys})
     folder = write_rows(tmp_path / "labels", [row(key, mask, flags=["full"] * (key == "003")) for key in keys])
-    for most, expected in ((2, [0, 6]), (4, [0, 6, 9, 1]), (8, [0, 2, 5, 6, 8, 9, 11, 1]), (12, [*range(12)])):
+    for most, expected in (
+        (2, [0, 7]),
+        (4, [0, 4, 7, 10]),
+        (8, [0, 2, 4, 6, 7, 8, 10, 11]),
+        (11, [0, 1, 2, *range(4, 12)]),
+    ):
         examples, tally = read(tmp_path / "corpus", folder, most=most)
-        assert [int(e.key) for e in examples] == [place for place in expected if place != 3]
-        assert tally["flag:full"] == (most > 2) and sum(tally.values()) == 12
+        assert [int(e.key) for e in examples] == expected
+        assert tally == {"used": most, "flag:full": 1, **({"not_needed": 11 - most} if most < 11 else {})}
+
+
+def test_images_that_labels_leave_out_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image, mask = draw_box(0)
+    keys = [f"{n:03d}" for n in range(12)]
+    write_tar(tmp_path / "corpus" / "000000.tar", {f"{key}.png": to_png(image) for key in keys})
+    folder = write_rows(tmp_path / "labels", [row(key, mask, flags=["absent"] * (key > "003")) for key in keys])
+    read_at, places = LeaseReader.read, []
+    monkeypatch.setattr(LeaseReader, "read", lambda self, place: places.append(place) or read_at(self, place))
+    examples, tally = read(tmp_path / "corpus", folder, most=2)
+    assert (len(examples), places) == (2, [0, 2])
+    assert tally == {"used": 2, "not_needed": 2, "flag:absent": 8}
 
 
 def test_a_file_that_holds_no_labels_is_named(corpus: Path, tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -166,7 +165,7 @@ def _measure_unet(task: StudyTask, row: Row, training: SegmenterTask, labelled: 
     receipt = training.find_receipt()
     if receipt is None:
         start_run(training.url, training.manifest)
-        tally: Counter[str] = Counter()
+        tally = training.unread
         examples = list(read_task(training, tally))
         if not examples:
             raise NothingToLearn(f"there is nothing to learn from ({format_counts(tally) or 'no image at all'})")

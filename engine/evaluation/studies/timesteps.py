@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from engine.diffusion.prompt import ConceptPrompt
+from engine.diffusion.schedule import sampler_timesteps
 from engine.evaluation.metrics import Auroc
 from engine.evaluation.studies.charts import draw_curves
 from engine.evaluation.studies.material import Latents, batched, read_specimens
@@ -35,7 +36,7 @@ def study_timesteps(task: StudyTask) -> Study:
                 aurocs[k].update(shades[k], truth)
                 alone[k].update(single[k], truth)
         images += len(batch)
-    return _report(task, images, model.sampler_timesteps(steps), aurocs, alone)
+    return _report(task, images, sampler_timesteps(model.scheduler, steps)[::-1], aurocs, alone)
 
 
 def _report(task: StudyTask, images: int, timesteps: list[int], aurocs: list[Auroc], alone: list[Auroc]) -> Study:
