@@ -26,6 +26,17 @@ def check_layout(folder: Path) -> None:
     Raises:
         ModelError: names the first thing that is missing or not allowed, or that makes it another kind of model.
     """
+    check_kind(folder)
+    for part in COMPONENTS:
+        _check_weights(folder / part)
+
+
+def check_kind(folder: Path) -> None:
+    """Refuse what is no text-to-image model like Stable Diffusion 1.x and 2.x, by its configurations alone.
+
+    Raises:
+        ModelError: as `check_layout`.
+    """
     if not (folder / "model_index.json").is_file():
         raise ModelError(f"{folder} has no model_index.json; it must be a model in diffusers format")
     for part in (*COMPONENTS, "tokenizer", "scheduler"):
@@ -33,25 +44,6 @@ def check_layout(folder: Path) -> None:
             raise ModelError(
                 f"{folder} has no {part}/ folder; it must hold unet, vae, text_encoder, tokenizer and scheduler"
             )
-    for part in COMPONENTS:
-        weights = sorted(path.name for path in (folder / part).glob("*.safetensors"))
-        if not weights:
-            pickled = sorted(
-                p.name for p in (folder / part).iterdir() if p.suffix in (".bin", ".pt", ".ckpt", ".pkl", ".pth")
-            )
-            what = f"only pickled weights ({pickled[0]}), which are never loaded" if pickled else "no weights"
-            raise ModelError(f"{folder / part} has {what}; convert the model to safetensors")
-        if all(name.count(".") > 1 for name in weights):
-            stem, variant, _ = weights[0].split(".", 2)
-            raise ModelError(
-                f"{folder / part} has its weights only as the variant {variant} ({weights[0]}); "
-                f"rename them to {stem}.safetensors, in all folders"
-            )
-    _check_kind(folder)
-
-
-def _check_kind(folder: Path) -> None:
-    """Refuse what is no text-to-image model like Stable Diffusion 1.x and 2.x, by its configurations."""
     unet, vae, text = (_read_config(folder / part / "config.json") for part in COMPONENTS)
     schedule = _read_config(folder / "scheduler" / "scheduler_config.json")
     text = {**text, **(text.get("text_config") or {}), "model_type": text.get("model_type")}
@@ -80,6 +72,22 @@ def _check_kind(folder: Path) -> None:
     if predicted == "epsilon" and schedule.get("rescale_betas_zero_snr"):
         raise refuse(
             "its U-Net predicts epsilon, which at the end of its schedule (rescale_betas_zero_snr) says nothing"
+        )
+
+
+def _check_weights(part: Path) -> None:
+    weights = sorted(path.name for path in part.glob("*.safetensors"))
+    if not weights:
+        pickled = sorted(p.name for p in part.iterdir() if p.suffix in (".bin", ".pt", ".ckpt", ".pkl", ".pth"))
+        what = f"only pickled weights ({pickled[0]}), which are never loaded" if pickled else "no weights"
+        raise ModelError(
+            f"{part} has {what}; convert the model to safetensors (variants such as fp16 are not taken from a hub)"
+        )
+    if all(name.count(".") > 1 for name in weights):
+        stem, variant, _ = weights[0].split(".", 2)
+        raise ModelError(
+            f"{part} has its weights only as the variant {variant} ({weights[0]}); rename them to {stem}.safetensors, "
+            "in all folders"
         )
 
 

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPTextModel, PreTrainedTokenizerBase
 
-from engine.diffusion.layout import COMPONENTS, ModelError, check_layout
+from engine.diffusion.layout import COMPONENTS, ModelError, check_kind, check_layout
 from engine.diffusion.schedule import load_scheduler
 from engine.gpu import check_device
 
@@ -136,17 +136,15 @@ def find_model(name: str, revision: str | None = None) -> Path:
         )
     from huggingface_hub import snapshot_download
 
-    patterns = [
-        "model_index.json",
-        "*/*.json",
-        "*/*.txt",
-        "*/model.safetensors",
-        "*/diffusion_pytorch_model.safetensors",
-    ]
-    try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
-    except Exception as error:
-        raise ModelError(f"the hub did not give {name!r} at revision {revision!r}: {error}") from error
+    def fetch(*patterns: str) -> Path:
+        try:
+            return Path(snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
+        except Exception as error:
+            raise ModelError(f"the hub did not give {name!r} at revision {revision!r}: {error}") from error
+
+    settings = "model_index.json", "*/*.json", "*/*.txt"
+    check_kind(fetch(*settings))  # before gigabytes of what cannot be used
+    folder = fetch(*settings, "*/model.safetensors", "*/diffusion_pytorch_model.safetensors")
     check_layout(folder)
     return folder
 

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+OVERFLOWS = 16
+"""So many images of a lease, and none that can be labelled before them: what computes no numbers, or settings that make
+it do so, would quarantine all. A plain picture may not show it, as nothing is painted where no object is."""
 MAX_BATCH_PIXELS = 64_000_000
 """A batch of large images ends early here: part of what is computed, so it must not depend on the machine."""
 
@@ -94,6 +97,7 @@ class _Work:
         self.harvest = Harvest()
         self.planned = 0
         self.labelled = 0
+        self.overflown = 0
 
     def do(self, harvest: Harvest, attempt: Attempt) -> None:
         """Fills rows and defects, keeping off what kills."""
@@ -191,6 +195,9 @@ class _Work:
             return label
         except Exception as error:
             _prove_sound(self.labeller, error)
+            self.overflown += isinstance(error, FloatingPointError)
+            if self.overflown >= OVERFLOWS and not self.labelled:
+                raise LabellerBroken(f"none of the first {self.overflown} images can be labelled: {error}") from error
             message = f"The labeller failed on this image: {type(error).__name__}: {error}"
             defect = Defect(
                 shard=picture.shard,

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shlex
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -224,8 +223,15 @@ def test_machines_hand_their_gpus_to_the_container(path: Path) -> None:
 
 
 def test_files_with_credentials_go_into_no_image_and_no_upload() -> None:
-    for name in ("credentials.env", "runs/car/run.json"):
-        done = subprocess.run(["git", "check-ignore", "-q", "--no-index", name], cwd=DEPLOY.parent, check=False)
-        assert done.returncode == 0, name
-    ignored = (DEPLOY / "Dockerfile.dockerignore").read_text().split()
-    assert {"**/*.env", "runs"} <= set(ignored)
+    uploaded, copied = DEPLOY.parent / ".gitignore", DEPLOY / "Dockerfile.dockerignore"
+    assert {"*.env", "runs/"} <= set(uploaded.read_text().split())
+    assert {"**/*.env", "runs"} <= set(copied.read_text().split())
+
+
+def test_prometheus_looks_where_machines_keep_the_list_of_nodes() -> None:
+    (jobs, _) = load(DEPLOY / "monitoring" / "prometheus.yml")[0]["scrape_configs"]
+    files = jobs["file_sd_configs"][0]["files"]
+    for path in MACHINES:
+        (config,) = load(path)
+        (outside,) = re.findall(r"--volume (\S+):/tmp/ray$", "\n".join(config["docker"]["run_options"]), re.MULTILINE)
+        assert f"{outside}/prom_metrics_service_discovery.json" in files

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -106,7 +107,23 @@ def test_a_branch_of_a_hub_is_resolved_to_its_commit_once_for_all_workers(folder
     source = ModelSource.named("somebody/some-model", "main")
     assert source == ModelSource(model="somebody/some-model", revision=commit)
     source.check(LabelSpec(concept="car", prompt="a photo of a car", stage="preliminary"))
-    assert asked == [("somebody/some-model", "main"), ("somebody/some-model", commit)]
+    assert asked == 2 * [("somebody/some-model", "main")] + 2 * [("somebody/some-model", commit)]
+
+
+def test_a_hub_s_model_of_another_kind_is_refused_before_its_weights_are_fetched(folders, tmp_path, monkeypatch):
+    asked = []
+    shutil.copytree(folders["sd1"], tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    path = tmp_path / "model" / "unet" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "addition_embed_type": "text_time"}))
+
+    def download(name, *, allow_patterns, **options):
+        asked.extend(allow_patterns)
+        return str(tmp_path / "model")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    with pytest.raises(ModelError, match="SDXL"):
+        find_model("somebody/some-model", "main")
+    assert asked and not any(pattern.endswith("safetensors") for pattern in asked)
 
 
 def test_pickled_weights_are_refused(tmp_path):

@@ -20,6 +20,7 @@ from engine.run.directory import LabelRun, RunError, read_receipts, subtract_rec
 from engine.run.fake import FakeLabeller
 from engine.run.shard import LabellerBroken, LeaseProgress, label_lease
 from schemas.label import LABEL_SCHEMA
+from tests.corpus.hostile import make_corpus_tar
 
 SPEC = LabelSpec(concept="car", prompt="a photo of a car", stage="preliminary")
 
@@ -177,6 +178,26 @@ def test_a_broken_labeller_quarantines_nothing(lease: Lease, tmp_path: Path) -> 
     assert files(tmp_path / "run") == {}
     assert threading.active_count() == before
     assert label_lease(lease, FakeLabeller("fake", SPEC), run).labelled == 19
+
+
+def test_a_labeller_that_computes_no_numbers_does_not_quarantine_a_corpus(tmp_path: Path) -> None:
+    (tmp_path / "000000.tar").write_bytes(make_corpus_tar(range(40)))
+    (lease,) = plan_leases(list_shards(str(tmp_path)))
+
+    class Overflowing(FakeLabeller):
+        def __call__(self, images: list[np.ndarray], keys: list[str]) -> list[Label]:
+            if keys != ["probe"] and set(keys) & broken:
+                raise FloatingPointError("the model paints no background of finite numbers")
+            return super().__call__(images, keys)
+
+    broken = {f"{n:06d}" for n in range(40)}
+    run = make_run(tmp_path / "run")
+    with pytest.raises(LabellerBroken, match="none of the first 16 images can be labelled: the model paints no"):
+        label_lease(lease, Overflowing("fake", SPEC), run)
+    assert run.find_receipt(lease) is None
+    broken = {f"{n:06d}" for n in range(10, 40)}
+    receipt = label_lease(lease, Overflowing("fake", SPEC), run)
+    assert (receipt.labelled, receipt.quarantined) == (10, {"label_error": 30})
 
 
 def test_a_lease_without_good_samples_writes_an_empty_label_file(tmp_path: Path) -> None:
