@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine import storage
 from engine.run.command import run_command
-from engine.run.directory import RunError, find_input
+from engine.run.directory import RunError, find_input, find_moved
 from engine.run.later_options import Segmentation, Synthesis, segmenter_spec
 from engine.run.names import SEGMENTER, default_run_url
 from engine.run.options import (
@@ -133,7 +133,9 @@ def main(arguments: list[str] | None = None) -> int:
             _begin("evaluation", tell)
             outcomes += _evaluate(options, labelling, task, test, tell)
             _draw(labelling, task, tell)
-        tell(describe_next("distill", run=labelling.run.url, model=task.url, concept=labelling.spec.concept))
+        url = labelling.run.url
+        moved = find_moved(url, labelling.input_url)
+        tell(describe_next("distill", run=url, model=task.url, concept=labelling.spec.concept, input_url=moved))
         return int(any(outcome.failed(options.execution.max_failures) for outcome in outcomes))
 
     return run_command(

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from engine import storage
 from engine.labelling.spec import SeveralSpec
 from engine.run.command import run_command
+from engine.run.directory import find_moved
 from engine.run.forecast import read_rate
 from engine.run.labelling import Label, make_plan
 from engine.run.plan import LabelPlan
@@ -71,7 +72,8 @@ def main(arguments: list[str] | None = None, *, source: LabellerSource | None = 
         if outcome.labelled and not outcome.failed_leases:
             job = "label" if plan.run.stage == "refined" else "label --stage preliminary"
             one_of = plan.spec.concepts[0] if isinstance(plan.spec, SeveralSpec) else None
-            print(describe_next(job, run=plan.run.url, one_of=one_of))
+            moved = find_moved(plan.run.url, plan.input_url)
+            print(describe_next(job, run=plan.run.url, one_of=one_of, input_url=moved))
         return int(outcome.failed(options.execution.max_failures))
 
     given = sys.argv[1:] if arguments is None else arguments

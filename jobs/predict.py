@@ -15,6 +15,7 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine.run.command import run_command
+from engine.run.directory import find_moved
 from engine.run.options import Execution, Int
 from engine.run.plan import LabelPlan
 from engine.run.predict import plan_prediction
@@ -74,7 +75,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(outcome.describe())
         if outcome.labelled and not outcome.failed_leases:
             several = getattr(plan.spec, "concepts", ())
-            print(describe_next("predict", run=plan.run.url, one_of=several[0] if several else None))
+            moved = find_moved(plan.run.url, plan.input_url)
+            print(describe_next("predict", run=plan.run.url, one_of=several[0] if several else None, input_url=moved))
         return int(outcome.failed(options.execution.max_failures))
 
     return run_command(Predict, run, job="predict", description=DESCRIPTION, arguments=arguments)

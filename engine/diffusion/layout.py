@@ -26,9 +26,10 @@ def check_layout(folder: Path) -> None:
     Raises:
         ModelError: names the first thing that is missing or not allowed, or that makes it another kind of model.
     """
-    check_kind(folder)
+    _check_parts(folder)
     for part in COMPONENTS:
         _check_weights(folder / part)
+    check_kind(folder)
 
 
 def check_kind(folder: Path) -> None:
@@ -37,13 +38,7 @@ def check_kind(folder: Path) -> None:
     Raises:
         ModelError: as `check_layout`.
     """
-    if not (folder / "model_index.json").is_file():
-        raise ModelError(f"{folder} has no model_index.json; it must be a model in diffusers format")
-    for part in (*COMPONENTS, "tokenizer", "scheduler"):
-        if not (folder / part).is_dir():
-            raise ModelError(
-                f"{folder} has no {part}/ folder; it must hold unet, vae, text_encoder, tokenizer and scheduler"
-            )
+    _check_parts(folder)
     unet, vae, text = (_read_config(folder / part / "config.json") for part in COMPONENTS)
     schedule = _read_config(folder / "scheduler" / "scheduler_config.json")
     text = {**text, **(text.get("text_config") or {}), "model_type": text.get("model_type")}
@@ -73,6 +68,16 @@ def check_kind(folder: Path) -> None:
         raise refuse(
             "its U-Net predicts epsilon, which at the end of its schedule (rescale_betas_zero_snr) says nothing"
         )
+
+
+def _check_parts(folder: Path) -> None:
+    if not (folder / "model_index.json").is_file():
+        raise ModelError(f"{folder} has no model_index.json; it must be a model in diffusers format")
+    for part in (*COMPONENTS, "tokenizer", "scheduler"):
+        if not (folder / part).is_dir():
+            raise ModelError(
+                f"{folder} has no {part}/ folder; it must hold unet, vae, text_encoder, tokenizer and scheduler"
+            )
 
 
 def _check_weights(part: Path) -> None:

@@ -93,6 +93,7 @@ class Labeller:
         concept: str | None = None,
         stage: Stage = "refined",
         model: str | None = None,
+        revision: str | None = None,
         adapter: str | None = None,
         device: str | None = None,
     ) -> Labeller:
@@ -102,14 +103,16 @@ class Labeller:
             run: folder or URL of a run of `jobs/label.py`.
             concept: of a run of several, the one to label. Its masks are those of the run before pixels that others
                 claim as well are shared.
-            model, adapter: where these lie now, if elsewhere than when the run started.
+            model, adapter: where these lie now, if elsewhere than when the run started; revision: of a hub's model.
 
         Raises:
             ValueError: no such run or concept, no finished fine-tuning, or a model that has changed since.
         """
         _check_choice("stage", stage, Stage)
         unfinished = stage == "preliminary"
-        origin = find_origin(os.fspath(run), concept=concept, model=model, adapter=adapter, unfinished=unfinished)
+        origin = find_origin(
+            os.fspath(run), concept=concept, model=model, revision=revision, adapter=adapter, unfinished=unfinished
+        )
         spec = origin.spec.at(stage)
         weights = [storage.read_bytes(origin.weights)] if origin.weights else []
         return cls(origin.source.build(spec, device=device or _find_device(), weights=weights), spec)

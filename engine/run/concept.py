@@ -105,7 +105,8 @@ class ConceptTask:
         """Removes what a fine-tuning on a sample that this one outgrows has left, and what says that labels are done
         which it made: those of a run are all by one. Other leavings are gone on with."""
         if self.is_outgrown():
-            logger.warning("%s learned from few images (--limit); it and its labels are made anew", self.folder)
+            folder = storage.redact(self.folder)
+            logger.warning("%s learned from few images (--limit); it and its labels are made anew", folder)
             labels = replace(self.run, stage="refined")
             for lease_id in read_receipts(self.run.url, "refined"):
                 storage.remove(labels.receipt_url(lease_id))

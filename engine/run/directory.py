@@ -262,6 +262,11 @@ def read_manifest(url: str, *, first: str = FIRST) -> RunManifest:
         raise RunError(f"{storage.redact(path)} cannot be read ({error}); name another --run") from error
 
 
+def find_moved(run_url: str, input_url: str) -> str | None:
+    """The corpus, if it is not where the run says that it was labelled; commands that follow then have to name it."""
+    return None if find_corpus_url(read_manifest(run_url)) == input_url else input_url
+
+
 def find_corpus_url(manifest: RunManifest) -> str | None:
     """The corpus that was labelled; None if the run does not say, or left out what must not be shown."""
     url = manifest.config.get("input_url")

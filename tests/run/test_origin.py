@@ -13,7 +13,7 @@ from engine.distillation.notes import write_notes
 from engine.distillation.spec import DistillationSpec
 from engine.labelling.spec import METHOD_VERSION, LabelSpec, RefinementSpec
 from engine.run.command import parse_options
-from engine.run.directory import RunError, start_run
+from engine.run.directory import RunError, find_moved, start_run
 from engine.run.fake import FakeSource
 from engine.run.labelling import Label, make_plan
 from engine.run.origin import find_origin
@@ -139,6 +139,12 @@ def test_a_run_is_gone_on_with_in_any_working_directory(tmp_path: Path, monkeypa
     start_run(plan.run.url, plan.manifest)
     monkeypatch.chdir("elsewhere")
     assert find_origin("../run", source=FakeSource()).weights == str(tmp_path / "m.safetensors")
+
+
+def test_of_a_corpus_that_has_moved_commands_that_follow_are_told(tmp_path: Path) -> None:
+    run = start_origin(tmp_path).run.url
+    assert find_moved(run, str(tmp_path / "corpus")) is None
+    assert find_moved(run, "/moved") == "/moved"
 
 
 def test_a_runs_precision_is_part_of_its_fingerprint_and_found_again(tmp_path: Path) -> None:
