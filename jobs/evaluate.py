@@ -141,7 +141,7 @@ def _compare(job: Evaluate) -> int:
         _write(whole, job.json)
     texts = [*map(format_report, results), *(f"{name}: {reason}" for name, reason in not_compared.items())]
     print("\n\n".join([*texts, *([format_mean(whole)] if len(names) > 1 else [])]))
-    print(describe_next("evaluate", run=run, one_of=names[0] if several else None, input_url=job.input))
+    print(describe_next("evaluate", run=run, one_of=names[0] if several else None))
     return 0
 
 

@@ -19,7 +19,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -40,6 +41,10 @@ from engine.run.quantities import format_counts
 from engine.run.source import LabellerSource
 from engine.run.training import estimate_counts, find_training, make_receipt
 from schemas.training import TrainingReceipt
+
+if TYPE_CHECKING:
+    from engine.diffusion.model import LatentDiffusion
+    from engine.distillation.examples import Examples
 
 logger = logging.getLogger(__name__)
 
@@ -91,15 +96,19 @@ class ConceptTask:
         receipt = self.find_receipt()
         return receipt is not None and self.outgrows(receipt.limit)
 
+    def may_outgrow(self, limit: int | None) -> bool:
+        """The same as `outgrows` where the corpus has as many images as are asked for."""
+        return limit is not None and 2 * limit < min(self.distillation.sample, self.limit or self.distillation.sample)
+
     def outgrows(self, limit: int | None) -> bool:
         """Whether a sample under that limit has less than half of this one's images.
 
         A corpus that has grown, or a limit that was raised a little, is no reason to learn anew.
         """
-        if limit is None:
+        if limit is None or not self.may_outgrow(limit):  # to count the images, a shard has to be opened
             return False
         counts = zip(self.leases, estimate_counts(self.leases), strict=True)
-        return 2 * limit < min(self.distillation.sample, sum(min(lease.limit or n, n) for lease, n in counts))
+        return 2 * limit < sum(min(lease.limit or n, n) for lease, n in counts)
 
     def clear_outgrown(self) -> None:
         """Removes what a fine-tuning on a sample that this one outgrows has left, and what says that labels are done
@@ -179,52 +188,14 @@ def make_concept(
         OSError: corpus or run directory cannot be reached.
     """
     from engine.distillation.distil import distil
-    from engine.distillation.examples import Examples, encode_examples
-    from engine.distillation.pictures import draw_losses, draw_progress
 
     if receipt := task.find_receipt():
         return receipt
     began = time.perf_counter()
     model = task.source.load(device=device)
-    tally: Counter[str] = Counter()
-    limit = task.limit
-    cache = task.url("training", "examples.safetensors")
-    try:
-        examples = Examples.from_bytes(storage.read_bytes(cache))
-        begun = json.loads(storage.read_bytes(task.url("training", SAMPLE)))
-        tally.update(begun["images"])
-        limit = begun["limit"]
-    except FileNotFoundError:
-        try:
-            examples = encode_examples(model, read_sample(task, tally), flip=task.distillation.flip)
-        except ValueError as error:
-            found = format_counts(tally) or "no image at all"
-            raise ValueError(
-                f"nothing to learn {task.spec.concept!r} from: {error} ({found}); "
-                "give a larger --sample, a lower --presence-threshold (absent), or another --concept or --prompt"
-            ) from error
-        if first:
-            begun = {"limit": limit, "images": tally}
-            storage.atomic_put(json.dumps(begun).encode(), task.url("training", SAMPLE))
-            storage.atomic_put(examples.to_bytes(), cache)
+    examples, images, limit = _gather(task, model, keep=first)
     encoded = time.perf_counter()
     prompts = (task.spec.prompt, task.spec.background_prompt)
-
-    def draw(step: int, losses: list[float], tuned: object) -> None:
-        if step % PICTURES_EVERY and step != task.distillation.steps:
-            return
-        storage.atomic_put(draw_losses(losses), task.url("progress", "loss.png"))
-        picture = io.BytesIO()
-        try:
-            draw_progress(tuned, examples, prompts, seed=task.spec.seed).save(picture, "PNG")  # type: ignore[arg-type]
-            storage.atomic_put(picture.getvalue(), task.url("progress", f"{step:06d}.png"))
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            logger.warning("no picture of step %d: the memory does not suffice for one beside the training", step)
-        # Only here, with the error gone, is nothing held by the frames it came through.
-        free_memory()
-
     concept, losses = distil(
         model,
         examples,
@@ -234,7 +205,7 @@ def make_concept(
         checkpoint=task.url("training", "checkpoint.safetensors"),
         checkpoint_every=task.checkpoint_every,
         on_progress=on_progress,
-        on_checkpoint=draw,
+        on_checkpoint=partial(_draw, task, examples, prompts),
     )
     if not first:
         return None
@@ -242,6 +213,56 @@ def make_concept(
     data = concept.pack(rank=task.distillation.rank, notes={**notes, "fingerprint": task.run.fingerprint})
     storage.atomic_put(data, task.url(WEIGHTS))
     seconds = {"encode": encoded - began, "train": time.perf_counter() - encoded}
-    receipt = make_receipt(task.run.fingerprint, tally, losses, name=WEIGHTS, data=data, seconds=seconds, limit=limit)
+    receipt = make_receipt(task.run.fingerprint, images, losses, name=WEIGHTS, data=data, seconds=seconds, limit=limit)
     storage.atomic_put(receipt.to_json().encode(), task.url("receipt.json"))
     return receipt
+
+
+def _gather(task: ConceptTask, model: LatentDiffusion, *, keep: bool) -> tuple[Examples, Counter[str], int | None]:
+    """What a training that was killed has encoded, or the sample encoded now; what became of its images, and the limit
+    of the run that it is of.
+
+    Args:
+        keep: write it down for a training that goes on.
+    """
+    from engine.distillation.examples import Examples, encode_examples
+
+    cache, account = task.url("training", "examples.safetensors"), task.url("training", SAMPLE)
+    with suppress(FileNotFoundError):
+        examples = Examples.from_bytes(storage.read_bytes(cache))
+        begun = json.loads(storage.read_bytes(account))
+        return examples, Counter(begun["images"]), begun["limit"]
+    tally: Counter[str] = Counter()
+    try:
+        examples = encode_examples(model, read_sample(task, tally), flip=task.distillation.flip)
+    except ValueError as error:
+        found = format_counts(tally) or "no image at all"
+        raise ValueError(
+            f"nothing to learn {task.spec.concept!r} from: {error} ({found}); "
+            "give a larger --sample, a lower --presence-threshold (absent), or another --concept or --prompt"
+        ) from error
+    if keep:
+        storage.atomic_put(json.dumps({"limit": task.limit, "images": tally}).encode(), account)
+        storage.atomic_put(examples.to_bytes(), cache)
+    return examples, tally, task.limit
+
+
+def _draw(
+    task: ConceptTask, examples: Examples, prompts: tuple[str, str], step: int, losses: list[float], tuned: Any
+) -> None:
+    """The curve of the loss, and now and then what m′ paints; not a step is lost where the memory does not suffice."""
+    from engine.distillation.pictures import draw_losses, draw_progress
+
+    if step % PICTURES_EVERY and step != task.distillation.steps:
+        return
+    storage.atomic_put(draw_losses(losses), task.url("progress", "loss.png"))
+    picture = io.BytesIO()
+    try:
+        draw_progress(tuned, examples, prompts, seed=task.spec.seed).save(picture, "PNG")
+        storage.atomic_put(picture.getvalue(), task.url("progress", f"{step:06d}.png"))
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        logger.warning("no picture of step %d: the memory does not suffice for one beside the training", step)
+    # Only here, with the error gone, is nothing held by the frames it came through.
+    free_memory()

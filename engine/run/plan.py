@@ -262,15 +262,15 @@ def _plan_concepts(
         for own in spec.specs
     ]
     plan = replace(plan, weights=tuple(task.url(WEIGHTS) for task in tasks))
-    receipts = [task.find_receipt() if plan.resumed else None for task in tasks]
-    if all(receipts) and not (plan.remaining and any(receipt and receipt.limit for receipt in receipts)):
+    receipts = {task.folder: task.find_receipt() for task in tasks} if plan.resumed else {}
+    made = {folder: receipt.limit for folder, receipt in receipts.items() if receipt}
+    if all(task.folder in made and not (plan.remaining and task.may_outgrow(made[task.folder])) for task in tasks):
         return plan  # to plan a sample, a shard has to be opened
     leases = plan_sample(plan.leases, distillation.sample)
     tasks = [replace(task, leases=leases) for task in tasks]
-    anew = [receipt is not None and task.is_outgrown() for task, receipt in zip(tasks, receipts, strict=True)]
-    if any(anew):  # its labels are made anew, too
-        plan = replace(plan, remaining=plan.leases, receipts={})
-    left = tuple(task for task, receipt, again in zip(tasks, receipts, anew, strict=True) if receipt is None or again)
+    if anew := {task.folder for task in tasks if task.outgrows(made.get(task.folder))}:
+        plan = replace(plan, remaining=plan.leases, receipts={})  # what they have labelled is labelled anew, too
+    left = tuple(task for task in tasks if task.folder not in made or task.folder in anew)
     if not left:
         return plan
     sample = replace(plan, spec=spec.at("preliminary"), run=run, leases=leases, remaining=leases, receipts={})

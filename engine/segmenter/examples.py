@@ -2,8 +2,7 @@
 
 Counted are: used; image_without_label, label_without_image; bad_image, bad_mask (they do not decode, or the mask is
 not of its image's size), defect:REASON (of the shard); low_quality, flag:NAME; rejected (by a person); too_elongated
-(no square crop fits), not_needed (of a lease that has given enough); and of a
-whole training lease_without_label.
+(no square crop fits), not_needed (of a lease that has given enough); and of a whole training lease_without_label.
 
 Of several concepts an image needs a label of each, and is left out for the first of them that is unusable; a label
 that says that its concept is absent is used: as background.
@@ -14,8 +13,9 @@ from __future__ import annotations
 import io
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from engine import storage
 from engine.corpus.decode import DecodeError, decode_image, decode_mask
 from engine.corpus.lease import Lease
-from engine.corpus.reader import open_lease
+from engine.corpus.reader import LeaseReader, open_lease
 from engine.corpus.sample import Defect, Sample
 from engine.diffusion.geometry import resize_mask, upsample_mask
 from engine.labelling.png import masks_to_classes, png_to_array
@@ -94,35 +94,20 @@ def read_examples(
         rows: dict[str, dict[str, Row]] = {}
         if labels != "truth" and labels_url is not None:
             rows = read_rows(labels_url, lease, columns, tally, concepts=concepts)
-        used = 0
         with open_lease(lease, masks=labels == "truth") as reader:
             if not rows and labels != "truth" and reader.planned:
                 tally["image_without_label"] += reader.planned
                 continue
-            keys = reader.samples()
-            usable: list[tuple[int, dict[str, Row]]] = []
-            for place in range(reader.planned):
-                if place not in keys:
-                    tally[_name_defect(reader.read(place))] += 1
-                    continue
-                own = rows.pop(keys[place], {})
-                decision = (review or {}).get((lease.shard.name, keys[place]), "")
-                if reasons := _why_left_out([own.get(name) for name in concepts], decision, spec):
-                    tally[reasons[0]] += 1
-                elif labels != "truth" and len(own) < len(concepts):
-                    tally["image_without_label"] += 1
-                else:
-                    usable.append((place, own))
             # What labels say of an image is known before it is read, which may take a request to a store.
+            decide = partial(_why_left_out, concepts=concepts, labels=labels, spec=spec)
+            usable = _choose(reader, rows, decide, tally, review or {})
+            used = 0
             for looked, chosen in enumerate(_spread_places(len(usable), most)):
                 if used == most:
                     tally["not_needed"] += len(usable) - looked
                     break
                 place, own = usable[chosen]
                 sample = reader.read(place)
-                if isinstance(sample, Defect):
-                    tally[_name_defect(sample)] += 1
-                    continue
                 try:
                     example = _make(sample, own, spec, labels, concepts, alone=alone)
                 except _Unusable as unusable:
@@ -131,8 +116,33 @@ def read_examples(
                     tally["used"] += 1
                     used += 1
                     yield example
-        if rows:
-            tally["label_without_image"] += len(rows)
+
+
+def _choose(
+    reader: LeaseReader,
+    rows: dict[str, dict[str, Row]],
+    decide: Callable[[Mapping[str, Row], str], str | None],
+    tally: Counter[str],
+    review: Review,
+) -> list[tuple[int, dict[str, Row]]]:
+    """Places and labels of the samples that can be learned from, as far as labels tell; counts all others.
+
+    Args:
+        decide: why an image with these labels, and this decision of a person, is left out.
+    """
+    keys, usable = reader.samples(), []
+    for place in range(reader.planned):
+        if place not in keys:
+            tally[_name_defect(reader.read(place))] += 1
+            continue
+        own = rows.pop(keys[place], {})
+        if reason := decide(own, review.get((reader.lease.shard.name, keys[place]), "")):
+            tally[reason] += 1
+        else:
+            usable.append((place, own))
+    if rows:
+        tally["label_without_image"] += len(rows)
+    return usable
 
 
 def _name_defect(defect: Sample | Defect) -> str:
@@ -194,17 +204,22 @@ def why_left_out(
     return "low_quality" if (row["quality"] or 0.0) < min_quality else None
 
 
-def _why_left_out(rows: Sequence[Row | None], decision: str, spec: SegmenterSpec) -> list[str]:
-    """The same of the labels that an image has of its concepts, of each that is to be left out."""
+def _why_left_out(
+    own: Mapping[str, Row], decision: str, *, concepts: Sequence[str], labels: Labels, spec: SegmenterSpec
+) -> str | None:
+    """The same of the labels that an image has of its concepts: for the first of them that is to be left out."""
+    rows = [own.get(name) for name in concepts]
     if decision != "reject" and len(rows) > 1:
         # That one of several is absent is what makes the image background to it; its quality is 0.
         rows = [row for row in rows if row is None or "absent" not in row["flags"]]
-    found = [why_left_out(r, decision, min_quality=spec.min_quality, drop_flags=spec.drop_flags) for r in rows]
-    return [reason for reason in found if reason]
+    for row in rows:
+        if reason := why_left_out(row, decision, min_quality=spec.min_quality, drop_flags=spec.drop_flags):
+            return reason
+    return "image_without_label" if labels != "truth" and len(own) < len(concepts) else None
 
 
 def _make(
-    sample: Sample,
+    sample: Sample | Defect,
     rows: Mapping[str, Row],
     spec: SegmenterSpec,
     labels: Labels,
@@ -213,6 +228,8 @@ def _make(
     alone: bool,
 ) -> Example:
     """The example; raises _Unusable."""
+    if isinstance(sample, Defect):
+        raise _Unusable(_name_defect(sample))
     if labels == "truth" and any(_lacks_mask(sample, name, alone=alone) for name in concepts):
         raise _Unusable("image_without_label")
     try:

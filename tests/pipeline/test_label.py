@@ -194,14 +194,26 @@ def test_a_driver_that_is_terminated_amid_ray_data_ends_in_one_sentence(
     assert "Traceback" not in output
 
 
-def test_a_worker_that_finds_the_disk_full_does_not_go_on_to_other_leases(corpus: Path) -> None:
+@pytest.mark.parametrize(
+    ("raised", "error", "fatal"),
+    [
+        (NoRoom("cannot write x: No space left on device"), "cannot write x: No space left on device", True),
+        (FileNotFoundError("no such file: gone.tar"), "FileNotFoundError: no such file: gone.tar", False),
+    ],
+    ids=["a full disk ends the run", "a shard that is gone fails its lease"],
+)
+def test_what_waiting_does_not_mend_is_not_waited_for(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch, raised: OSError, error: str, fatal: bool
+) -> None:
+    monkeypatch.setattr("engine.pipeline.label.PATIENCE", (1000.0,))
+
     def complete(lease: Lease, report: object) -> None:
-        raise NoRoom("cannot write x: No space left on device")
+        raise raised
 
     worker = LeaseWorker.__new__(LeaseWorker)
     worker._complete = complete  # type: ignore[assignment]
     row = worker({"lease": [json.dumps(plan_leases(list_shards(str(corpus)))[0].to_json())]})
-    assert (row["fatal"], row["error"]) == ([True], ["cannot write x: No space left on device"])
+    assert (row["fatal"], row["error"]) == ([fatal], [error])
 
 
 SEVERAL = ["--concept", "dog", "--stage", "refined", "--method", "none"]
@@ -264,15 +276,3 @@ def test_a_worker_holds_a_second_lease_only_where_leases_are_many_and_short(size
     assert count_in_flight(plan, ready=2) == held
     plan.sized = SynthesisPlan.sized
     assert count_in_flight(plan, ready=2) == 1, "a shard of samples takes minutes, whatever its size"
-
-
-def test_a_shard_that_is_gone_fails_its_lease_at_once(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.pipeline.label.PATIENCE", (1000.0,))
-
-    def complete(lease: Lease, report: object) -> None:
-        raise FileNotFoundError("no such file: gone.tar")
-
-    worker = LeaseWorker.__new__(LeaseWorker)
-    worker._complete = complete  # type: ignore[assignment]
-    row = worker({"lease": [json.dumps(plan_leases(list_shards(str(corpus)))[0].to_json())]})
-    assert (row["fatal"], row["error"]) == ([False], ["FileNotFoundError: no such file: gone.tar"])

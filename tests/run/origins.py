@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from engine.distillation.spec import DistillationSpec
 from engine.labelling.spec import LabelSpec
 from engine.run.directory import start_run
 from engine.run.fake import FakeLabeller, FakeSource
+from engine.run.origin import Origin, find_origin
 from engine.run.plan import LabelPlan, plan_labelling
 from engine.run.shard import label_lease
 from tests.corpus.hostile import make_corpus_tar
 
+SHARDS = (range(6), range(6, 9), range(9, 14))
+"""Numbers of the images of each shard."""
 SPEC = LabelSpec(concept="car", prompt="a photo of a car", seed=5, timesteps=7, attention_steps=3)
 
 
@@ -45,3 +51,26 @@ def start_origin(
     for lease in plan.leases if labelled else ():
         label_lease(lease, FakeLabeller("fake", SPEC), plan.run)
     return plan
+
+
+def start_labelled(folder: Path) -> Origin:
+    """A run with the labels of `SHARDS`, none of them flagged."""
+    start_origin(folder, labelled=True, shards=SHARDS)
+    clear_flags(folder / "run")
+    return find_origin(str(folder / "run"), source=FakeSource())
+
+
+def change_labels(run: Path, lease: str, flags: dict[str, list[str]]) -> None:
+    """Gives the labels of a lease the flags by key, the others none."""
+    path = run / "labels" / f"{lease}.parquet"
+    table = pq.read_table(path)
+    column = [flags.get(key, []) for key in table["key"].to_pylist()]
+    place = table.schema.get_field_index("flags")
+    pq.write_table(
+        table.set_column(place, table.schema.field(place), pa.array(column, table.schema.field(place).type)), path
+    )
+
+
+def clear_flags(run: Path) -> None:
+    for place in range(len(SHARDS)):
+        change_labels(run, f"{place:06d}", {})

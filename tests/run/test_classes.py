@@ -15,6 +15,7 @@ from PIL import Image
 
 from engine.pipeline import train as pipeline
 from engine.run.directory import RunError, start_run
+from engine.run.plan import LabelPlan
 from engine.run.predict import plan_prediction, write_masks
 from engine.run.segmenter import SegmenterTask, make_segmenter, plan_training, read_task
 from engine.run.shard import label_lease
@@ -53,6 +54,16 @@ def model(run: Path) -> Path:
     return run / "segmenter"
 
 
+def predict(model: Path, corpus: Path, folder: Path) -> LabelPlan:
+    """The images of the corpus, labelled by the model."""
+    prediction = plan_prediction(model=str(model), input_url=str(corpus), output_url=str(folder))
+    start_run(prediction.run.url, prediction.manifest)
+    labeller = prediction.source.build(prediction.spec, device="cpu")
+    for lease in prediction.leases:
+        label_lease(lease, labeller, prediction.run)
+    return prediction
+
+
 def test_a_training_on_two_concepts_tells_them_apart(model: Path) -> None:
     segmenter = Segmenter.from_pretrained(model)
     assert segmenter.concepts == CONCEPTS
@@ -69,11 +80,8 @@ def test_a_training_on_two_concepts_tells_them_apart(model: Path) -> None:
 def test_predictions_are_a_row_for_each_image_and_concept_and_class_maps(
     model: Path, corpus: Path, tmp_path: Path
 ) -> None:
-    prediction = plan_prediction(model=str(model), input_url=str(corpus), output_url=str(tmp_path))
-    start_run(prediction.run.url, prediction.manifest)
-    labeller = prediction.source.build(prediction.spec, device="cpu")
+    prediction = predict(model, corpus, tmp_path)
     first = prediction.leases[0]
-    label_lease(first, labeller, prediction.run)
     rows = pq.read_table(tmp_path / "labels" / f"{first.id}.parquet").to_pylist()
     assert [(row["key"], row["concept"]) for row in rows] == [(f"{n:03d}", c) for n in range(6) for c in CONCEPTS]
     assert prediction.manifest.fingerprint["concepts"] == list(CONCEPTS)
@@ -90,11 +98,7 @@ def test_predictions_are_a_row_for_each_image_and_concept_and_class_maps(
 def test_images_that_show_one_of_the_concepts_are_learned_from_where_predictions_are_the_labels(
     model: Path, corpus: Path, tmp_path: Path
 ) -> None:
-    prediction = plan_prediction(model=str(model), input_url=str(corpus), output_url=str(tmp_path))
-    start_run(prediction.run.url, prediction.manifest)
-    labeller = prediction.source.build(prediction.spec, device="cpu")
-    for lease in prediction.leases:
-        label_lease(lease, labeller, prediction.run)
+    predict(model, corpus, tmp_path)
     tally: Counter[str] = Counter()
     examples = list(read_task(plan(tmp_path), tally))
     assert tally == {"corpus.used": 12}

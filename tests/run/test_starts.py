@@ -2,56 +2,27 @@
 
 from __future__ import annotations
 
-import io
-import json
 import tarfile
-import threading
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from engine.corpus.decode import DecodeError, decode_image
+from engine.corpus.decode import DecodeError
 from engine.run.directory import RunError, start_run
-from engine.run.fake import FakeSource, FakeSynthesizer
-from engine.run.harvest import LabellerBroken
+from engine.run.fake import FakeSource
 from engine.run.origin import Origin, find_origin
-from engine.run.starts import LARGEST, MOST_LEASES, NoStart, ShardStarts, Starts
+from engine.run.starts import LARGEST, MOST_LEASES, NoStart, Starts
 from engine.run.synthesis import plan_synthesis
-from engine.run.synthetic_shard import synthesize_shard
-from engine.synthesis.sample import Start, SyntheticSample
-from engine.synthesis.spec import BATCH, SynthesisSpec
-from tests.run.origins import SPEC, start_origin
-
-SHARDS = (range(6), range(6, 9), range(9, 14))
+from engine.synthesis.spec import SynthesisSpec
+from tests.run.origins import SHARDS, change_labels, start_labelled, start_origin
 
 
 @pytest.fixture
 def origin(tmp_path: Path) -> Origin:
-    start_origin(tmp_path, labelled=True, shards=SHARDS)
-    clear_flags(tmp_path / "run")
-    return find_origin(str(tmp_path / "run"), source=FakeSource())
-
-
-def change_labels(run: Path, lease: str, flags: dict[str, list[str]]) -> None:
-    """Gives the labels of a lease the flags by key, the others none."""
-    path = run / "labels" / f"{lease}.parquet"
-    table = pq.read_table(path)
-    column = [flags.get(key, []) for key in table["key"].to_pylist()]
-    place = table.schema.get_field_index("flags")
-    pq.write_table(
-        table.set_column(place, table.schema.field(place), pa.array(column, table.schema.field(place).type)), path
-    )
-
-
-def clear_flags(run: Path) -> None:
-    for place in range(len(SHARDS)):
-        change_labels(run, f"{place:06d}", {})
+    return start_labelled(tmp_path)
 
 
 def settings(**changes: object) -> SynthesisSpec:
@@ -217,67 +188,12 @@ def test_large_images_are_held_smaller(tmp_path: Path) -> None:
     assert start and start.image.shape == (100, LARGEST, 3) and start.name == ("folder-000000", "long")
 
 
-def make(origin: Origin, output: Path, spec: SynthesisSpec) -> list[Path]:
-    plan = plan_synthesis(origin, spec, output=str(output))
-    start_run(plan.run.url, plan.manifest)
-    for lease in plan.remaining:
-        synthesize_shard(lease, FakeSynthesizer("fake", SPEC, spec), spec, plan.run, plan.starts)
-    return sorted((output / "images").glob("*.tar"))
-
-
-def test_samples_show_and_name_what_they_began_from(origin: Origin, tmp_path: Path) -> None:
-    corpus = {}
-    for path in (tmp_path / "corpus").glob("*.tar"):
-        with tarfile.open(path) as tar:
-            corpus |= {(path.name, m.name[:6]): tar.extractfile(m).read() for m in tar if m.name.endswith(".jpg")}  # type: ignore[union-attr]
-    seen = 0
-    for path in make(origin, tmp_path / "set", settings(count=14, backgrounds=0.2)):
-        with tarfile.open(path) as tar:
-            members = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
-        for name, data in members.items():
-            if not name.endswith(".json"):
-                continue
-            facts = json.loads(data)
-            assert (facts["start"] is None) == facts["background"]
-            if facts["start"]:
-                image = np.asarray(Image.open(io.BytesIO(members[name.replace(".json", ".png")])))
-                began = decode_image(corpus[facts["start"]["shard"], facts["start"]["key"]])
-                assert np.array_equal(image, 255 - began), "the fake makes negatives"
-                seen += 1
-    assert seen == 12
-
-
-def test_the_next_batch_is_read_while_one_is_made(
-    origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read, made = [threading.Event() for _ in range(3)], []
-    usual = ShardStarts.__call__
-
-    def begin(self: ShardStarts, indices: Sequence[int]) -> list[Start | None]:
-        found = usual(self, indices)
-        read[indices[0] // BATCH].set()
-        return found
-
-    class Waiting(FakeSynthesizer):
-        def __call__(self, indices: Sequence[int], starts: Sequence[Start | None]) -> list[SyntheticSample]:
-            made.append(indices[0] // BATCH)
-            if made[-1] < 2:
-                assert read[made[-1] + 1].wait(20), "the next batch waits for this one"
-            return super().__call__(indices, starts)
-
-    monkeypatch.setattr(ShardStarts, "__call__", begin)
-    spec = settings(count=3 * BATCH, shard_size=3 * BATCH)
-    plan = plan_synthesis(origin, spec, output=str(tmp_path / "set"))
-    start_run(plan.run.url, plan.manifest)
-    synthesize_shard(plan.leases[0], Waiting("fake", SPEC, spec), spec, plan.run, plan.starts)
-    assert made == [0, 1, 2]
-
-
 def test_labels_that_were_added_make_another_set(origin: Origin, tmp_path: Path) -> None:
     plan = plan_synthesis(origin, settings())
     (tmp_path / "run" / "labels" / "000002.json").unlink()
     assert plan_synthesis(origin, settings()).run.fingerprint != plan.run.fingerprint
-    make(origin, tmp_path / "set", settings(count=3))
+    plan = plan_synthesis(origin, settings(count=3), output=str(tmp_path / "set"))
+    start_run(plan.run.url, plan.manifest)
     (tmp_path / "run" / "labels" / "000001.json").unlink()
     with pytest.raises(RunError, match=r"its samples began from other labels; move it away, or use another --output"):
         plan_synthesis(origin, settings(), output=str(tmp_path / "set"))
@@ -287,18 +203,6 @@ def test_labels_whose_shard_is_gone_are_told_of(origin: Origin, tmp_path: Path) 
     (tmp_path / "corpus" / "000001.tar").unlink()
     told = plan_synthesis(origin, settings()).describe()
     assert "from images of 11 labels in 2 leases" in told and "1 others with 3 labels are not in this corpus" in told
-
-
-def test_a_label_file_that_is_gone_ends_the_work_in_one_sentence(origin: Origin, tmp_path: Path) -> None:
-    plan = plan_synthesis(origin, settings(count=3))
-    for path in (tmp_path / "run" / "labels").glob("*.parquet"):
-        path.unlink()
-    with pytest.raises(
-        LabellerBroken, match=r"samples of 000000\.tar have nothing to begin from: there is no .*parquet"
-    ):
-        synthesize_shard(
-            plan.leases[0], FakeSynthesizer("fake", SPEC, settings()), settings(), plan.run, starts=plan.starts
-        )
 
 
 def test_preliminary_labels_do_not_suffice(tmp_path: Path) -> None:
