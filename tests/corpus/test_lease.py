@@ -67,6 +67,8 @@ def test_parts_before_a_limit_are_as_they_are_without_one(corpus: str) -> None:
     cut = plan_leases(shards, target_bytes=5_000, limit=5)
     assert len(cut) > 2 and cut[:-1] == whole[: len(cut) - 1]
     assert read(cut) == read(whole)[:5]
+    held = len(read(whole[:2]))
+    assert plan_leases(shards, target_bytes=5_000, limit=held) == whole[:2], "they are done, whatever the limit becomes"
 
 
 def test_defects_of_the_shard_belong_to_the_first_part(corpus: str) -> None:

@@ -114,20 +114,24 @@ def test_a_concept_learned_under_a_small_limit_is_learned_anew_for_a_much_larger
         assert task.find_receipt() is None
 
 
-def test_a_concept_that_is_learned_anew_labels_anew_what_was_labelled_before_it(corpus: Path, tmp_path: Path) -> None:
-    plan = make_plan(corpus, tmp_path / "run", 9)
-    finish_concept(plan, 9)
-    for lease in plan.remaining:
-        label_lease(lease, FakeLabeller("fake", SPEC), plan.run)
-    assert make_plan(corpus, tmp_path / "run", 9).done
-    assert make_plan(corpus, tmp_path / "run", 18).concepts == ()
-    whole = make_plan(corpus, tmp_path / "run", None)
+def test_a_concept_that_is_learned_anew_labels_anew_what_was_labelled_before_it(tmp_path: Path) -> None:
+    corpus, run = tmp_path / "corpus", tmp_path / "run"
+    corpus.mkdir()
+    write_leases(corpus, [10, 100])
+    plan = make_plan(corpus, run, 10)
+    finish_concept(plan, 10)
+    (whole_shard,) = plan.remaining
+    label_lease(whole_shard, FakeLabeller("fake", SPEC), plan.run)
+    assert make_plan(corpus, run, 10).done
+    raised = make_plan(corpus, run, 20)
+    assert raised.concepts == () and whole_shard not in raised.remaining
+    whole = make_plan(corpus, run, None)
     assert whole.remaining == whole.leases and whole.receipts == {}
     (task,) = whole.concepts
     task.clear_outgrown()
-    assert all(whole.run.find_receipt(lease) is None for lease in whole.leases)
+    assert whole.run.find_receipt(whole_shard) is None
     finish_concept(whole, None)
-    assert make_plan(corpus, tmp_path / "run", None).concepts == ()
+    assert make_plan(corpus, run, None).concepts == ()
 
 
 def test_of_a_corpus_that_is_smaller_than_the_sample_a_limit_of_half_of_it_is_enough(tmp_path: Path) -> None:
