@@ -15,6 +15,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from engine import storage
+from engine.gpu import GpuError, check_device
 from engine.pipeline.cluster import SPARE_CPUS
 from engine.pipeline.progress import StatusLine
 from engine.run.quantities import format_duration
@@ -82,6 +83,7 @@ def train_on_ray(
     Raises:
         ValueError: nothing to learn from, or settings that come to nothing.
         TrainingError: the workers fail again and again.
+        GpuError: the cluster has GPUs, and torch cannot use the one that was tried.
     """
     count = count_workers(batch_size, wanted=workers, most=most, spare=spare)
     gpus = int(ray.cluster_resources().get("GPU", 0))
@@ -94,11 +96,15 @@ def train_on_ray(
     failure: Exception | None = None
     try:
         with StatusLine(text):
+            if gpus:  # or Ray Train would say it four times, in its own words
+                ray.remote(num_cpus=0, num_gpus=1, max_retries=0)(check_device).remote("cuda").future().result()
             # In a process of its own: in this one Ray Train would take over what Ctrl-C does, for good. And waited for
             # in Python: `ray.get` makes a KeyboardInterrupt of whatever a signal's handler raises.
             ray.remote(num_cpus=0, max_retries=0)(_fit).remote(
                 work, notice, count, storage.join(folder, "ray")
             ).future().result()
+    except GpuError:
+        raise
     except Exception as error:  # Ray Train wraps whatever a worker raised
         failure = error
     if lasting := ray.get(notice.state.remote(), timeout=30)[1]:

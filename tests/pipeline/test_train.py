@@ -13,6 +13,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 
 from engine.run.directory import start_run
 from engine.run.segmenter import make_segmenter, plan_training, read_task
@@ -20,6 +21,7 @@ from engine.segmenter.segmenter import Segmenter
 from tests.segmenter.bright import draw_box, label, write_corpus
 
 DRIVE = Path(__file__).with_name("drive.py")
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
@@ -90,3 +92,18 @@ def test_a_killed_driver_goes_on_where_it_was(
     capsys.readouterr()
     drive.train(str(run), str(output), workers=1)
     assert "training: skipped, the segmenter is there" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here torch can use the GPU")
+def test_a_gpu_that_torch_cannot_use_is_told_of_with_the_way_out(run: Path, tmp_path: Path) -> None:
+    lines = (
+        "import sys, ray",
+        "from jobs import train",
+        "ray.init(address='local', num_cpus=2, num_gpus=1, include_dashboard=False)",
+        "sys.exit(train.main())",
+    )
+    command = [sys.executable, "-c", "\n".join(lines), "--run", str(run), "--output", str(tmp_path), "--steps", "2"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
+    assert ended.returncode == 1, ended.stderr
+    assert "cannot use the GPU" in ended.stderr and "CUDA_VISIBLE_DEVICES=" in ended.stderr
+    assert "the training failed" not in ended.stderr
