@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import ray
 import ray.data
 
-from engine import storage
-from engine.corpus.lease import Lease
 from engine.pipeline.cluster import Workers
-from engine.pipeline.metrics import WorkerMetrics
-from engine.remote import LASTING_ERRORS
-from engine.run.harvest import LabellerBroken, LeasePlan, LeaseProgress, LeaseTask
-from engine.storage import NoRoom
+from engine.pipeline.worker import LeaseWorker
+from engine.run.harvest import LeasePlan
 from schemas.receipt import Receipt
-
-logger = logging.getLogger(__name__)
-
-MAX_FAILED_STARTS = 3
-"""So often may a worker die while it loads, with no other succeeding in between, before it is an error."""
 
 SHORT_LEASE = 4 << 20
 """Bytes of images that take seconds rather than minutes."""
@@ -31,56 +21,9 @@ SHORT_LEASE = 4 << 20
 QUEUE_FROM = 8
 """Leases for each worker that is ready, from which on the end of a run is a small part of it."""
 
-PATIENCE = (1.0, 5.0, 20.0)
-"""Seconds to wait before each new try of a lease whose corpus or run directory could not be reached."""
-
 
 class LabellingError(RuntimeError):
     """The run cannot go on; what is done is safe, and the same command resumes it."""
-
-
-class LeaseWorker:
-    """A worker: loads its model once, then turns leases into files and receipts."""
-
-    def __init__(self, put_task: ray.ObjectRef[LeaseTask], workers: Workers, board: Any) -> None:
-        # Ray starts an actor again whose process died in here, for ever: somebody has to count.
-        task = ray.get(put_task)
-        deaths = ray.get(board.starting.remote(ray.get_runtime_context().get_actor_id()))
-        if deaths > MAX_FAILED_STARTS:
-            raise LabellingError(f"{deaths} worker processes have died while they loaded the model {task.model}")
-        self._board, self._metrics = board, WorkerMetrics(task.run.stage)
-        # One thread on CPUs, whatever their number: sums are rounded in another order with more.
-        threads = 1 if workers.device == "cpu" else None
-        self._complete = task.load(device=workers.device, threads=threads)
-        board.started.remote()
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        """One lease (JSON) to its receipt (JSON), or to the error that kept it from being labelled.
-
-        An error is fatal if other leases would only meet it, too.
-        """
-        lease = Lease.from_json(json.loads(batch["lease"][0]))
-        for wait in (*PATIENCE, None):
-            try:
-                receipt = self._complete(lease, self._report)
-                self._metrics.finish(receipt)
-                return _row(lease, receipt=receipt.to_json())
-            except (LabellerBroken, NoRoom) as error:
-                return _row(lease, error=str(error), fatal=True)
-            except OSError as error:
-                if wait is None or isinstance(error, LASTING_ERRORS):
-                    return _row(lease, error=storage.redact(f"{type(error).__name__}: {error}"))
-                logger.warning("lease %s: %s; trying again in %g s", lease.id, storage.redact(str(error)), wait)
-                time.sleep(wait)
-        raise AssertionError
-
-    def _report(self, progress: LeaseProgress) -> None:
-        self._metrics.report(progress)
-        self._board.report.remote(progress)
-
-
-def _row(lease: Lease, *, receipt: str = "", error: str = "", fatal: bool = False) -> dict[str, list[Any]]:
-    return {"lease_id": [lease.id], "receipt": [receipt], "error": [error], "fatal": [fatal]}
 
 
 def label_leases(plan: LeasePlan, workers: Workers, board: Any) -> Iterator[Receipt | tuple[str, str]]:
@@ -90,7 +33,7 @@ def label_leases(plan: LeasePlan, workers: Workers, board: Any) -> Iterator[Rece
         the receipt of each lease as it finishes, or (lease id, error) of one that could not be reached.
 
     Raises:
-        LabellingError: the labeller fails on everything, or cannot be loaded.
+        LabellingError: all workers fail on everything, or cannot load the model.
     """
     leases = [{"lease": json.dumps(lease.to_json())} for lease in plan.remaining]
     quiet_ray_data()

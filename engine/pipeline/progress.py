@@ -23,16 +23,34 @@ from schemas.receipt import Receipt
 
 
 class Board:
-    """State of the actor: the last word of each lease, and the starts of each worker that came to nothing yet."""
+    """State of the actor: the last word of each lease, the starts of each worker that came to nothing yet, and how
+    often workers turned out to be broken.
+    """
 
     def __init__(self) -> None:
         self._leases: dict[str, LeaseProgress] = {}
         self._starting: Counter[str] = Counter()
+        self._broken: Counter[str] = Counter()
+        self._in_a_row = 0
+        self._finished = 0
         self._first: float | None = None
 
     def report(self, progress: LeaseProgress) -> None:
         self._first = self._first or time.monotonic()
         self._leases[progress.lease_id] = progress
+        if progress.finished:
+            self._finished += 1
+            self._in_a_row = 0
+
+    def count_finished(self) -> int:
+        """Leases that were finished, by all workers."""
+        return self._finished
+
+    def broke(self, lease_id: str) -> tuple[int, int]:
+        """A worker is broken; returns how often one has been at this lease, and how often since any was finished."""
+        self._broken[lease_id] += 1
+        self._in_a_row += 1
+        return self._broken[lease_id], self._in_a_row
 
     def starting(self, worker: str) -> int:
         """A worker begins to load; returns how often it has died at that since any last succeeded."""

@@ -7,7 +7,6 @@ share of every batch from all of them
 from __future__ import annotations
 
 import json
-import logging
 import time
 from bisect import bisect_right
 from collections import Counter
@@ -26,16 +25,15 @@ from engine import storage
 from engine.corpus.lease import Lease
 from engine.pipeline.cluster import check_address, check_reach
 from engine.pipeline.driver import explained, on_cluster
-from engine.pipeline.label import PATIENCE, quiet_ray_data
+from engine.pipeline.label import quiet_ray_data
 from engine.pipeline.trainer import train_on_ray
+from engine.pipeline.worker import be_patient
 from engine.run.claim import occupy
 from engine.run.directory import new_session
 from engine.run.quantities import format_counts
 from engine.run.segmenter import CHECKPOINTS, SegmenterTask, make_segmenter, read_task
 from engine.segmenter.examples import Example
 from schemas.training import TrainingReceipt
-
-logger = logging.getLogger(__name__)
 
 SCHEMA = pa.schema(
     [
@@ -124,19 +122,15 @@ def ingest(task: SegmenterTask) -> tuple[BlockExamples, Counter[str]]:
 def read_lease(batch: dict[str, Any], task: SegmenterTask) -> Iterator[pa.Table]:
     """The examples of a lease as tables of `SCHEMA`, at the end a row with the account of it."""
     lease = int(batch["source"][0]), Lease.from_json(json.loads(batch["lease"][0])), int(batch["wanted"][0])
-    for wait in (*PATIENCE, None):
-        tally: Counter[str] = Counter()
-        try:
-            rows = [_to_row(example) for example in read_task(task, tally, [lease])]
-            break
-        except OSError as error:
-            if wait is None:
-                raise
-            logger.warning("lease %s: %s; trying again in %g s", lease[1].id, error, wait)
-            time.sleep(wait)
+    rows, tally = be_patient(partial(_read, task, lease), f"lease {lease[1].id}")
     rows.append({"tally": json.dumps(tally)})
     for start in range(0, len(rows), BLOCK_EXAMPLES):
         yield pa.Table.from_pylist(rows[start : start + BLOCK_EXAMPLES], schema=SCHEMA)
+
+
+def _read(task: SegmenterTask, lease: tuple[int, Lease, int]) -> tuple[list[dict[str, Any]], Counter[str]]:
+    tally: Counter[str] = Counter()
+    return [_to_row(example) for example in read_task(task, tally, [lease])], tally
 
 
 def _to_row(example: Example) -> dict[str, Any]:

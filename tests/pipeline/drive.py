@@ -5,9 +5,10 @@
 Faults: `worker:KEY` kills the worker process that labels KEY, once; `poison:KEY` does so every time.
 `put:NAME` kills a worker once between writing and renaming a file whose path ends so; `again:NAME` spares the
 first such file and dies when it is to be replaced; `stall:NAME` is `again`, but hangs instead of dying, and a
-file that is new is enough for it where NAME ends with `!`. `start` kills workers while they load. `broken` makes
-labellers fail whatever they are given. `where:FOLDER` is none: it notes there the nodes on which images are labelled.
-Several faults are separated by spaces.
+file that is new is enough for it where NAME ends with `!`. `start` kills workers while they load, `load` lets the
+first one fail at that. `broken` makes labellers fail whatever they are given; `sick:KEY` does so in one process, the
+first that labels KEY. `where:FOLDER` is none: it notes there the nodes on which images are labelled. Several faults
+are separated by spaces.
 
 With `TERMINATE` in the environment, SIGTERM reaches the driver amid Ray Data's own work, before anything is labelled.
 
@@ -88,6 +89,9 @@ class Fault:
         """Called when the worker begins to load."""
         if self.kind == "start":
             die()
+        if self.kind == "load" and not self.once.exists():
+            self.once.touch()
+            raise RuntimeError("the model cannot be had")
         if self.kind in ("put", "again", "stall"):
             replace = os.replace
 
@@ -103,7 +107,10 @@ class Fault:
         """Called before images with these keys are labelled."""
         if self.kind == "where":
             Path(self.value, ray.get_runtime_context().get_node_id()).touch()
-        if self.kind == "broken":
+        if self.kind == "sick" and self.value in keys and not self.once.exists():
+            self.once.touch()
+            os.environ["SICK"] = "yes"  # of this process, whatever labels in it
+        if self.kind == "broken" or "SICK" in os.environ:
             raise RuntimeError("device lost")
         if self.value in keys:
             if self.kind == "poison":

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -14,12 +13,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from engine.corpus.catalogue import Shard, list_shards
-from engine.corpus.lease import Lease, plan_leases
-from engine.pipeline.label import LeaseWorker, count_in_flight
+from engine.corpus.catalogue import Shard
+from engine.corpus.lease import Lease
+from engine.pipeline.label import count_in_flight
 from engine.run.plan import LabelPlan
 from engine.run.synthesis import SynthesisPlan
-from engine.storage import NoRoom
 from tests.corpus.hostile import make_corpus_tar, write_hostile_corpus
 
 DRIVE = Path(__file__).with_name("drive.py")
@@ -131,6 +129,17 @@ def test_a_labeller_that_always_fails_ends_the_run_and_quarantines_nothing(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("fault", ["sick:000203", "load"])
+def test_one_worker_that_fails_at_everything_starts_anew_and_changes_nothing(
+    job: Job, corpus: Path, undisturbed: Path, tmp_path: Path, fault: str
+) -> None:
+    assert job(tmp_path / "run", corpus, "--workers", "2", fault=fault) == 0
+    assert (tmp_path / "once").exists(), "the fault must have struck"
+    assert parquets(tmp_path / "run") == parquets(undisturbed)
+    assert leftovers(tmp_path / "run") == []
+
+
+@pytest.mark.slow
 def test_all_good_samples_of_a_hostile_corpus_are_labelled_and_each_bad_one_is_quarantined(
     job: Job, tmp_path: Path
 ) -> None:
@@ -192,28 +201,6 @@ def test_a_driver_that_is_terminated_amid_ray_data_ends_in_one_sentence(
     assert driver.returncode == 143
     assert "run the same command to resume" in output
     assert "Traceback" not in output
-
-
-@pytest.mark.parametrize(
-    ("raised", "error", "fatal"),
-    [
-        (NoRoom("cannot write x: No space left on device"), "cannot write x: No space left on device", True),
-        (FileNotFoundError("no such file: gone.tar"), "FileNotFoundError: no such file: gone.tar", False),
-    ],
-    ids=["a full disk ends the run", "a shard that is gone fails its lease"],
-)
-def test_what_waiting_does_not_mend_is_not_waited_for(
-    corpus: Path, monkeypatch: pytest.MonkeyPatch, raised: OSError, error: str, fatal: bool
-) -> None:
-    monkeypatch.setattr("engine.pipeline.label.PATIENCE", (1000.0,))
-
-    def complete(lease: Lease, report: object) -> None:
-        raise raised
-
-    worker = LeaseWorker.__new__(LeaseWorker)
-    worker._complete = complete  # type: ignore[assignment]
-    row = worker({"lease": [json.dumps(plan_leases(list_shards(str(corpus)))[0].to_json())]})
-    assert (row["fatal"], row["error"]) == ([fatal], [error])
 
 
 SEVERAL = ["--concept", "dog", "--stage", "refined", "--method", "none"]

@@ -1,0 +1,149 @@
+"""Workers without Ray: what they do about errors of a lease, of their own, and of the machine they are on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from engine.corpus.catalogue import list_shards
+from engine.corpus.lease import Lease, plan_leases
+from engine.pipeline import worker as module
+from engine.pipeline.progress import Board
+from engine.pipeline.worker import LeaseWorker, check_run
+from engine.run.directory import LabelRun, start_run
+from engine.run.harvest import LabellerBroken, LeaseProgress
+from engine.storage import NoRoom
+from schemas.run import RunManifest
+from tests.corpus.hostile import make_corpus_tar
+
+
+class Exited(BaseException):
+    """Of the process, as Ray would see it."""
+
+
+class Near:
+    """A board that is called at once, as if it were an actor."""
+
+    def __init__(self) -> None:
+        self.board = Board()
+
+    def __getattr__(self, name: str) -> Any:
+        return SimpleNamespace(remote=getattr(self.board, name))
+
+    def finish(self, lease_id: str = "x") -> None:
+        """Some other worker finishes a lease."""
+        self.board.report(LeaseProgress(lease_id=lease_id, planned=1, labelled=1, quarantined=0, finished=True))
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds that workers waited."""
+    seconds: list[float] = []
+
+    def leave(status: int) -> None:
+        raise Exited
+
+    monkeypatch.setattr(module.ray, "get", lambda value: value)
+    monkeypatch.setattr(module.os, "_exit", leave)
+    monkeypatch.setattr(module.time, "sleep", seconds.append)
+    return seconds
+
+
+@pytest.fixture
+def lease(tmp_path: Path) -> dict[str, list[str]]:
+    (tmp_path / "0.tar").write_bytes(make_corpus_tar([1]))
+    return {"lease": [json.dumps(plan_leases(list_shards(str(tmp_path)))[0].to_json())]}
+
+
+def make_worker(board: Near, error: Exception, *, ready: int = 1) -> LeaseWorker:
+    """One whose every lease ends in this error."""
+
+    def complete(lease: Lease, report: Callable[..., None]) -> None:
+        raise error
+
+    worker = LeaseWorker.__new__(LeaseWorker)
+    worker._board, worker._complete, worker._failures, worker._finished = board, complete, 0, 0  # type: ignore[assignment]
+    worker._workers = SimpleNamespace(ready=ready)  # type: ignore[assignment]
+    return worker
+
+
+@pytest.mark.parametrize(
+    ("raised", "error", "fatal"),
+    [
+        (NoRoom("cannot write x: No space left on device"), "cannot write x: No space left on device", True),
+        (FileNotFoundError("no such file: gone.tar"), "FileNotFoundError: no such file: gone.tar", False),
+        (MemoryError("a tar of 1 TB"), "MemoryError: a tar of 1 TB", False),
+    ],
+    ids=["a full disk ends the run", "a shard that is gone fails its lease", "as does an error nobody thought of"],
+)
+def test_what_waiting_does_not_mend_is_not_waited_for(
+    waits: list[float], lease: dict[str, list[str]], raised: Exception, error: str, fatal: bool
+) -> None:
+    row = make_worker(Near(), raised)(lease)
+    assert (row["fatal"], row["error"], waits) == ([fatal], [error], [])
+
+
+def test_what_cannot_be_reached_is_tried_again_for_a_while(waits: list[float], lease: dict[str, list[str]]) -> None:
+    row = make_worker(Near(), ConnectionError("reset"))(lease)
+    assert (row["fatal"], row["error"], waits) == ([False], ["ConnectionError: reset"], [1.0, 5.0, 20.0])
+
+
+def test_a_worker_that_fails_while_others_do_not_waits_longer_and_longer(
+    waits: list[float], lease: dict[str, list[str]]
+) -> None:
+    board = Near()
+    worker = make_worker(board, FileNotFoundError("not mounted"))
+    worker(lease), worker(lease)
+    assert waits == [], "nobody finishes anything: it is not this worker's fault"
+    for _ in range(5):
+        board.finish()
+        worker(lease)
+    assert waits == [0.0, 5.0, 30.0, 120.0, 120.0]
+
+
+def test_the_only_worker_that_is_broken_ends_the_run(waits: list[float], lease: dict[str, list[str]]) -> None:
+    row = make_worker(Near(), LabellerBroken("device lost"))(lease)
+    assert (row["fatal"], row["error"]) == ([True], ["device lost"])
+
+
+def test_one_of_several_that_is_broken_starts_anew_twice_and_then_fails_its_lease(
+    waits: list[float], lease: dict[str, list[str]]
+) -> None:
+    board = Near()
+    worker = make_worker(board, LabellerBroken("device lost"), ready=2)
+    for _ in range(2):
+        with pytest.raises(Exited):
+            worker(lease)
+        board.finish()
+    assert worker(lease)["error"] == ["device lost"]
+    row = worker(lease)
+    assert row["fatal"] == [True], "as many breaks in a row as there are workers, and nothing finished in between"
+
+
+def test_a_machine_that_does_not_see_the_run_does_not_begin_one_of_its_own(tmp_path: Path) -> None:
+    manifest = RunManifest(fingerprint={"concept": "car"})
+    run = LabelRun(
+        url=str(tmp_path / "run"),
+        stage="refined",
+        concept="car",
+        prompt="a photo of a car",
+        fingerprint=manifest.hash,
+        model="m",
+        revision=None,
+        seed=0,
+        session="s",
+    )
+    task: Any = SimpleNamespace(run=run)
+    with pytest.raises(LabellerBroken, match=r"node .* does not see the run directory: there is no .*run/run\.json"):
+        check_run(task)
+    assert not (tmp_path / "run").exists()
+    start_run(run.url, manifest)
+    check_run(task)
+    other: Any = SimpleNamespace(run=SimpleNamespace(url=run.url, fingerprint="another"))
+    with pytest.raises(LabellerBroken, match="sees another run in"):
+        check_run(other)
