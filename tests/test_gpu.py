@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from engine.diffusion.model import load_model
-from engine.gpu import GpuError, check_device
+from engine.gpu import GpuError, prepare_device
 from engine.miniature import model_path
 
 
 def test_a_cpu_is_always_fine() -> None:
-    check_device("cpu")
+    prepare_device("cpu")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU that torch can use")
@@ -31,4 +31,14 @@ def test_a_driver_that_is_too_old_is_told_of_in_one_line(monkeypatch: pytest.Mon
     with pytest.raises(
         GpuError, match=r"\(The NVIDIA driver on your system is too old \(found version 12080\)\); install"
     ):
-        check_device("cuda:1")
+        prepare_device("cuda:1")
+
+
+def test_a_gpu_that_this_torch_has_no_kernels_for_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*size: int, device: str) -> None:
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nSearch for it")
+
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
+    monkeypatch.setattr(torch, "zeros", fail)
+    with pytest.raises(GpuError, match=r"\(CUDA error: no kernel image is available for execution on the device\)"):
+        prepare_device("cuda")

@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, CLIPTextModel, PreTrainedTokenizerBase
 
 from engine.diffusion.layout import COMPONENTS, ModelError, check_kind, check_layout
 from engine.diffusion.schedule import load_scheduler
-from engine.gpu import check_device
+from engine.gpu import prepare_device
 
 IMAGES_AT_ONCE = 8
 """Per call of the autoencoder, which needs gigabytes for each at 512 pixels."""
@@ -164,7 +164,7 @@ def load_model(
         GpuError: the device is a GPU that torch cannot use.
     """
     check_layout(folder)
-    check_device(device)
+    prepare_device(device)
     local: dict[str, Any] = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
     text = {"dtype": dtype, "ignore_mismatched_sizes": True}  # else the error does not name them
     try:

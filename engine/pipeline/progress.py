@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, TextIO, TypeVar
+from typing import Any, Literal, TextIO, TypeVar
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -20,6 +20,10 @@ from engine.corpus.lease import Lease
 from engine.run.harvest import LeaseProgress
 from engine.run.quantities import format_duration
 from schemas.receipt import Receipt
+
+Verdict = Literal["try again", "fail the lease", "fail the run"]
+MAX_BROKEN = 2
+"""So often is a lease tried anew whose worker turned out to be broken."""
 
 
 class Board:
@@ -30,6 +34,7 @@ class Board:
     def __init__(self) -> None:
         self._leases: dict[str, LeaseProgress] = {}
         self._starting: Counter[str] = Counter()
+        self._workers: set[str] = set()
         self._broken: Counter[str] = Counter()
         self._in_a_row = 0
         self._finished = 0
@@ -46,14 +51,17 @@ class Board:
         """Leases that were finished, by all workers."""
         return self._finished
 
-    def broke(self, lease_id: str) -> tuple[int, int]:
-        """A worker is broken; returns how often one has been at this lease, and how often since any was finished."""
+    def broke(self, lease_id: str) -> Verdict:
+        """A worker is broken: whether it is to try its lease again, or that is to fail, or the run, as all are."""
         self._broken[lease_id] += 1
         self._in_a_row += 1
-        return self._broken[lease_id], self._in_a_row
+        if self._in_a_row >= max(len(self._workers), 1 + MAX_BROKEN if self._finished else 1):
+            return "fail the run"
+        return "try again" if self._broken[lease_id] <= MAX_BROKEN else "fail the lease"
 
     def starting(self, worker: str) -> int:
         """A worker begins to load; returns how often it has died at that since any last succeeded."""
+        self._workers.add(worker)
         self._starting[worker] += 1
         return self._starting[worker] - 1
 

@@ -15,7 +15,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from engine import storage
-from engine.gpu import GpuError, check_device
+from engine.gpu import GpuError, prepare_device
 from engine.pipeline.cluster import SPARE_CPUS
 from engine.pipeline.progress import StatusLine
 from engine.run.quantities import format_duration
@@ -97,7 +97,7 @@ def train_on_ray(
     try:
         with StatusLine(text):
             if gpus:  # or Ray Train would say it four times, in its own words
-                ray.remote(num_cpus=0, num_gpus=1, max_retries=0)(check_device).remote("cuda").future().result()
+                ray.remote(num_cpus=0, num_gpus=1, max_retries=0)(prepare_device).remote("cuda").future().result()
             # In a process of its own: in this one Ray Train would take over what Ctrl-C does, for good. And waited for
             # in Python: `ray.get` makes a KeyboardInterrupt of whatever a signal's handler raises.
             ray.remote(num_cpus=0, max_retries=0)(_fit).remote(

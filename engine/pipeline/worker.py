@@ -31,8 +31,6 @@ logger = logging.getLogger(__name__)
 
 MAX_FAILED_STARTS = 3
 """So often may a worker die while it loads, with no other succeeding in between, before it is an error."""
-MAX_BROKEN = 2
-"""So often is a lease tried anew whose worker turned out to be broken."""
 REST = 5.0
 """Seconds that a broken worker waits before it starts anew."""
 PATIENCE = (1.0, 5.0, 20.0)
@@ -48,13 +46,13 @@ class LeaseWorker:
     """Ray Data keeps one of these in each worker process, and gives it leases."""
 
     def __init__(self, put_task: ray.ObjectRef[LeaseTask], workers: Workers, board: Any) -> None:
-        self._board, self._workers = board, workers
+        self._board = board
         self._failures, self._finished = 0, 0
         task = ray.get(put_task)
         self._metrics = WorkerMetrics(task.run.stage)
         # An error that left this method would end the run, whatever other workers do.
         try:
-            self._complete = self._load(task)
+            self._complete = self._load(task, workers.device)
         except Exception as error:
             logger.warning("a worker could not load the model", exc_info=True)
             self._complete = partial(_fail, storage.redact(str(error)) or type(error).__name__)
@@ -79,26 +77,23 @@ class LeaseWorker:
         self._metrics.finish(receipt)
         return _row(lease, receipt=receipt.to_json())
 
-    def _load(self, task: LeaseTask) -> Complete:
+    def _load(self, task: LeaseTask, device: str) -> Complete:
         # Ray starts an actor again whose process died in here, for ever: somebody has to count.
         deaths = ray.get(self._board.starting.remote(ray.get_runtime_context().get_actor_id()))
         if deaths > MAX_FAILED_STARTS:
             raise LabellerBroken(f"{deaths} worker processes have died while they loaded the model {task.model}")
         be_patient(partial(check_run, task), "the run directory")
         # One thread on CPUs, whatever their number: sums are rounded in another order with more.
-        threads = 1 if self._workers.device == "cpu" else None
-        load = partial(task.load, device=self._workers.device, threads=threads)
+        load = partial(task.load, device=device, threads=1 if device == "cpu" else None)
         complete = be_patient(load, f"the model {task.model}")
         self._board.started.remote()
         return complete
 
     def _start_anew(self, lease: Lease, error: str) -> dict[str, list[Any]]:
         """Ends this process, which Ray replaces; a GPU that failed once fails every later call of its process."""
-        breaks, in_a_row = ray.get(self._board.broke.remote(lease.id))
-        if in_a_row >= self._workers.ready:
-            return _row(lease, error=error, fatal=True)
-        if breaks > MAX_BROKEN:
-            return _row(lease, error=error)
+        verdict = ray.get(self._board.broke.remote(lease.id))
+        if verdict != "try again":
+            return _row(lease, error=error, fatal=verdict == "fail the run")
         logger.warning("a worker on %s is broken (%s) and starts anew", socket.gethostname(), error)
         time.sleep(REST)
         os._exit(1)

@@ -21,7 +21,7 @@ from torch.nn.functional import pad
 
 from engine import storage
 from engine.corpus.decode import Picture, to_array
-from engine.gpu import check_device
+from engine.gpu import prepare_device
 from engine.segmenter.files import CONFIG, WEIGHTS, SegmenterConfig, SegmenterError, read_files
 from engine.segmenter.resize import resize_image, resize_map, target_size
 from engine.segmenter.spec import MULTIPLE, SMALLEST
@@ -62,7 +62,7 @@ class Segmenter:
         self.short_side = config.short_side if short_side is None else short_side
         if self.short_side < 1:
             raise ValueError(f"short_side is {self.short_side}; it must be at least 1")
-        check_device(device)
+        prepare_device(device)
         self.config = config
         self.device = device
         self.window = window

@@ -60,7 +60,7 @@ def lease(tmp_path: Path) -> dict[str, list[str]]:
     return {"lease": [json.dumps(plan_leases(list_shards(str(tmp_path)))[0].to_json())]}
 
 
-def make_worker(board: Near, error: Exception, *, ready: int = 1) -> LeaseWorker:
+def make_worker(board: Near, error: Exception) -> LeaseWorker:
     """One whose every lease ends in this error."""
 
     def complete(lease: Lease, report: Callable[..., None]) -> None:
@@ -68,7 +68,7 @@ def make_worker(board: Near, error: Exception, *, ready: int = 1) -> LeaseWorker
 
     worker = LeaseWorker.__new__(LeaseWorker)
     worker._board, worker._complete, worker._failures, worker._finished = board, complete, 0, 0  # type: ignore[assignment]
-    worker._workers = SimpleNamespace(ready=ready)  # type: ignore[assignment]
+    board.board.starting("this worker")
     return worker
 
 
@@ -106,23 +106,33 @@ def test_a_worker_that_fails_while_others_do_not_waits_longer_and_longer(
     assert waits == [0.0, 5.0, 30.0, 120.0, 120.0]
 
 
-def test_the_only_worker_that_is_broken_ends_the_run(waits: list[float], lease: dict[str, list[str]]) -> None:
+def test_a_labeller_that_is_broken_from_the_start_ends_the_run(waits: list[float], lease: dict[str, list[str]]) -> None:
     row = make_worker(Near(), LabellerBroken("device lost"))(lease)
     assert (row["fatal"], row["error"]) == ([True], ["device lost"])
 
 
-def test_one_of_several_that_is_broken_starts_anew_twice_and_then_fails_its_lease(
+def test_a_worker_that_breaks_later_starts_anew_twice_at_a_lease_and_then_the_lease_fails(
     waits: list[float], lease: dict[str, list[str]]
 ) -> None:
     board = Near()
-    worker = make_worker(board, LabellerBroken("device lost"), ready=2)
+    worker = make_worker(board, LabellerBroken("device lost"))
+    board.finish()
     for _ in range(2):
         with pytest.raises(Exited):
             worker(lease)
         board.finish()
-    assert worker(lease)["error"] == ["device lost"]
     row = worker(lease)
-    assert row["fatal"] == [True], "as many breaks in a row as there are workers, and nothing finished in between"
+    assert (row["fatal"], row["error"]) == ([False], ["device lost"])
+
+
+def test_workers_that_are_all_broken_end_the_run(waits: list[float], lease: dict[str, list[str]]) -> None:
+    board = Near()
+    worker = make_worker(board, LabellerBroken("device lost"))
+    for name in "abc":
+        board.board.starting(name)
+    verdicts = [board.board.broke(name) for name in "xyz"]
+    assert verdicts == ["try again"] * 3, "there is a fourth one"
+    assert worker(lease)["fatal"] == [True]
 
 
 def test_a_machine_that_does_not_see_the_run_does_not_begin_one_of_its_own(tmp_path: Path) -> None:
