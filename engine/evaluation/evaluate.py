@@ -25,6 +25,10 @@ logger = logging.getLogger(__name__)
 def evaluate_run(run: str, corpus: str, concept: str | None = None, *, negatives: bool = False) -> dict[str, Any]:
     """Compare heatmaps, preliminary and final masks with the corpus's masks, joined by shard and key.
 
+    In a run with final labels the preliminary masks are M_pre as it was painted over, which knows of no presence and
+    of no other concepts. In one without, they are what it delivers: empty where the concept is absent, and without the
+    pixels of other concepts.
+
     Args:
         run: URL of a run directory; its final labels are compared if there are any, else its preliminary ones.
         corpus: URL of the corpus that was labelled, with ground truth.
@@ -108,16 +112,19 @@ class _Measures:
         height, width = truth.shape
         target = fit_to_protocol(truth, height, width)
         self.heatmaps.update(fit_to_protocol(png_to_array(row["heatmap"]), height, width), target)
-        self.preliminary.update(fit_to_protocol(png_to_array(row["preliminary_mask"]), height, width), target)
+        column = "preliminary_mask" if self.final else "mask"
+        self.preliminary.update(fit_to_protocol(png_to_array(row[column]), height, width), target)
         if self.final:
             self.refined.update(fit_to_protocol(png_to_array(row["mask"]), height, width), target)
         self.counts["images"] += 1
 
     def _compare_boxes(self, row: dict[str, Any], box: Box) -> None:
-        mask = upsample_mask(png_to_array(row["preliminary_mask"]), row["width"], row["height"])
-        self.preliminary_boxes.update(bounding_box(mask), box)
         if self.final:
+            mask = upsample_mask(png_to_array(row["preliminary_mask"]), row["width"], row["height"])
+            self.preliminary_boxes.update(bounding_box(mask), box)
             self.refined_boxes.update(row["bbox"], box)
+        else:
+            self.preliminary_boxes.update(row["bbox"], box)
         self.counts["boxes"] += 1
 
 

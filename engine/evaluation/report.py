@@ -54,6 +54,8 @@ def _format_masks(result: dict[str, Any]) -> list[str]:
         if measures := result[name]:
             values = "".join(_percent(measures[key]) for key in ("acc", "iou", "miou"))
             lines.append(f"{name + ' masks':<18}{values}{measures['images']:>10}")
+    if result["refined"]:
+        lines += ["", "preliminary masks: before images were called absent and concepts shared pixels"]
     return lines
 
 

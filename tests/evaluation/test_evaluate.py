@@ -67,6 +67,29 @@ def test_a_run_with_final_labels_only_is_evaluated_in_both_ways(world: Any) -> N
     assert found["preliminary"] == found["refined"] == PERFECT
 
 
+def test_a_run_of_the_preliminary_stage_is_compared_by_the_masks_that_it_delivers(world: Any) -> None:
+    """Which are empty where the concept is absent, and without the pixels of other concepts."""
+    car, image = np.zeros((60, 80), bool), {"png": png(np.zeros((60, 80, 3), np.uint8))}
+    car[10:30, 20:60] = True
+    box = {"json": b'{"bbox": [20, 10, 40, 20]}'}
+    world.write_shard("a.tar", {"car": {**image, "mask.png": png(car)}, "box": {**image, **box}, "none": {**image}})
+    world.write_shard("b.tar", {"none": {**image, "json": b'{"concept": null}'}})
+    rows = [world.row("a.tar", key, car, preliminary_mask=~car, bbox=[20, 10, 40, 20]) for key in ("car", "box")]
+    absent = world.row("b.tar", "none", np.zeros_like(car), preliminary_mask=car, flags=["absent"])
+
+    def compare(folder: str) -> dict[str, Any]:
+        world.write_rows(f"{folder}/a.parquet", [*rows, absent])
+        return evaluate_run(str(world.run), str(world.corpus), negatives=True)
+
+    coarse = compare("preliminary")
+    assert (coarse["images"], coarse["preliminary"]["iou"], coarse["box_iou"]["preliminary"]) == (2, 1.0, 1.0)
+    assert "before images were called absent" not in format_report(coarse)
+    whole = compare("labels")
+    assert (whole["images"], whole["preliminary"]["iou"], whole["refined"]["iou"]) == (2, 0.0, 1.0)
+    assert whole["box_iou"]["preliminary"] < 1
+    assert "before images were called absent" in format_report(whole)
+
+
 def test_what_cannot_be_compared_is_counted(world: Any) -> None:
     truths = world.truths
     shard = "000000.tar"
