@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from engine.diffusion.geometry import bounding_box
 from engine.labelling.heatmap import bytes_to_advantage
-from engine.labelling.label import Label
+from engine.labelling.label import USELESS, Label
 
 REACH = 0.15
 """Standard deviation of the Gaussian by which neighbours have a say, of the longer side: what explains one part of an
@@ -38,17 +38,21 @@ def share_pixels(concepts: Sequence[str], found: Sequence[Sequence[Label]]) -> l
 
 
 def make_disjoint(labels: Sequence[Label]) -> list[Label]:
-    """The labels of one image with masks that do not overlap, and with what follows from a mask that has changed."""
+    """The labels of one image with masks that do not overlap, and with what follows from a mask that has changed.
+
+    A useless label claims only what is left by those that say something, so that it takes nothing from them.
+    """
     masks = [label.mask for label in labels]
+    useless = [bool(USELESS & set(label.flags)) for label in labels]
     advantages = [label.advantage for label in labels if label.advantage is not None]
     nobody_asked = len(advantages) < len(labels) or any(math.isnan(label.presence) for label in labels)
     if nobody_asked or all(np.array_equal(each, advantages[0]) for each in advantages):  # the latter: of one prompt
-        shared = resolve_overlap(masks, [label.heatmap for label in labels])
+        shared = _resolve_in_turn(masks, useless, [label.heatmap for label in labels])
     else:
         # Both say, the presence in first order, by what share the prompt's error is smaller: around a place, and where
         # the concept's heat is.
         priors = [PRESENCE_WEIGHT * label.presence for label in labels]
-        shared = resolve_overlap(masks, [bytes_to_advantage(each) for each in advantages], priors)
+        shared = _resolve_in_turn(masks, useless, [bytes_to_advantage(each) for each in advantages], priors)
     found = zip(labels, masks, shared, strict=True)
     return [label if np.array_equal(old, new) else _with_mask(label, new) for label, old, new in found]
 
@@ -67,6 +71,23 @@ def _with_mask(label: Label, mask: np.ndarray) -> Label:
         quality=label.quality if mask.any() else 0.0,
         flags=flags,
     )
+
+
+def _resolve_in_turn(
+    masks: Sequence[np.ndarray],
+    useless: Sequence[bool],
+    scores: Sequence[np.ndarray],
+    priors: Sequence[float] | None = None,
+) -> list[np.ndarray]:
+    """As `resolve_overlap`, first among the useful masks, then among what these leave of the useless ones."""
+    nothing = np.zeros_like(masks[0])
+    firsts = [nothing if last else mask for mask, last in zip(masks, useless, strict=True)]
+    firsts = resolve_overlap(firsts, scores, priors)
+    free = ~np.logical_or.reduce(firsts)
+    lasts = [mask & free if last else nothing for mask, last in zip(masks, useless, strict=True)]
+    lasts = [rest if rest.sum() >= CRUMBS * mask.sum() else nothing for rest, mask in zip(lasts, masks, strict=True)]
+    lasts = resolve_overlap(lasts, scores, priors)
+    return [rest if last else first for first, rest, last in zip(firsts, lasts, useless, strict=True)]
 
 
 def resolve_overlap(

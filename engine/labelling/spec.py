@@ -10,7 +10,7 @@ from engine.checks import check_at_least, check_finite
 
 METHOD_VERSION = 10
 """Raised whenever the code of the method changes the labels it yields for unchanged settings."""
-SEVERAL_VERSION = 9
+SEVERAL_VERSION = 10
 """Likewise, of what labels of several concepts make of those of each; part of the fingerprint of such runs only."""
 
 Stage = Literal["preliminary", "refined"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from scipy import ndimage
 
@@ -164,6 +165,33 @@ def test_a_mask_of_everything_says_as_little_where_others_have_taken_their_part(
     _, rest = make_disjoint([label_of(square(), advantage=0.1), whole])
     assert np.array_equal(rest.mask, ~square())
     assert rest.quality == 0 and USELESS & set(rest.flags)
+
+
+@pytest.mark.parametrize("flag", sorted(USELESS - {"empty", "absent"}))
+@pytest.mark.parametrize("advantage", [None, 0.1])
+def test_a_useless_mask_takes_no_pixel_from_a_useful_one(flag: str, advantage: float | None) -> None:
+    most = np.ones((16, 16), bool)
+    most[0] = False
+    useless = label_of(most, heat=250, advantage=advantage, flags=[flag], quality=0.0)
+    good = label_of(square(), heat=20, advantage=None if advantage is None else 0.0)
+    for labels in ([useless, good], [good, useless]):
+        found = dict(zip(map(id, labels), make_disjoint(labels), strict=True))
+        assert found[id(good)] is good
+        assert np.array_equal(found[id(useless)].mask, most & ~square())
+        assert flag in found[id(useless)].flags
+
+
+def test_useless_masks_share_what_is_left_and_keep_no_crumbs_of_it() -> None:
+    left, right = halves()
+    good = label_of(left | right)
+    wide, narrow = np.zeros((40, 60), bool), np.zeros((40, 60), bool)
+    wide[5:35], narrow[8:12] = True, True
+    narrow[10:30, 10:50] = True  # an eighth of it is left
+    one_mode = [label_of(mask, heat=heat, flags=["one_mode"]) for mask, heat in ((wide, 1), (narrow, 9), (wide, 0))]
+    found = make_disjoint([good, *one_mode])
+    assert found[0] is good
+    assert np.array_equal(found[1].mask, wide & ~good.mask)
+    assert not found[2].mask.any() and not found[3].mask.any()
 
 
 def test_a_pixel_goes_to_the_prompt_that_explains_it_not_to_the_hotter_map() -> None:
