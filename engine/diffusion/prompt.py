@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,6 +51,40 @@ def check_known(tokenizer: PreTrainedTokenizerBase, prompt: str) -> None:
     unknown = [word for word in prompt.split() if tokenizer.unk_token_id in tokenizer(word).input_ids]
     if unknown:
         raise PromptError(f"the model's tokenizer does not know {unknown[0]!r} of {prompt!r}{_known_words(tokenizer)}")
+
+
+def check_apart(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], *, background: str | None, distractors: Sequence[str]
+) -> None:
+    """Raises PromptError where the model would be asked the same twice, is cut short, or is asked for nothing.
+
+    Texts that differ may be the same tokens, as where case does not count.
+
+    Args:
+        prompts: of the concepts; words of one prompt have it in common.
+        background: None where it is not asked.
+        distractors: prompts, too.
+    """
+    limit = tokenizer.model_max_length
+    texts = [*(("prompt", text) for text in prompts), *(("distractor", text) for text in distractors)]
+    if background is not None:
+        texts.insert(len(prompts), ("background prompt", background))
+    asked: dict[tuple[int, ...], str] = {}
+    for kind, text in dict.fromkeys(texts):
+        shown = f"the {kind} {text!r}"
+        whole = tokenizer(text, truncation=False, verbose=False).input_ids
+        if kind != "prompt" and len(whole) > limit:
+            length = f"has {len(whole)} tokens, the model reads {limit}"
+            raise PromptError(f"{shown} {length}: its end is cut off; shorten it")
+        if kind == "distractor" and not tokenizer(text, add_special_tokens=False).input_ids:
+            raise PromptError(f"{shown} asks for nothing; name something that the images show, or no distractor")
+        seen = tuple(tokenizer(text, truncation=True, max_length=limit).input_ids)
+        if seen in asked:
+            raise PromptError(
+                f"{shown} is to the model the same as {asked[seen]}; ask for something else with one of them, or leave "
+                "one out"
+            )
+        asked[seen] = shown
 
 
 def one_hot(positions: list[int], length: int) -> Tensor:

@@ -221,6 +221,8 @@ def label_spec(what: What, method: Method, refinement: Refinement, stage: str) -
     distractors = (what.distractor,) if isinstance(what.distractor, str) else tuple(what.distractor)
     if what.concept in distractors:
         raise ValueError(f"--distractor {what.concept!r} is the concept itself; name other things that the images show")
+    if not all(word.strip() for word in distractors):
+        raise ValueError("--distractor is empty; name something else that the images show, or leave it out")
     given = {**dataclasses.asdict(method), **dataclasses.asdict(refinement)}
     profile = PROFILES[given.pop("profile")]
     values = {name: profile[name] if value is None else value for name, value in given.items()}

@@ -117,9 +117,10 @@ class ModelSource:
         return cls(model=name, revision=revision, precision=precision, compiled=compiled)
 
     def check(self, spec: LabelSpec | SeveralSpec) -> dict[str, Any]:
-        """Hash of the weights; ValueError for a missing model, or a concept or steps that it does not have."""
+        """Hash of the weights; ValueError for a missing model, for a concept or steps that it does not have, and for
+        prompts that it cannot tell apart."""
         from engine.diffusion.model import hash_weights, load_tokenizer
-        from engine.diffusion.prompt import check_known, locate_concept
+        from engine.diffusion.prompt import check_apart, check_known, locate_concept
         from engine.diffusion.schedule import check_start, check_steps, load_scheduler
 
         folder = self._find()
@@ -131,10 +132,11 @@ class ModelSource:
         check_steps(scheduler, first.timesteps)
         if spec.stage == "refined":
             check_start(scheduler, first.refinement.inpaint_steps, first.refinement.solver)
-        if spec.stage == "refined" or first.presence_steps:
-            check_known(tokenizer, first.background_prompt)
-        for prompt in first.distractors:
+        background = first.background_prompt if spec.stage == "refined" or first.presence_steps else None
+        for prompt in (*([] if background is None else [background]), *first.distractors):
             check_known(tokenizer, prompt)
+        prompts = [own.prompt for own in spec.specs]
+        check_apart(tokenizer, prompts, background=background, distractors=first.distractors)
         return {"model_weights": hash_weights(folder)}
 
     def check_synthesis(self, settings: SynthesisSpec) -> None:

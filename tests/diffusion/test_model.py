@@ -20,7 +20,7 @@ from engine.diffusion.model import (
     load_scheduler,
 )
 from engine.diffusion.sampling import guide, sample
-from engine.labelling.spec import LabelSpec, RefinementSpec
+from engine.labelling.spec import LabelSpec, RefinementSpec, SeveralSpec
 from engine.run.fake import FakeSource
 from engine.run.origin import find_origin
 from engine.run.source import ModelSource
@@ -248,3 +248,23 @@ def test_a_word_that_the_model_does_not_know_is_refused_wherever_it_is_asked(sta
         return
     with pytest.raises(ValueError, match="does not know 'zeppelin' of 'a photo of a zeppelin'"):
         source.check(elsewhere)
+
+
+@pytest.mark.parametrize("stage", ["preliminary", "refined"])
+def test_a_distractor_that_the_model_cannot_tell_from_the_prompt_is_refused(stage):
+    source = ModelSource(model="miniature")
+    spec = LabelSpec(concept="dog", prompt="a photo of a dog", stage=stage)
+    both = SeveralSpec(specs=(spec, replace(spec, concept="car", prompt="a photo of a car")))
+    for own in (spec, both):
+        source.check(own)
+    for same in ("a photo of a DOG", "a photo of a dog ", "a photo of a Dog"):
+        asked = replace(spec, distractors=(same,))
+        for own in (asked, SeveralSpec(specs=(asked, replace(both.specs[1], distractors=(same,))))):
+            with pytest.raises(ValueError, match=f"the distractor {same!r} is to the model the same as the prompt"):
+                source.check(own)
+    unasked = replace(spec, background_prompt="a photo of a DOG", presence_steps=0)
+    if stage == "preliminary":
+        source.check(unasked)
+    else:
+        with pytest.raises(ValueError, match="the background prompt 'a photo of a DOG' is to the model the same"):
+            source.check(unasked)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from engine.diffusion.prompt import ConceptPrompt, PromptError, locate_concept
+from engine.diffusion.prompt import ConceptPrompt, PromptError, check_apart, locate_concept
 from tests.diffusion.models import make_tokenizer
 
 
@@ -50,3 +50,34 @@ def test_a_concept_that_the_prompt_lacks_is_refused():
 def test_a_concept_that_the_length_limit_cuts_off_is_refused():
     with pytest.raises(PromptError, match="cut off"):
         locate_concept(make_tokenizer(length=6), "a photo of a fire truck", "fire truck")
+
+
+def refusal(*prompts: str, background: str | None = "grass", distractors: tuple[str, ...] = ()) -> str:
+    with pytest.raises(PromptError) as refused:
+        check_apart(make_tokenizer(length=7), prompts, background=background, distractors=distractors)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("same", ["A Photo of a CAR", "a photo of a car ", " a  photo of a car"])
+def test_texts_that_are_the_same_tokens_are_refused_whatever_is_asked_with_them(same: str) -> None:
+    prompt = "a photo of a car"
+    of_it = f"is to the model the same as the prompt {prompt!r}; ask for something else"
+    assert f"the distractor {same!r} {of_it}" in refusal(prompt, distractors=("truck", same))
+    assert f"the background prompt {same!r} {of_it}" in refusal(prompt, background=same)
+    assert f"the prompt {same!r} {of_it}" in refusal(prompt, same)
+    assert "the same as the background prompt 'grass'" in refusal(prompt, distractors=("Grass",))
+    assert "the same as the distractor 'truck'" in refusal(prompt, distractors=("truck", "Truck"))
+
+
+def test_a_distractor_or_background_prompt_that_is_cut_off_or_a_distractor_of_nothing_is_refused() -> None:
+    long = "a photo of a fire truck"
+    cut = "has 8 tokens, the model reads 7: its end is cut off; shorten it"
+    assert f"the distractor {long!r} {cut}" in refusal("car", distractors=(long,))
+    assert f"the background prompt {long!r} {cut}" in refusal("car", background=long)
+    assert "the distractor ' ' asks for nothing" in refusal("car", distractors=(" ",))
+
+
+def test_prompts_that_differ_and_words_of_one_prompt_are_asked_for() -> None:
+    one = "a human with arms and legs"
+    check_apart(make_tokenizer(), [one, one, "a car"], background="", distractors=("truck", "grass"))
+    check_apart(make_tokenizer(length=5), ["a car on grass and water"], background=None, distractors=())

@@ -101,6 +101,12 @@ def test_the_concept_is_no_distractor_of_itself() -> None:
         label_spec(What(concept="dog", distractor=("cat", "dog")), Method(), Refinement(), "refined")
 
 
+@pytest.mark.parametrize("word", ["", " "])
+def test_a_distractor_without_a_word_is_refused(word: str) -> None:
+    with pytest.raises(ValueError, match="--distractor is empty; name something else that the images show"):
+        label_spec(What(concept="dog", distractor=("cat", word)), Method(), Refinement(), "refined")
+
+
 def test_a_distractor_that_asks_what_the_prompt_asks_is_refused() -> None:
     what = What(concept="human", prompt="a photo of a human with a hat", distractor=("hat",))
     with pytest.raises(ValueError, match="'a photo of a human with a hat', which is the prompt itself; write"):
