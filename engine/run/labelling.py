@@ -13,6 +13,7 @@ from engine.labelling.spec import SeveralSpec
 from engine.run.directory import find_input
 from engine.run.names import default_run_url
 from engine.run.options import (
+    CONCEPT,
     Distillation,
     Execution,
     Method,
@@ -102,6 +103,11 @@ def make_plan(options: Label, source: LabellerSource | None = None) -> LabelPlan
     else:
         if input_url == "miniature":
             raise ValueError("--input miniature is one corpus for each concept; name the images to find several in")
+        if CONCEPT in options.what.background_prompt:
+            raise ValueError(
+                f"--background-prompt {options.what.background_prompt!r} is one for all concepts; write it without "
+                f"{CONCEPT}"
+            )
         refuse_joined(run_url)
     return plan_labelling(
         spec=specs[0] if len(concepts) == 1 else SeveralSpec(specs=specs),

@@ -31,6 +31,8 @@ PROFILES: dict[str, dict[str, Any]] = {
     },
 }
 """Settings that a profile stands for; each is a flag of its own, too."""
+CONCEPT = "{concept}"
+"""What stands for the concept in a prompt."""
 
 Int = Annotated[int | None, tyro.conf.arg(metavar="INT")]
 Float = Annotated[float | None, tyro.conf.arg(metavar="FLOAT")]
@@ -46,7 +48,7 @@ class What:
     """The text the model is asked with, {concept} standing for the concept. Other words in it share the
     attention: --concept arms --prompt "a photo of a human with arms and legs"."""
     background_prompt: str = "a photo of a background"
-    """The text that is painted where the object was."""
+    """The text that is painted where the object was, {concept} standing for the concept if there is but one."""
     distractor: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="WORD")] = ()
     """Something else that the images show and that must not pass for the concept: --concept dog --distractor cat. Given
     more than once, each takes as many passes of the model for an image as --presence-steps says."""
@@ -216,6 +218,11 @@ class Execution(Running):
             raise ValueError(f"--batch-size is {self.batch_size}; it must be at least 1")
 
 
+def fill_in(prompt: str, word: str) -> str:
+    """The prompt with a word in the concept's place."""
+    return prompt.replace(CONCEPT, word)
+
+
 def label_spec(what: What, method: Method, refinement: Refinement, stage: str) -> LabelSpec:
     """The settings of a labelling; ValueError for one that makes no sense."""
     distractors = (what.distractor,) if isinstance(what.distractor, str) else tuple(what.distractor)
@@ -229,9 +236,9 @@ def label_spec(what: What, method: Method, refinement: Refinement, stage: str) -
     refine = {field.name: values.pop(field.name) for field in dataclasses.fields(RefinementSpec)}
     return LabelSpec(
         concept=what.concept,
-        prompt=what.prompt.replace("{concept}", what.concept),
-        background_prompt=what.background_prompt,
-        distractors=tuple(what.prompt.replace("{concept}", word) for word in dict.fromkeys(distractors)),
+        prompt=fill_in(what.prompt, what.concept),
+        background_prompt=fill_in(what.background_prompt, what.concept),
+        distractors=tuple(fill_in(what.prompt, word) for word in dict.fromkeys(distractors)),
         stage=stage,  # type: ignore[arg-type]
         refinement=RefinementSpec(**refine),
         **values,

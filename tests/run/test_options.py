@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from engine.labelling.spec import LabelSpec, RefinementSpec
+from engine.run.command import parse_options
+from engine.run.fake import FakeSource
+from engine.run.labelling import Label, make_plan
 from engine.run.options import (
     Distillation,
     Execution,
@@ -77,6 +80,17 @@ def test_distractors_are_asked_for_in_the_words_that_the_concept_is() -> None:
     found = label_spec(what, Method(), Refinement(), "refined")
     assert found.distractors == ("a drawing of a cat", "a drawing of a fire truck")
     assert LabelSpec.from_fingerprint(json.loads(json.dumps(found.fingerprint_fields()))) == found
+
+
+def test_the_background_prompt_may_speak_of_the_concept_as_the_prompt_does() -> None:
+    what = What(concept="fire truck", background_prompt="a street without a {concept}")
+    assert label_spec(what, Method(), Refinement(), "refined").background_prompt == "a street without a fire truck"
+
+
+def test_a_background_prompt_that_speaks_of_the_concept_is_refused_for_several() -> None:
+    given = ["--concept", "car", "--concept", "dog", "--background-prompt", "no {concept}", "--input", "images"]
+    with pytest.raises(ValueError, match=r"'no \{concept\}' is one for all concepts; write it without"):
+        make_plan(parse_options(Label, job="label", description="", arguments=given), FakeSource())
 
 
 def test_a_distractor_named_twice_is_one() -> None:
