@@ -254,7 +254,10 @@ def _lacks_mask(sample: Sample, concept: str, *, alone: bool) -> bool:
 
 
 def _read_mask(sample: Sample, row: Row | None, labels: Labels, concept: str, shape: tuple[int, int]) -> np.ndarray:
-    """The mask of a concept as the label, or the corpus, has it; raises _Unusable."""
+    """The mask of a concept as the label, or the corpus, has it; raises _Unusable.
+
+    M_pre knows of no presence: that of an absent concept is what it was taken for, and read as empty.
+    """
     if labels == "truth" and sample.lacks(concept):
         return np.zeros(shape, bool)
     try:
@@ -262,6 +265,8 @@ def _read_mask(sample: Sample, row: Row | None, labels: Labels, concept: str, sh
         size = mask.shape if labels != "preliminary" or row is None else (row["height"], row["width"])
         if size != shape or mask.dtype != np.bool_:
             raise ValueError(f"it is for {size[1]}x{size[0]} pixels, the image has {shape[1]}x{shape[0]}")
+        if labels == "preliminary" and row is not None and "absent" in row["flags"]:
+            mask = np.zeros_like(mask)
     except Exception as error:  # PIL raises nearly anything on damaged data
         logger.warning("the mask of %s in %s %s is unusable: %s", concept, sample.shard, sample.key, error)
         raise _Unusable("bad_mask") from error

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from engine.checks import check_at_least
 from engine.labelling.label import USELESS, check_flags
 
-SEGMENTER_VERSION = 6
+SEGMENTER_VERSION = 7
 """Raised whenever the code trains to other weights for unchanged settings."""
 
 Labels = Literal["refined", "preliminary", "truth"]

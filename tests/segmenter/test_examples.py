@@ -161,6 +161,17 @@ def test_preliminary_masks_are_brought_to_the_image_s_size_cell_by_cell(tmp_path
     assert np.array_equal(example.mask, coarse.repeat(10, 0).repeat(10, 1))
 
 
+def test_where_the_concept_is_absent_a_preliminary_mask_teaches_background(tmp_path: Path) -> None:
+    image, mask = draw_box(0)
+    write_tar(tmp_path / "corpus" / "000000.tar", {f"{key}.png": to_png(image) for key in "ab"})
+    rows = [row("a", mask), row("b", np.zeros_like(mask), preliminary_mask=mask, flags=["absent"], quality=0.0)]
+    folder = write_rows(tmp_path / "labels", rows)
+    all_flags = SegmenterSpec(crop=32, short_side=40, drop_flags=())
+    for settings in ({"spec": all_flags}, {"review": {("000000.tar", "b"): "accept"}}):
+        (there, absent), _ = read(tmp_path / "corpus", folder, labels="preliminary", **settings)
+        assert there.mask.any() and not absent.mask.any()
+
+
 def test_a_lease_gives_no_more_than_is_wanted_and_says_so(corpus: Path, labelled: Path) -> None:
     examples, tally = read(corpus, labelled / "labels", most=3)
     assert [e.key for e in examples] == ["000", "002", "003"] * 3
