@@ -60,7 +60,7 @@ class Studies:
     scale: float = 1.0
     """Crops show up to so many times more, or less, of an image than their side does."""
     min_quality: float = 0.0
-    """Labels of smaller quality are not learned from."""
+    """Final labels of smaller quality are not learned from, and neither are the preliminary masks of their images."""
     features: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """A feature network, an ONNX file, for FID and KID of guidance. miniature: the one that comes with the project,
     which knows miniature scenes only."""

@@ -1,8 +1,10 @@
 """What each part of the method is worth: M_pre, M, and U-Nets trained on them, on images held out (paper, Table 2).
 
-M_pre and M are labelled with the run's own m′. The U-Nets differ in what they are shown and in nothing else: same
-seed, steps and settings. Whatever is finished is kept: labels lease by lease, trainings by checkpoint, rows. All is
-done in this process, which holds the examples of one U-Net at a time: steps × batch size of them, or somewhat more.
+M_pre and M are labelled with the run's own m′, in a run of several concepts without the sharing of pixels that its own
+labels, D_s, have been through. The U-Nets differ in what they are shown and in nothing else: same seed, steps and
+settings. That on M_pre sees the images that flags and quality of the run's final labels leave in, as that on D_s does.
+Whatever is finished is kept: labels lease by lease, trainings by checkpoint, rows. All is done in this process, which
+holds the examples of one U-Net at a time: steps × batch size of them, or somewhat more.
 
 OUTPUT/ablation/test-HASH/     the labels of the held-out corpus, a run directory
 OUTPUT/ablation/ROW-HASH/      a U-Net, and row.json, its measures
@@ -248,17 +250,11 @@ def _report(
         )
         for name, row in found.items()
     ]
-    options = task.options
-    crops = f"{options.batch_size} crops of {options.crop}² from images of short side {options.short_side}"
-    crops += f" (of more and less of them, up to {options.scale:g} times)" if options.scale > 1 else ""
-    note = f"U-Nets: {options.steps} steps of {crops}, width {options.width}. "
-    note += "The paper's are of CUB, with Stable Diffusion."
-    note += "".join(f"\n\nLeft out: {name}: {reason}" for name, reason in left_out.items())
     table = format_table(
         f"{concept}: measures (%) on {images} held-out images, pixels pooled",
         ("", "ACC", "IoU", "mIoU", "images trained on", "ACC / IoU / mIoU in the paper"),
         lines,
-        note,
+        _explain(task, left_out),
     )
     bars = draw_bars(
         [row["row"].replace("U-Net", "U-Net\n", 1).replace(",", "") for row in found.values()],
@@ -272,13 +268,22 @@ def _report(
     )
     figures = {
         "test": storage.redact(labelled.input_url),
-        "segmenter": {name: getattr(options, name) for name in SEGMENTER_SETTINGS},
+        "segmenter": {name: getattr(task.options, name) for name in SEGMENTER_SETTINGS},
         "rows": list(found.values()),
         "folders": {ROWS[name].name: url.rpartition("/")[2] for name, url in folders.items()},
         "left_out": left_out,
     }
     pictures = {"ablation.png": bars, "ablation-masks.png": _draw_masks(task, labelled, folders)}
     return Study(name="ablation", figures=figures, table=table, pictures=pictures)
+
+
+def _explain(task: StudyTask, left_out: dict[str, str]) -> str:
+    """What stands below the table."""
+    note = f"U-Nets: {task.options.describe_segmenter()}. The paper's are of CUB, with Stable Diffusion. "
+    note += "The U-Net on M_pre learns from the images that the flags and the quality of the final labels leave in."
+    if task.origin.several:
+        note += " M_pre and M are of this concept alone; the masks of D_s have shared their pixels with other concepts."
+    return note + "".join(f"\n\nLeft out: {name}: {reason}" for name, reason in left_out.items())
 
 
 def _draw_masks(task: StudyTask, labelled: LabelPlan, folders: dict[str, str]) -> bytes:

@@ -66,6 +66,12 @@ class StudyOptions:
         """The settings of a U-Net of `ablation`, with others; ValueError for some that make no sense."""
         return SegmenterSpec(**{name: getattr(self, name) for name in SEGMENTER_SETTINGS}, **others)
 
+    def describe_segmenter(self) -> str:
+        """What a U-Net of `ablation` is shown, and its width."""
+        crops = f"{self.batch_size} crops of {self.crop}² from images of short side {self.short_side}"
+        crops += f" (of more and less of them, up to {self.scale:g} times)" if self.scale > 1 else ""
+        return f"{self.steps} steps of {crops}, width {self.width}"
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StudyTask:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,17 @@ def test_all_rows_are_measured_on_the_same_images_and_kept(task: StudyTask, monk
 
     monkeypatch.setattr(ablation, "make_segmenter", never)
     assert study_ablation(task).figures == study.figures
+
+
+def test_the_table_says_what_its_rows_are_of(task: StudyTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    only = {name: ablation.ROWS[name] for name in ("preliminary", "refined")}
+    monkeypatch.setattr(ablation, "ROWS", only)
+    monkeypatch.setattr(StudyTask, "owner", "box")
+    of_the_quality, of_sharing = "the flags and the quality of the final labels leave in", "have shared their pixels"
+    for several in (False, True):
+        origin = replace(task.origin, several=several)
+        table = study_ablation(replace(task, origin=origin)).table
+        assert of_the_quality in table and (of_sharing in table) == several
 
 
 def test_more_labels_make_rows_of_their_own_and_an_empty_shard_is_no_end(task: StudyTask, tmp_path: Path) -> None:
