@@ -17,11 +17,13 @@ from engine.corpus.decode import DecodeError, decode_image
 from engine.corpus.reader import open_lease
 from engine.corpus.sample import Sample
 from engine.labelling.spec import LabelSpec, SeveralSpec
+from engine.memory import free_memory
 from engine.run.directory import LabelRun
 from engine.run.plan import LabelPlan
 from engine.run.prefetch import Picture
 from engine.run.quantities import format_bytes
 from engine.run.rows import labels_to_parquet, make_rows
+from engine.run.source import LabellerSource, ModelSource
 
 FILE = "plan.json"
 SHARDS = 8
@@ -35,6 +37,7 @@ class Probe:
     Attributes:
         images: that were labelled; `planned` are those that the run has to do.
         coarse: seconds per image up to the preliminary masks, as the fine-tuning's sample needs them.
+        learning: the same of networks as they learn, which have a precision of their own and are not compiled.
         label_bytes: of an image's rows.
     """
 
@@ -42,6 +45,7 @@ class Probe:
     planned: int
     seconds: float
     coarse: float
+    learning: float
     label_bytes: float
 
 
@@ -149,15 +153,22 @@ def probe(
         raise ValueError(f"none of the first images of {storage.redact(plan.input_url)} can be read")
     batches = [pictures[i : i + plan.run.batch_size] for i in range(0, len(pictures), plan.run.batch_size)]
 
-    def label(**stage: Any) -> tuple[float, list[Any]]:
+    def label(labeller: Any, **stage: Any) -> tuple[float, list[Any]]:
         began = now()
         labels = [x for b in batches for x in labeller([p.image for p in b], [p.key for p in b], **stage)]
         return (now() - began) / len(pictures), labels
 
     if device != "cpu":
-        label()
-    seconds, labels = label()
-    coarse = label(stage="preliminary")[0] if plan.concepts else 0.0
+        label(labeller)
+    seconds, labels = label(labeller)
+    coarse = learning = label(labeller, stage="preliminary")[0] if plan.concepts else 0.0
+    if plan.concepts and (source := _as_it_learns(plan)) != plan.source:
+        del labeller
+        free_memory()
+        labeller = source.build(plan.spec, device=device, threads=1 if device == "cpu" else None)
+        if device != "cpu":
+            label(labeller, stage="preliminary")
+        learning = label(labeller, stage="preliminary")[0]
     began = now()
     rows = [row for p, x in zip(pictures, labels, strict=True) for row in make_rows(p, x, plan.run.concept)]
     encoding = now() - began
@@ -167,6 +178,7 @@ def probe(
         planned=planned if limit is None else min(planned, limit),
         seconds=seconds + beside if device == "cpu" else max(seconds, beside),
         coarse=coarse,
+        learning=learning,
         label_bytes=len(labels_to_parquet(rows, plan.run)) / len(pictures),
     )
 
@@ -194,7 +206,7 @@ def make_forecast(
         sample = min(settings.sample, found.planned)
         # A pass of the U-Net there and back takes about three passes there.
         passes = 3 * settings.steps * settings.batch_size * len(plan.concepts)
-        fine_tuning = passes * found.coarse / Passes.of(spec).attention
+        fine_tuning = passes * found.learning / Passes.of(spec).attention
     return Forecast(
         images=found.planned,
         seconds=found.seconds,
@@ -206,6 +218,13 @@ def make_forecast(
         fine_tuning=fine_tuning,
         price_per_hour=price_per_hour,
     )
+
+
+def _as_it_learns(plan: LabelPlan) -> LabellerSource:
+    """The source of labellers whose networks are as fast as those of the fine-tuning."""
+    if not isinstance(plan.source, ModelSource):
+        return plan.source
+    return dataclasses.replace(plan.source, precision=plan.concepts[0].distillation.precision, compiled=False)
 
 
 def _read(plan: LabelPlan, count: int) -> tuple[list[Picture], int]:

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from engine.run import forecast as module
 from engine.run.fake import FakeSource
 from engine.run.forecast import Forecast, Probe, make_forecast, probe, read_rate
 from engine.run.plan import plan_labelling
+from engine.run.source import ModelSource
 from jobs.plan import main
 from tests.corpus.hostile import make_corpus_tar
 from tests.run.test_status import START, make_receipt
@@ -34,6 +36,25 @@ class TimedSource(FakeSource):
         def label(images, keys, *, stage=None):
             self.clock[0] += len(images) * (0.5 if stage == "preliminary" else 2)
             return labeller(images, keys)
+
+        return label
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimedModelSource(ModelSource):
+    """The same with networks that are four times as fast in bfloat16, or compiled."""
+
+    clock: list[float]
+
+    def build(self, spec, *, device, threads=None, weights=()):
+        labeller = TimedSource(clock=self.clock).build(spec, device=device)
+        share = 0.25 if self.precision == "bfloat16" or self.compiled else 1
+
+        def label(images, keys, *, stage=None):
+            began = self.clock[0]
+            labels = labeller(images, keys, stage=stage)
+            self.clock[0] = began + share * (self.clock[0] - began)
+            return labels
 
         return label
 
@@ -60,6 +81,24 @@ def test_a_probe_counts_the_images_of_a_corpus_from_some_of_its_shards(corpus: P
     assert not (tmp_path / "run").exists()
     limited = plan_of(corpus, tmp_path / "run", limit=10)
     assert probe(limited, images=2, device="cpu", limit=10, now=lambda: 0.0).planned == 10
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize(
+    ("fast", "learns_in", "learning"),
+    [
+        ({"precision": "bfloat16"}, "float32", 0.5),
+        ({"precision": "bfloat16"}, "bfloat16", 0.125),
+        ({"compiled": True}, "float32", 0.5),
+    ],
+)
+def test_the_fine_tuning_is_timed_in_its_own_precision_and_without_compiling(
+    corpus: Path, tmp_path: Path, device: str, fast: dict[str, Any], learns_in: Any, learning: float
+) -> None:
+    source = TimedModelSource(model="miniature", clock=[0.0], **fast)
+    plan = plan_of(corpus, tmp_path / "run", source=source, distillation=DistillationSpec(precision=learns_in))
+    found = probe(plan, images=4, device=device, now=lambda: source.clock[0])
+    assert (found.seconds, found.coarse, found.learning) == (0.5, 0.125, learning)
 
 
 def test_shards_count_alike_where_the_store_tells_no_sizes(corpus: Path, tmp_path: Path) -> None:
@@ -144,7 +183,7 @@ def test_all_concepts_of_a_run_are_probed_and_fine_tuned(corpus: Path, tmp_path:
     monkeypatch.setattr(module, "labels_to_parquet", lambda rows, run: bytes(len(rows)))
     sizes = [probe(plan, images=9, device="cpu", now=lambda: 0.0).label_bytes for plan in (one, two)]
     assert sizes == [1, 2], "an image has a row of each"
-    found = Probe(images=9, planned=36, seconds=2.0, coarse=0.5, label_bytes=1)
+    found = Probe(images=9, planned=36, seconds=2.0, coarse=0.5, learning=0.5, label_bytes=1)
     monkeypatch.setattr(module, "probe", lambda *a, **k: found)
     forecasts = [make_forecast(plan, images=9, device="cpu", workers=1) for plan in (one, two)]
     # As many steps again, but half a second is now 2 x 40 + 25 + 20 passes.
