@@ -22,7 +22,7 @@ class DistillationSpec:
         method: low-rank adapters on a frozen U-Net, all of the U-Net's weights (the paper), or none: m refines.
         steps: optimizer steps.
         batch_size: examples per step, over all devices and accumulated parts.
-        sample: images of the corpus to learn from, spread evenly over its shards.
+        sample: images of the corpus to learn from: the first ones of shards that are spread evenly over it.
         learning_rate: peak, after `warmup` steps; it then falls to a hundredth along a half cosine.
         ema_decay: of the moving average of the weights, which is what becomes m′.
         rank: of the adapters.

@@ -176,7 +176,8 @@ class Distillation:
     steps: int = DistillationSpec.steps
     """Optimizer steps."""
     sample: int = DistillationSpec.sample
-    """Images to learn from, spread over the corpus."""
+    """Images to learn from: the first ones of each shard, or of some shards spread over the corpus if it has many. Have
+    the tars shuffled: where each begins with one kind of image, little else is learned from."""
     train_batch_size: int = DistillationSpec.batch_size
     """Examples per step."""
     learning_rate: Float = None
