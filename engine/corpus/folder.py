@@ -6,6 +6,7 @@ import errno
 from typing import Any
 
 from engine.corpus.catalogue import Shard
+from engine.corpus.indexes import IndexFolder
 from engine.corpus.members import Index, Member, assign_folder_keys, group_members
 from engine.remote import ask
 from engine.storage import join, open_filesystem
@@ -17,7 +18,9 @@ _NO_FILE = (errno.ELOOP, errno.ENXIO)
 class FolderSource:
     """A virtual shard: `index` says what it holds, `read` gives the bytes of a member."""
 
-    def __init__(self, shard: Shard, storage_options: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, shard: Shard, storage_options: dict[str, Any] | None = None, indexes: IndexFolder | None = None
+    ) -> None:
         self._filesystem, self._root = open_filesystem(shard.url, **(storage_options or {}))
         # Sizes matter to planning only; a file is read whole, whatever its size is by now.
         members = assign_folder_keys(dict.fromkeys(shard.members, 0))

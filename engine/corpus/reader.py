@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator
 from types import TracebackType
 from typing import Any
 
+from engine.corpus.indexes import IndexFolder
 from engine.corpus.lease import Lease
 from engine.corpus.members import Group, Member
 from engine.corpus.sample import Defect, Sample
@@ -36,11 +37,12 @@ class LeaseReader:
         masks: bool = False,
         keys: Collection[str] | None = None,
         must_open: bool = False,
+        indexes: IndexFolder | None = None,
         storage_options: dict[str, Any] | None = None,
     ) -> None:
         self.lease = lease
         self._masks = masks
-        self._source = open_source(lease.shard, storage_options)
+        self._source = open_source(lease.shard, storage_options, indexes)
         if must_open and isinstance(self._source, UnreadableSource):
             raise self._source.error
         items = self._source.index.deal(part=lease.part, parts=lease.parts, limit=lease.limit)
@@ -127,6 +129,7 @@ def open_lease(
     masks: bool = False,
     keys: Collection[str] | None = None,
     must_open: bool = False,
+    indexes: IndexFolder | None = None,
     storage_options: dict[str, Any] | None = None,
 ) -> LeaseReader:
     """Opens a lease for reading.
@@ -135,11 +138,14 @@ def open_lease(
         masks: read ground-truth masks, too.
         keys: of the samples to be read; all if not given.
         must_open: a shard that is gone or forbidden is an error, not one defect in place of all its samples.
+        indexes: where those of large tars in object stores are kept, so that not all who open one read all of it.
 
     Raises:
         OSError: the shard cannot be reached, or `must_open` and it is not there.
     """
-    return LeaseReader(lease, masks=masks, keys=keys, must_open=must_open, storage_options=storage_options)
+    return LeaseReader(
+        lease, masks=masks, keys=keys, must_open=must_open, indexes=indexes, storage_options=storage_options
+    )
 
 
 class _UnreadableError(Exception):

@@ -6,6 +6,7 @@ from typing import Any
 
 from engine.corpus.catalogue import Shard
 from engine.corpus.folder import FolderSource
+from engine.corpus.indexes import IndexFolder
 from engine.corpus.members import Index, Member
 from engine.corpus.sample import Defect
 from engine.corpus.tar import TarSource
@@ -32,9 +33,15 @@ Source = TarSource | FolderSource | UnreadableSource
 KINDS: dict[str, type[TarSource] | type[FolderSource]] = {"tar": TarSource, "folder": FolderSource}
 
 
-def open_source(shard: Shard, storage_options: dict[str, Any] | None = None) -> Source:
-    """Opens and indexes a shard; OSErrors that may heal, such as a lost connection, are raised."""
+def open_source(
+    shard: Shard, storage_options: dict[str, Any] | None = None, indexes: IndexFolder | None = None
+) -> Source:
+    """Opens and indexes a shard; OSErrors that may heal, such as a lost connection, are raised.
+
+    Args:
+        indexes: where those of large tars in object stores are kept.
+    """
     try:
-        return KINDS[shard.kind](shard, storage_options)
+        return KINDS[shard.kind](shard, storage_options, indexes)
     except LASTING_ERRORS as error:
         return UnreadableSource(shard, error)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from engine.corpus.catalogue import Shard
+from engine.corpus.indexes import SPARSE, Headers, IndexFolder
 from engine.corpus.members import Index, Member, count_ignored, group_members, is_hidden, printable, split_tar_name
 from engine.corpus.sample import Defect
 from engine.remote import find_version
@@ -40,12 +41,14 @@ _last_index: dict[tuple[str, str], Index] = {}
 class TarSource:
     """An open tar shard: `index` says what it holds, `read` gives the bytes of a member."""
 
-    def __init__(self, shard: Shard, storage_options: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, shard: Shard, storage_options: dict[str, Any] | None = None, indexes: IndexFolder | None = None
+    ) -> None:
         self._file = open_binary(shard.url, **(storage_options or {}))
         version = find_version(self._file)
         index = _last_index.get((shard.name, version)) if version else None
         if index is None:
-            index = index_tar(self._file, shard.name)
+            index = _make_index(shard, self._file, version, indexes)
             if version:
                 _last_index.clear()  # before the next is kept: an index may have a hundred megabytes
                 _last_index[shard.name, version] = index
@@ -60,6 +63,13 @@ class TarSource:
         self._file.close()
 
 
+def _make_index(shard: Shard, file: BinaryIO, version: str | None, indexes: IndexFolder | None) -> Index:
+    if indexes is None or version is None:
+        return index_tar(file, shard.name)
+    headers = indexes.share(shard.stem, version, shard.size, lambda: read_headers(file))
+    return group_headers(headers, shard.name)
+
+
 def index_tar(file: BinaryIO, shard: str) -> Index:
     """Reads the headers of a seekable tar.
 
@@ -67,11 +77,22 @@ def index_tar(file: BinaryIO, shard: str) -> Index:
         the whole samples before the first damage, and defects ``empty``, ``not_a_tar``, ``truncated``
         or ``unsorted`` of the shard. OSErrors of the file itself are raised.
     """
+    return group_headers(read_headers(file), shard)
+
+
+def read_headers(file: BinaryIO) -> Headers:
+    """What the headers of a seekable tar say; OSErrors of the file itself are raised."""
     walk = _Walk(file)
     members = list(walk)
+    return Headers(members=members, damage=walk.damage, ended=walk.saw_end)
+
+
+def group_headers(headers: Headers, shard: str) -> Index:
+    """The samples and defects that the headers of a shard stand for, as `index_tar`."""
+    members = headers.members
     items, apart = group_members(shard, members)
-    damage = [walk.damage] if walk.damage else []
-    if damage and members and not walk.saw_end:
+    damage = [headers.damage] if headers.damage else []
+    if damage and members and not headers.ended:
         # A key that was cut off before its image came is part of that damage, not a sample without image.
         cut = printable(members[-1].key)
         items = [i for i in items if not (isinstance(i, Defect) and i.reason == "no_image" and i.key == cut)]
@@ -141,7 +162,7 @@ class _Walk:
             if info.isreg() and not is_hidden(name):
                 key, suffix = split_tar_name(name)
                 # Nobody stores images as sparse files on purpose, and the maps of such members can be forged.
-                suffix = f"{suffix} (sparse)" if info.issparse() else suffix
+                suffix = suffix + SPARSE if info.issparse() else suffix
                 yield Member(name=name, key=key, suffix=suffix, offset=info.offset_data, size=info.size)
 
     def _check_end(self, offset: int, last: str) -> None:

@@ -12,8 +12,10 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 from engine import storage
 from engine.corpus import Lease, Sample, Shard, open_lease
 from engine.corpus.decode import DecodeError, decode_image
+from engine.corpus.indexes import IndexFolder
 from engine.evaluation.rows import EvaluationError, LabelFiles, find_labels
 from engine.labelling.png import png_to_array
+from engine.run.names import index_folder
 
 TILE = 168
 """Side of the square each picture is fitted into, pixels."""
@@ -57,7 +59,7 @@ def write_contact_sheet(run: str, shards: Iterable[Shard], path: str, count: int
     shards, several = list(shards), len(files.concepts) > 1
     cells = []
     for concept in files.concepts:
-        drawn = read_spread(files.of(concept), shards, max(1, count // len(files.concepts)))
+        drawn = read_spread(files.of(concept), shards, max(1, count // len(files.concepts)), index_folder(run))
         cells += [
             (f"{row['key']} {concept}" if several else row["key"], _draw_cell(image, row)) for image, row in drawn
         ]
@@ -71,7 +73,9 @@ def write_contact_sheet(run: str, shards: Iterable[Shard], path: str, count: int
     return path
 
 
-def read_spread(files: LabelFiles, shards: Iterable[Shard], count: int) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
+def read_spread(
+    files: LabelFiles, shards: Iterable[Shard], count: int, indexes: IndexFolder | None = None
+) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
     """Images (H, W, 3) with their rows, evenly spread over those of the files."""
     places = [(shard, key) for shard, rows in sorted(files.rows.items()) for key, _ in rows]
     chosen: dict[str, set[str]] = {}
@@ -83,7 +87,7 @@ def read_spread(files: LabelFiles, shards: Iterable[Shard], count: int) -> Itera
         if not wanted:
             continue
         rows = files.read(shard.name, ("heatmap", "mask", "area"), wanted)
-        with open_lease(Lease(shard=shard), keys=wanted) as samples:
+        with open_lease(Lease(shard=shard), keys=wanted, indexes=indexes) as samples:
             for sample in samples:
                 if isinstance(sample, Sample):
                     try:

@@ -18,6 +18,7 @@ from engine.evaluation.metrics import Auroc, BoxIou, Overlap, fit_to_protocol
 from engine.evaluation.rows import EvaluationError, LabelFiles, find_labels
 from engine.evaluation.truth import Box, find_box, find_mask
 from engine.labelling.png import png_to_array
+from engine.run.names import index_folder
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ def evaluate_run(run: str, corpus: str, concept: str | None = None, *, negatives
             measures.pass_over(shard, concept)
             continue
         rows = files.read(shard.name, ("width", "height", "heatmap", "preliminary_mask", "mask", "bbox"))
-        with open_lease(Lease(shard=shard), masks=True) as samples:
+        with open_lease(Lease(shard=shard), masks=True, indexes=index_folder(run)) as samples:
             for sample in samples:
                 if isinstance(sample, Sample):
                     measures.add(sample, concept, rows.get(sample.key))

@@ -35,7 +35,7 @@ from engine.labelling.png import png_to_array
 from engine.labelling.spec import LabelSpec
 from engine.memory import free_memory, is_out_of_memory
 from engine.run.directory import LabelRun, RunError, read_receipts
-from engine.run.names import concept_url
+from engine.run.names import concept_url, index_folder
 from engine.run.prefetch import Picture, Prefetch
 from engine.run.quantities import format_counts
 from engine.run.source import LabellerSource
@@ -107,7 +107,7 @@ class ConceptTask:
         """
         if limit is None or not self.may_outgrow(limit):  # to count the images, a shard has to be opened
             return False
-        counts = zip(self.leases, estimate_counts(self.leases), strict=True)
+        counts = zip(self.leases, estimate_counts(self.leases, index_folder(self.run.url)), strict=True)
         return 2 * limit < sum(min(lease.limit or n, n) for lease, n in counts)
 
     def clear_outgrown(self) -> None:
@@ -162,7 +162,7 @@ def read_sample(task: ConceptTask, tally: Counter[str]) -> Iterator[tuple[np.nda
         data = storage.read_bytes(task.run.labels_url(lease.id))
         table = pq.read_table(io.BytesIO(data), columns=["key", "concept", "preliminary_mask", "flags"])
         rows = {row["key"]: row for row in table.to_pylist() if row["concept"] == task.spec.concept}
-        with Prefetch(lease) as pictures:
+        with Prefetch(lease, indexes=index_folder(task.run.url)) as pictures:
             for item in pictures:
                 if not isinstance(item, Picture) or item.key not in rows:
                     tally["quarantined"] += 1

@@ -19,6 +19,7 @@ from engine.corpus.sample import Sample
 from engine.labelling.spec import LabelSpec, SeveralSpec
 from engine.memory import free_memory
 from engine.run.directory import LabelRun
+from engine.run.names import index_folder
 from engine.run.plan import LabelPlan
 from engine.run.prefetch import Picture
 from engine.run.quantities import format_bytes
@@ -234,7 +235,7 @@ def _read(plan: LabelPlan, count: int) -> tuple[list[Picture], int]:
     pictures: list[Picture] = []
     found = size = 0.0
     for number, lease in enumerate(leases, 1):
-        reader = open_lease(lease)
+        reader = open_lease(lease, indexes=index_folder(plan.run.url))
         found, size = found + reader.planned, size + lease.shard.size / lease.parts
         for item in reader:
             if len(pictures) >= -(-count * number // len(leases)):

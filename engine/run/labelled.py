@@ -12,6 +12,7 @@ from engine.corpus.reader import open_lease
 from engine.corpus.sample import Sample
 from engine.run.directory import FIRST, STAGE_FOLDERS, RunError, read_manifest, read_receipts
 from engine.run.example_source import find_corpus
+from engine.run.names import index_folder
 from engine.segmenter.examples import Row, read_rows
 from schemas.receipt import Receipt
 from schemas.run import RunManifest
@@ -140,7 +141,7 @@ def read_labelled(
         chosen = {key: rows for key, rows in chosen.items() if rows}
         if not chosen:
             continue
-        with open_lease(lease, keys=chosen) as reader:
+        with open_lease(lease, keys=chosen, indexes=index_folder(run.url)) as reader:
             for sample in reader:
                 rows = chosen.pop(sample.key, {})
                 if not rows:

@@ -1,4 +1,4 @@
-"""Where runs lie, and the folders of their concepts."""
+"""Where runs lie, and their folders."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import os
 import re
 
 from engine import storage
+from engine.corpus.indexes import IndexFolder
 
 CONCEPT = "concept"
 CONCEPTS = "concepts"
 SEGMENTER = "segmenter"
+INDEXES = ".indexes"
 """Folders of a run directory."""
 
 
@@ -26,6 +28,11 @@ def default_run_url(*concepts: str) -> str:
 def concept_url(run_url: str, one_of: str | None = None) -> str:
     """Where a run keeps the fine-tuning of its concept, or of one of several."""
     return storage.join(run_url, CONCEPT) if one_of is None else storage.join(run_url, CONCEPTS, to_folder(one_of))
+
+
+def index_folder(run_url: str, *, keeps: bool = False) -> IndexFolder:
+    """Where the labelling of a run keeps indexes of large tars, for whoever reads the images again."""
+    return IndexFolder(url=storage.join(run_url, INDEXES), keeps=keeps)
 
 
 def to_folder(concept: str) -> str:

@@ -23,7 +23,7 @@ from engine.run.directory import (
     read_receipts,
     subtract_receipts,
 )
-from engine.run.names import concept_url
+from engine.run.names import concept_url, index_folder
 from engine.run.quantities import format_bytes
 from engine.run.shard import LabelTask
 from engine.run.source import LabellerSource, Precision, RunSpec
@@ -266,7 +266,7 @@ def _plan_concepts(
     made = {folder: receipt.limit for folder, receipt in receipts.items() if receipt}
     if all(task.folder in made and not (plan.remaining and task.may_outgrow(made[task.folder])) for task in tasks):
         return plan  # to plan a sample, a shard has to be opened
-    leases = plan_sample(plan.leases, distillation.sample)
+    leases = plan_sample(plan.leases, distillation.sample, index_folder(run.url))
     tasks = [replace(task, leases=leases) for task in tasks]
     if anew := {task.folder for task in tasks if task.outgrows(made.get(task.folder))}:
         plan = replace(plan, remaining=plan.leases, receipts={})  # what they have labelled is labelled anew, too

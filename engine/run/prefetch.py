@@ -13,6 +13,7 @@ from types import TracebackType
 import numpy as np
 
 from engine.corpus.decode import DecodeError, decode_image
+from engine.corpus.indexes import IndexFolder
 from engine.corpus.lease import Lease
 from engine.corpus.reader import open_lease
 from engine.corpus.sample import Defect, Sample
@@ -42,14 +43,15 @@ class Prefetch:
 
     Args:
         skip: keys of samples that are not wanted.
+        indexes: as `open_lease` takes them.
 
     Raises:
         OSError: the shard cannot be opened.
     """
 
-    def __init__(self, lease: Lease, *, skip: Container[str] = ()) -> None:
+    def __init__(self, lease: Lease, *, skip: Container[str] = (), indexes: IndexFolder | None = None) -> None:
         began = time.perf_counter()
-        self._reader = open_lease(lease, must_open=True)
+        self._reader = open_lease(lease, must_open=True, indexes=indexes)
         self.skipped = {place: key for place, key in self._reader.samples().items() if key in skip}
         self.planned, self.ignored = self._reader.planned, self._reader.ignored
         self.seconds: defaultdict[str, float] = defaultdict(float, open=time.perf_counter() - began)

@@ -26,6 +26,7 @@ from engine.run.attempts import Attempt
 from engine.run.directory import LabelRun
 from engine.run.fitting import Fitting
 from engine.run.harvest import Complete, Harvest, LabellerBroken, LeaseProgress, Report, complete_lease
+from engine.run.names import index_folder
 from engine.run.prefetch import Item, Picture, Prefetch, decode_sample
 from engine.run.rows import make_rows, read_rows
 from schemas.label import Row
@@ -94,6 +95,7 @@ class _Work:
 
     def __init__(self, lease: Lease, labeller: Labels, run: LabelRun, report: Report) -> None:
         self.lease, self.labeller, self.run, self.report = lease, labeller, run, report
+        self.indexes = index_folder(run.url, keeps=True)
         self.harvest = Harvest()
         self.planned = 0
         self.labelled = 0
@@ -114,7 +116,7 @@ class _Work:
 
     def _label(self, kept: dict[str, list[Row]]) -> None:
         """All that has no row yet, decoded ahead."""
-        with Prefetch(self.lease, skip=kept) as prefetch:
+        with Prefetch(self.lease, skip=kept, indexes=self.indexes) as prefetch:
             self.planned, self.harvest.ignored = prefetch.planned, prefetch.ignored
             self._keep(prefetch.skipped, kept)
             self._label_items(prefetch, lambda: prefetch.waiting)
@@ -124,7 +126,7 @@ class _Work:
     def _label_apart(self, kept: dict[str, list[Row]], attempt: Attempt) -> None:
         """The same a few at a time, each few decoded, labelled and encoded under a mark of its own."""
         size = 0
-        with open_lease(self.lease, must_open=True) as reader:
+        with open_lease(self.lease, must_open=True, indexes=self.indexes) as reader:
             self.planned, self.harvest.ignored = reader.planned, reader.ignored
             keys = reader.samples()
             skipped = {place: key for place, key in keys.items() if key in kept}

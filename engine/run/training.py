@@ -10,6 +10,7 @@ from itertools import accumulate
 from typing import TypeVar
 
 from engine import storage
+from engine.corpus.indexes import IndexFolder
 from engine.corpus.lease import Lease
 from engine.corpus.reader import open_lease
 from engine.run.directory import RunError
@@ -35,21 +36,24 @@ def spread(leases: Sequence[Item], images: int, *, each: int = IMAGES_PER_LEASE)
     return [leases[index * len(leases) // count] for index in range(count)], -(-images // count)
 
 
-def plan_sample(leases: Sequence[Lease], images: int) -> list[Lease]:
+def plan_sample(leases: Sequence[Lease], images: int, indexes: IndexFolder | None = None) -> list[Lease]:
     """Leases, cut short and spread evenly over the given ones, that hold about `images` images together.
 
     How many they hold is estimated from the first of the leases: of the same leases the sample is the same.
 
+    Args:
+        indexes: as `open_lease` takes them.
+
     Raises:
         OSError: the corpus cannot be reached.
     """
-    chosen, share = _choose(leases, images)
+    chosen, share = _choose(leases, images, estimate_counts(leases, indexes))
     return [replace(lease, limit=min(lease.limit or share, share)) for lease in chosen]
 
 
-def _choose(leases: Sequence[Lease], images: int) -> tuple[list[Lease], int]:
+def _choose(leases: Sequence[Lease], images: int, counts: Sequence[float]) -> tuple[list[Lease], int]:
     """As `spread`; where that gives too few images more leases, and then more of each that has them."""
-    held = {lease.id: count for lease, count in zip(leases, estimate_counts(leases), strict=True)}
+    held = {lease.id: count for lease, count in zip(leases, counts, strict=True)}
     each = IMAGES_PER_LEASE
     chosen, share = spread(leases, images, each=each)
 
@@ -64,10 +68,10 @@ def _choose(leases: Sequence[Lease], images: int) -> tuple[list[Lease], int]:
     return chosen, share
 
 
-def estimate_counts(leases: Sequence[Lease]) -> list[float]:
+def estimate_counts(leases: Sequence[Lease], indexes: IndexFolder | None = None) -> list[float]:
     """About how many images leases hold: as many for their bytes as the first of them that holds any."""
     for lease in leases[:FEW]:
-        with open_lease(lease) as reader:
+        with open_lease(lease, indexes=indexes) as reader:
             count = len(reader.samples())
         if count:
             own = lease.shard.size / lease.parts

@@ -3,14 +3,13 @@ from __future__ import annotations
 import json
 import socket
 from pathlib import Path
-from typing import Any, cast
 
 import fsspec
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem
 
 from engine.corpus import Defect, Lease, Sample, list_shards, open_lease, plan_leases
 from engine.corpus.decode import DecodeError, decode_image, decode_mask
+from tests.corpus.counting import count_fetched
 from tests.corpus.hostile import make_corpus_tar, make_tar, write_hostile_corpus
 
 
@@ -180,20 +179,13 @@ def test_of_a_large_tar_in_a_store_each_worker_fetches_the_headers_once_and_each
     data, parts = make_tar(list(images.items())), 12
     store = fsspec.filesystem("memory")
     store.pipe_file("/large/a.tar", data)
-    fetched = []
-    cat_file = MemoryFileSystem.cat_file
-
-    def count(self: MemoryFileSystem, path: str, start: int = 0, end: int = 0, **options: Any) -> bytes:
-        fetched.append(end - start)
-        return cast(bytes, cat_file(self, path, start=start, end=end, **options))
-
-    monkeypatch.setattr(MemoryFileSystem, "cat_file", count)
     try:
         [shard] = list_shards("memory://large")
         found = {}
-        for part in range(parts):
-            with open_lease(Lease(shard=shard, part=part, parts=parts)) as reader:
-                found |= {f"{item.key}.jpg": item.image for item in reader if isinstance(item, Sample)}
+        with count_fetched() as fetched:
+            for part in range(parts):
+                with open_lease(Lease(shard=shard, part=part, parts=parts)) as reader:
+                    found |= {f"{item.key}.jpg": item.image for item in reader if isinstance(item, Sample)}
         assert found == images
         # The headers, and all between them; each part its own; and pieces that reach beyond what is asked for.
         assert sum(fetched) < 2.5 * len(data)

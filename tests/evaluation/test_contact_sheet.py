@@ -82,7 +82,9 @@ def test_of_many_label_files_only_some_are_read_and_only_the_chosen_images(
     open_binary, open_lease = storage.open_binary, contact_sheet.open_lease
     monkeypatch.setattr(storage, "open_binary", lambda url: opened.append(Path(url).name) or open_binary(url))
     monkeypatch.setattr(
-        contact_sheet, "open_lease", lambda lease, keys: asked.append(sorted(keys)) or open_lease(lease, keys=keys)
+        contact_sheet,
+        "open_lease",
+        lambda lease, keys, indexes: asked.append(sorted(keys)) or open_lease(lease, keys=keys),
     )
     drawn_keys(world, 2, monkeypatch)
     labels = {name for name in opened if name.endswith(".parquet")}
