@@ -30,6 +30,8 @@ class Receipt:
         finished: when, ISO 8601 with time zone; "" in receipts of versions that did not say.
         session: the start of the driver that it was written for.
         kept: how many of the labelled images were there before, from an earlier session.
+        samples: that the shard has for the lease, whatever its limit: what the limit of a run is counted by; None in
+            receipts of versions that did not say, and where nobody has looked.
     """
 
     lease: dict[str, Any]
@@ -46,6 +48,7 @@ class Receipt:
     finished: str = ""
     session: str = ""
     kept: int = 0
+    samples: int | None = None
     schema_version: int = RECEIPT_SCHEMA_VERSION
 
     def __post_init__(self) -> None:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from engine.corpus.catalogue import CorpusError, Shard
+from engine.corpus.indexes import IndexFolder
 from engine.corpus.members import count_samples
 from engine.corpus.source import open_source
 
 LEASE_VERSION = 2
 """Raised whenever shards are divided in another way: a part of before is not the part of that name now."""
+AT_ONCE = 4
+"""Shards that are opened at once to count their samples: each of an object store may be held in memory whole."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +54,8 @@ def plan_leases(
     *,
     target_bytes: int = 64 << 20,
     limit: int | None = None,
+    known: Callable[[Lease], int | None] | None = None,
+    indexes: IndexFolder | None = None,
     storage_options: dict[str, Any] | None = None,
 ) -> list[Lease]:
     """Splits shards into leases of about `target_bytes` or less, in the order of the shards.
@@ -56,37 +63,96 @@ def plan_leases(
     How a shard is split depends on its size alone, so that the ids of leases stay the same from run to run.
 
     Args:
-        limit: number of samples in all: the first ones. Shards are then opened, one after the other, until
-            it is reached.
+        limit: number of samples in all: the first ones. Shards are then opened, a few at a time, until it is reached.
+        known: how many samples a whole lease holds, if somebody has counted them; its shard is not opened then.
+        indexes: where those of large tars are kept.
 
     Raises:
         CorpusError: a limit below 1, or lease ids that are not unique.
     """
     if limit is not None and limit < 1:
         raise CorpusError(f"The limit is {limit}, but at least one sample is needed; leave it out for all.")
-    leases: list[Lease] = []
-    remaining = limit
+    whole: list[list[Lease]] = []
     for shard in shards:
-        if remaining == 0:
-            break
         parts = max(1, -(-shard.size // target_bytes))
-        own = [Lease(shard=shard, part=part, parts=parts) for part in range(parts)]
-        if remaining is not None:
-            own, remaining = _cut_short(own, remaining, storage_options)
-        leases += own
+        whole.append([Lease(shard=shard, part=part, parts=parts) for part in range(parts)])
+    if limit is None:
+        leases = [lease for own in whole for lease in own]
+    else:
+
+        def count(lease: Lease) -> list[int]:
+            return _count(lease.shard, lease.parts, indexes, storage_options)
+
+        leases = _cut_short(whole, limit, known or (lambda lease: None), count)
     _check_unique(leases)
     return leases
 
 
-def _cut_short(leases: list[Lease], limit: int, storage_options: dict[str, Any] | None) -> tuple[list[Lease], int]:
-    """The leases of a shard up to its first `limit` samples, and how many of these it does not have."""
-    with contextlib.closing(open_source(leases[0].shard, storage_options)) as source:
-        for place, lease in enumerate(leases):
-            held = count_samples(source.index.deal(part=lease.part, parts=lease.parts))
+def _cut_short(
+    whole: list[list[Lease]],
+    limit: int,
+    known: Callable[[Lease], int | None],
+    count: Callable[[Lease], list[int]],
+) -> list[Lease]:
+    """The leases of the first shards, up to so many samples."""
+    leases: list[Lease] = []
+    for own, counts in _count_ahead(whole, limit, known, count):
+        for lease, held in zip(own, counts, strict=True):
             if held > limit:
-                return leases[:place] + ([replace(lease, limit=limit)] if limit else []), 0
+                return leases + ([replace(lease, limit=limit)] if limit else [])
+            leases.append(lease)
             limit -= held
-    return leases, limit
+    return leases
+
+
+def _count_ahead(
+    whole: list[list[Lease]],
+    limit: int,
+    known: Callable[[Lease], int | None],
+    count: Callable[[Lease], list[int]],
+) -> Iterator[tuple[list[Lease], list[int]]]:
+    """The leases of each shard and how many samples they hold, up to the shard that reaches the limit.
+
+    Of the next shards only so many are opened at once as are needed if they hold as many as those before them.
+    """
+    ahead: deque[tuple[list[Lease], Future[list[int]]]] = deque()
+    begun = found = 0
+    pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="count")
+    try:
+        while found < limit:
+            seen = begun - len(ahead)
+            needed = min(AT_ONCE, -(-(limit - found) * seen // found) if found else AT_ONCE if seen else 1)
+            for own in whole[begun : begun + max(0, needed - len(ahead))]:
+                ahead.append((own, _begin(own, known, count, pool)))
+                begun += 1
+            if not ahead:
+                break
+            own, future = ahead.popleft()
+            counts = future.result()
+            found += sum(counts)
+            yield own, counts
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin(
+    own: list[Lease],
+    known: Callable[[Lease], int | None],
+    count: Callable[[Lease], list[int]],
+    pool: ThreadPoolExecutor,
+) -> Future[list[int]]:
+    counts = [held for lease in own if (held := known(lease)) is not None]
+    if len(counts) < len(own):
+        return pool.submit(count, own[0])
+    future: Future[list[int]] = Future()
+    future.set_result(counts)
+    return future
+
+
+def _count(shard: Shard, parts: int, indexes: IndexFolder | None, storage_options: dict[str, Any] | None) -> list[int]:
+    """How many samples each part of a shard holds."""
+    with contextlib.closing(open_source(shard, storage_options, indexes)) as source:
+        return [count_samples(source.index.deal(part=part, parts=parts)) for part in range(parts)]
 
 
 def _check_unique(leases: Sequence[Lease]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from engine.corpus.indexes import IndexFolder
 from engine.corpus.lease import Lease
-from engine.corpus.members import Group, Member
+from engine.corpus.members import Group, Member, count_samples
 from engine.corpus.sample import Defect, Sample
 from engine.corpus.source import UnreadableSource, open_source
 from engine.remote import LASTING_ERRORS
@@ -23,8 +23,9 @@ LARGEST_MEMBER = 512 << 20
 
 
 class LeaseReader:
-    """Iterates over one lease. `planned` is the exact number of samples and defects to come; `ignored` counts the files
-    of a tar that are never read, by their kind (in the first part of a shard, for all of it).
+    """Iterates over one lease. `planned` is the exact number of samples and defects to come; `held` that of the samples
+    of the whole lease, whatever its limit; `ignored` counts the files of a tar that are never read, by their kind (in
+    the first part of a shard, for all of it).
 
     Damaged data come out as defects. Errors of the store that may heal (a lost connection) are raised as
     OSError, so that the lease is tried again.
@@ -48,6 +49,7 @@ class LeaseReader:
         items = self._source.index.deal(part=lease.part, parts=lease.parts, limit=lease.limit)
         self._items = items if keys is None else [item for item in items if item.key in keys]
         self.planned = len(self._items)
+        self.held = count_samples(self._source.index.deal(part=lease.part, parts=lease.parts))
         self.ignored = self._source.index.ignored if lease.part == 0 else {}
 
     def __iter__(self) -> Iterator[Sample | Defect]:

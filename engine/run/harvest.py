@@ -105,6 +105,7 @@ class Harvest:
         defects: of the quarantine file, likewise.
         archive: the images, where the work has made them; None where they were there.
         kept: how many of the images have the rows of an earlier session.
+        samples: that the shard has for the lease, whatever its limit; None where nobody has looked.
         seconds, bytes, ignored: for the receipt.
     """
 
@@ -112,6 +113,7 @@ class Harvest:
     defects: list[tuple[int, Defect]] = field(default_factory=list)
     archive: bytes | None = None
     kept: int = 0
+    samples: int | None = None
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     bytes: dict[str, int] = field(default_factory=dict)
     ignored: dict[str, int] = field(default_factory=dict)
@@ -190,6 +192,7 @@ def _write(harvest: Harvest, lease: Lease, run: LabelRun, attempt: Attempt, star
         finished=timestamp(),
         session=run.session,
         kept=harvest.kept,
+        samples=harvest.samples,
     )
     storage.atomic_put(receipt.to_json().encode(), run.receipt_url(lease.id), token=attempt.token)
     return receipt

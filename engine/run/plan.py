@@ -14,6 +14,7 @@ from engine.corpus.lease import LEASE_VERSION, Lease, plan_leases
 from engine.distillation.spec import DistillationSpec
 from engine.labelling.spec import LabelSpec, SeveralSpec
 from engine.run.concept import WEIGHTS, ConceptTask, check_adapter
+from engine.run.counts import read_counts
 from engine.run.directory import (
     LabelRun,
     RunError,
@@ -187,7 +188,6 @@ def plan_run(
     fields = {"label_schema": LABEL_SCHEMA_VERSION, "lease_version": LEASE_VERSION, **fields}
     manifest = make_manifest(fields, {**(config or {}), "input_url": input_url})
     resumed = check_manifest(run_url, manifest, option=option)
-    leases = plan_leases(list_shards(input_url), limit=limit)
     run = LabelRun(
         url=run_url,
         stage=spec.stage,
@@ -202,6 +202,8 @@ def plan_run(
         retry=retry,
         option=option,
     )
+    counts = read_counts(run) if resumed and limit is not None else None
+    leases = plan_leases(list_shards(input_url), limit=limit, known=counts, indexes=index_folder(run_url))
     plan = LabelPlan(
         spec=spec,
         source=source,

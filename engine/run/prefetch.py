@@ -38,7 +38,8 @@ Item = Picture | tuple[int, Defect]
 class Prefetch:
     """Iterates over a lease's pictures and defects in the corpus's order; use as a context manager.
 
-    `planned` is the exact number of items, `ignored` how many files of which kind are left out. `seconds` and
+    `planned` is the exact number of items, `held` that of the lease's samples whatever its limit, `ignored` how many
+    files of which kind are left out. `seconds` and
     `bytes_read` are complete once the iteration is. `skipped` are the keys left out, by place.
 
     Args:
@@ -53,7 +54,7 @@ class Prefetch:
         began = time.perf_counter()
         self._reader = open_lease(lease, must_open=True, indexes=indexes)
         self.skipped = {place: key for place, key in self._reader.samples().items() if key in skip}
-        self.planned, self.ignored = self._reader.planned, self._reader.ignored
+        self.planned, self.held, self.ignored = self._reader.planned, self._reader.held, self._reader.ignored
         self.seconds: defaultdict[str, float] = defaultdict(float, open=time.perf_counter() - began)
         self.bytes_read = 0
         self._items: deque[Item] = deque()

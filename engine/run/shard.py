@@ -18,7 +18,7 @@ import numpy as np
 
 from engine import storage
 from engine.corpus.lease import Lease
-from engine.corpus.reader import open_lease
+from engine.corpus.reader import LeaseReader, open_lease
 from engine.corpus.sample import Defect, Sample
 from engine.labelling.label import Label
 from engine.memory import is_out_of_memory
@@ -117,7 +117,7 @@ class _Work:
     def _label(self, kept: dict[str, list[Row]]) -> None:
         """All that has no row yet, decoded ahead."""
         with Prefetch(self.lease, skip=kept, indexes=self.indexes) as prefetch:
-            self.planned, self.harvest.ignored = prefetch.planned, prefetch.ignored
+            self._open(prefetch)
             self._keep(prefetch.skipped, kept)
             self._label_items(prefetch, lambda: prefetch.waiting)
             self.harvest.seconds.update(prefetch.seconds)
@@ -127,7 +127,7 @@ class _Work:
         """The same a few at a time, each few decoded, labelled and encoded under a mark of its own."""
         size = 0
         with open_lease(self.lease, must_open=True, indexes=self.indexes) as reader:
-            self.planned, self.harvest.ignored = reader.planned, reader.ignored
+            self._open(reader)
             keys = reader.samples()
             skipped = {place: key for place, key in keys.items() if key in kept}
             self._keep(skipped, kept)
@@ -144,6 +144,9 @@ class _Work:
                     size += sum(len(item.image) for item in read.values() if isinstance(item, Sample))
                     self._label_items(decode_sample(place, item) for place, item in read.items())
         self.harvest.bytes["images"] = size
+
+    def _open(self, reader: Prefetch | LeaseReader) -> None:
+        self.planned, self.harvest.samples, self.harvest.ignored = reader.planned, reader.held, reader.ignored
 
     def _keep(self, places: dict[int, str], kept: dict[str, list[Row]]) -> None:
         self.harvest.rows += [(place, row) for place, key in places.items() for row in kept[key]]

@@ -114,9 +114,16 @@ def test_a_damaged_index_is_made_anew(data: bytes, folder: IndexFolder, damaged:
 def test_an_index_that_lacks_or_forges_places_is_damaged() -> None:
     headers = Headers(members=[Member(name="a.jpg", key="a", suffix="jpg", offset=512, size=3)])
     values = json.loads(gzip.decompress(headers_to_json(headers, "v")))
-    for change in ({"sizes": []}, {"sizes": [-1]}, {"steps": [-1]}, {"sizes": ["3"]}, {"sizes": [3.0]}, {"names": [1]}):
+    for name, value in (
+        ("sizes", []),
+        ("sizes", [-1]),
+        ("steps", [-1]),
+        ("sizes", ["3"]),
+        ("sizes", [3.0]),
+        ("names", [1]),
+    ):
         with pytest.raises((ValueError, TypeError, AttributeError)):
-            headers_from_json(gzip.compress(json.dumps({**values, **change}).encode()), "v")
+            headers_from_json(gzip.compress(json.dumps({**values, name: value}).encode()), "v")
 
 
 def test_names_of_any_kind_come_back_as_they_were() -> None:

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from engine.corpus import CorpusError, Defect, Lease, Sample, Shard, list_shards, open_lease, plan_leases
+from engine.corpus import lease as lease_module
+from engine.corpus.lease import AT_ONCE
+from engine.corpus.source import Source, open_source
 from tests.corpus.hostile import make_corpus_tar, make_tar
 
 
@@ -118,3 +124,83 @@ def test_files_that_are_never_read_are_counted_once_however_a_shard_is_split(tmp
     (tmp_path / "a.tar").write_bytes(make_tar([("a.jpg", b"1"), ("a.cls", b"2"), ("b.jpg", b"3")]))
     [shard] = list_shards(str(tmp_path))
     assert [open_lease(Lease(shard=shard, part=p, parts=2)).ignored for p in range(2)] == [{"cls": 1}, {}]
+
+
+class TestCounting:
+    """With a limit, shards are opened to count their samples."""
+
+    @pytest.fixture
+    def opened(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """The names of the shards that are opened; `most` is how many at once."""
+        names: list[str] = []
+        self.now, self.most = 0, 0
+        lock = threading.Lock()
+
+        def open_slowly(shard: Shard, *arguments: Any) -> Source:
+            with lock:
+                names.append(shard.name)
+                self.now += 1
+                self.most = max(self.most, self.now)
+            time.sleep(0.03)
+            with lock:
+                self.now -= 1
+            return open_source(shard, *arguments)
+
+        monkeypatch.setattr(lease_module, "open_source", open_slowly)
+        return names
+
+    def make(self, folder: Path, sizes: list[int]) -> list[Shard]:
+        for number, size in enumerate(sizes):
+            members = [(f"{number}-{image}.jpg", b"x") for image in range(size)]
+            (folder / f"{number:02d}.tar").write_bytes(make_tar(members))
+        return list_shards(str(folder))
+
+    def test_several_are_opened_at_once_and_none_too_many(self, tmp_path: Path, opened: list[str]) -> None:
+        shards = self.make(tmp_path, [7] * 20)
+        leases = plan_leases(shards, limit=45)
+        assert [(lease.id, lease.limit) for lease in leases] == [(f"{n:02d}", None if n < 6 else 3) for n in range(7)]
+        assert sorted(opened) == [f"{n:02d}.tar" for n in range(7)]
+        assert self.most == AT_ONCE
+
+    def test_the_first_is_opened_alone(self, tmp_path: Path, opened: list[str]) -> None:
+        shards = self.make(tmp_path, [7] * 20)
+        assert plan_leases(shards, limit=3) == [Lease(shard=shards[0], limit=3)]
+        assert opened == ["00.tar"]
+
+    @pytest.mark.parametrize("sizes", [[1, 50, 1, 1, 1, 1, 50, 1], [50, 1, 1, 1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0, 3]])
+    def test_of_uneven_shards_few_are_opened_in_vain(self, tmp_path: Path, opened: list[str], sizes: list[int]) -> None:
+        shards = self.make(tmp_path, sizes)
+        for limit in {1, 2, 50, 51, 54, sum(sizes), sum(sizes) + 1}:
+            del opened[:]
+            leases = plan_leases(shards, limit=limit)
+            assert sum(isinstance(item, Sample) for item in read(leases)) == min(limit, sum(sizes))
+            assert len(opened) < len(leases) + AT_ONCE
+
+    def test_what_is_known_is_not_opened(self, tmp_path: Path, opened: list[str]) -> None:
+        shards = self.make(tmp_path, [7] * 20)
+        plain = plan_leases(shards, limit=45)
+        del opened[:]
+        assert plan_leases(shards, limit=45, known=lambda lease: None if lease.id == "03" else 7) == plain
+        assert opened == ["03.tar"]
+
+    def test_a_part_of_which_nothing_is_known_has_its_shard_counted_once(
+        self, tmp_path: Path, opened: list[str]
+    ) -> None:
+        shards = self.make(tmp_path, [9, 9])
+        plain = plan_leases(shards, limit=15, target_bytes=4_000)
+        del opened[:]
+        known = {"00-00000": 3, "00-00001": 3, "00-00002": 3}
+        assert plan_leases(shards, limit=15, target_bytes=4_000, known=lambda lease: known.get(lease.id)) == plain
+        assert opened == ["01.tar"]
+
+    def test_an_error_of_the_store_ends_the_planning(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        shards = self.make(tmp_path, [7] * 20)
+
+        def fail(shard: Shard, *arguments: Any) -> Source:
+            if shard.name == "02.tar":
+                raise OSError("the store is out of reach")
+            return open_source(shard, *arguments)
+
+        monkeypatch.setattr(lease_module, "open_source", fail)
+        with pytest.raises(OSError, match="out of reach"):
+            plan_leases(shards, limit=45)
