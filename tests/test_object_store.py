@@ -16,7 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine import remote, storage
+from engine.corpus import tar
 from engine.corpus.catalogue import CorpusError, list_shards
+from engine.corpus.indexes import IndexFolder
+from engine.corpus.lease import Lease
 from engine.corpus.reader import open_lease
 from engine.corpus.sample import Sample
 from engine.distillation.spec import DistillationSpec
@@ -25,7 +28,7 @@ from engine.run.directory import start_run
 from engine.run.fake import FakeLabeller, FakeSource
 from engine.run.plan import LabelPlan, plan_labelling
 from engine.run.shard import label_lease
-from tests.corpus.hostile import make_corpus_tar
+from tests.corpus.hostile import make_corpus_tar, make_tar
 from tests.object_store import FAULTS, FaultyProxy, serve
 from tests.run.test_shard import SPEC
 
@@ -224,6 +227,31 @@ def test_a_large_shard_is_read_by_ranges(
     with open_lease(plan.leases[0]) as reader:
         assert sum(isinstance(item, Sample) for item in reader) == PER_SHARD
     assert proxy.ranges > 5
+
+
+def test_the_index_of_a_large_shard_lies_in_the_store_until_the_shard_changes(
+    store: s3fs.S3FileSystem, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "_WHOLE", 0)
+    monkeypatch.setattr(remote, "_PIECE", 4096)
+    folder = IndexFolder(url="s3://bucket/run/.indexes")
+
+    def read(color: str) -> tuple[int, int]:
+        """How many samples a process finds that has opened no shard before, and the ranges that it asks for."""
+        s3fs.S3FileSystem.clear_instance_cache()
+        tar._last_index.clear()
+        (shard,) = list_shards("s3://bucket/corpus")
+        before = proxy.ranges
+        with open_lease(Lease(shard=shard), indexes=folder) as reader:
+            assert {key[0] for key in reader.samples().values()} == {color[0]}
+            return len(reader.samples()), proxy.ranges - before
+
+    for color in ("red", "blue"):  # of one length, so that the tars differ in their marks alone
+        members = [(f"{color[0]}{number:03d}.jpg", b"x" * 1000) for number in range(40)]
+        store.pipe_file("bucket/corpus/a.tar", make_tar(members))
+        (found, ranges), again = read(color), read(color)
+        assert ranges > 5 and again == (found, 0) == (40, 0)
+    assert [path.rpartition("/")[2] for path in store.find("bucket/run")] == ["a.json.gz"]
 
 
 def test_a_run_directory_in_a_store_has_one_driver_at_a_time(store: s3fs.S3FileSystem, proxy: FaultyProxy) -> None:
