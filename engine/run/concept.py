@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,7 @@ from engine.labelling.label import USELESS
 from engine.labelling.png import png_to_array
 from engine.labelling.spec import LabelSpec
 from engine.memory import free_memory, is_out_of_memory
-from engine.run.directory import LabelRun, RunError, read_receipts
+from engine.run.directory import QUARANTINE_FOLDERS, STAGE_FOLDERS, LabelRun, RunError
 from engine.run.names import concept_url, index_folder
 from engine.run.prefetch import Picture, Prefetch
 from engine.run.quantities import format_counts
@@ -111,19 +111,26 @@ class ConceptTask:
         return 2 * limit < sum(min(lease.limit or n, n) for lease, n in counts)
 
     def clear_outgrown(self) -> None:
-        """Removes what a fine-tuning on a sample that this one outgrows has left, and what says that labels are done
-        which it made: those of a run are all by one. Other leavings are gone on with."""
+        """Removes what a fine-tuning on a sample that this one outgrows has left, and the labels which it made: those
+        of a run are all by one. Other leavings are gone on with."""
         if self.is_outgrown():
             folder = storage.redact(self.folder)
             logger.warning("%s learned from few images (--limit); it and its labels are made anew", folder)
-            labels = replace(self.run, stage="refined")
-            for lease_id in read_receipts(self.run.url, "refined"):
-                storage.remove(labels.receipt_url(lease_id))
+            self._clear_labels()
             storage.remove(self.url("receipt.json"))
         with suppress(FileNotFoundError):
             begun = json.loads(storage.read_bytes(self.url("training", SAMPLE)))
             if self.outgrows(begun["limit"]):
                 storage.remove_folder(self.url("training"))
+
+    def _clear_labels(self) -> None:
+        """Receipts go first: none vouches for what is gone, and labels without one are found when this is resumed."""
+        labels, quarantine = STAGE_FOLDERS["refined"], QUARANTINE_FOLDERS["refined"]
+        for folder, ending in ((labels, ".json"), (labels, ".parquet"), (quarantine, ".parquet")):
+            place = storage.join(self.run.url, folder)
+            for name in storage.list_names(place):
+                if name.endswith(ending) and not name.startswith("."):
+                    storage.remove(storage.join(place, name))
 
 
 def weights_url(run_url: str, one_of: str | None = None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from types import SimpleNamespace
@@ -132,6 +133,24 @@ def test_a_concept_that_is_learned_anew_labels_anew_what_was_labelled_before_it(
     assert whole.run.find_receipt(whole_shard) is None
     finish_concept(whole, None)
     assert make_plan(corpus, run, None).concepts == ()
+
+
+def test_retrying_keeps_no_row_of_an_outgrown_concept_even_if_its_removal_was_cut_short(tmp_path: Path) -> None:
+    corpus, run = tmp_path / "corpus", tmp_path / "run"
+    corpus.mkdir()
+    write_leases(corpus, [10, 100])
+    plan = make_plan(corpus, run, 10)
+    finish_concept(plan, 10)
+    (lease,) = plan.remaining
+    label_lease(lease, FakeLabeller("fake", SPEC), plan.run)
+    storage.remove(plan.run.receipt_url(lease.id))
+    storage.touch(plan.run.quarantine_url(lease.id))
+    whole = make_plan(corpus, run, None)
+    (task,) = whole.concepts
+    task.clear_outgrown()
+    assert not storage.exists(plan.run.quarantine_url(lease.id))
+    retried = label_lease(lease, FakeLabeller("fake", SPEC), replace(whole.run, retry=True))
+    assert (retried.kept, retried.labelled) == (0, 10)
 
 
 def test_of_a_corpus_that_is_smaller_than_the_sample_a_limit_of_half_of_it_is_enough(tmp_path: Path) -> None:
