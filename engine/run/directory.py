@@ -69,12 +69,11 @@ class LabelRun:
         return storage.join(self.url, "images", f"{lease_id}.tar")
 
     def find_receipt(self, lease: Lease) -> Receipt | None:
-        """The receipt of a finished lease, or None if there is work to do."""
+        """The receipt of a lease that was finished once, whether or not it `settles` it; ValueError if unreadable."""
         try:
-            receipt = Receipt.from_json(storage.read_bytes(self.receipt_url(lease.id)).decode())
+            return Receipt.from_json(storage.read_bytes(self.receipt_url(lease.id)).decode())
         except FileNotFoundError:
             return None
-        return receipt if self.settles(receipt, lease) else None
 
     def settles(self, receipt: Receipt, lease: Lease) -> bool:
         """Whether the receipt says that there is nothing to do for this session."""

@@ -146,12 +146,15 @@ def complete_lease(
     Args:
         work: fills the harvest; the attempt says what has killed earlier workers, not to be touched again.
     """
-    if receipt := run.find_receipt(lease):
-        report(_finished(receipt))
-        return receipt
+    found = run.find_receipt(lease)
+    if found and run.settles(found, lease):
+        report(_finished(found))
+        return found
     with run.attempt(lease.id) as attempt:
-        # A receipt of the same lease under a smaller limit no longer tells the truth once the labels change.
-        storage.remove(run.receipt_url(lease.id))
+        # A receipt of the same lease under a smaller limit no longer tells the truth once the labels change. One that
+        # was not there before is another attempt's, of all of the lease.
+        if found:
+            storage.remove(run.receipt_url(lease.id))
         started = time.perf_counter()
         harvest = Harvest()
         work(harvest, attempt)
