@@ -5,15 +5,12 @@ from __future__ import annotations
 import gc
 import logging
 import re
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from itertools import islice
 from traceback import clear_frames
-from types import FrameType
-from typing import NoReturn
 
 import ray
 
@@ -30,6 +27,7 @@ from engine.run.harvest import LeasePlan
 from engine.run.heartbeat import Heartbeat, timestamp
 from engine.run.plan import LabelPlan
 from engine.run.summary import Outcome
+from engine.run.termination import terminable
 from schemas.receipt import Receipt
 from schemas.snapshot import Snapshot
 
@@ -38,10 +36,6 @@ logger = logging.getLogger(__name__)
 
 _CAUSE = re.compile(r"(?!ray\.)[\w.]+(Error|Exception|Interrupt|Exit): .")
 """The line of a traceback's text that names an exception of ours and not of Ray's."""
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, as `ray job stop` and cluster managers send it, treated like Ctrl-C."""
 
 
 def run_plan(plan: LabelPlan, *, workers: int | None = None, tell: Callable[[str], None] = print) -> Outcome:
@@ -174,27 +168,21 @@ def _tally(
 def on_cluster() -> Iterator[None]:
     """A connection to Ray with our way of ending on signals; one that was there before is left as it is."""
     ours = not ray.is_initialized()
-    connect()
-
-    def terminate(number: int, frame: FrameType | None) -> NoReturn:
-        raise Terminated
-
-    before = None
-    with suppress(ValueError):  # signals belong to the main thread
-        before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        await_node()
-        yield
-    except BaseException as error:
-        if ours:
-            _let_go(error)
-        raise
-    finally:
-        # From here on nothing but the end of the connection: a second signal must not leave workers behind.
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
-        if ours:
-            ray.shutdown()
+    with terminable():  # Ray sets a handler of its own as it starts, and leaves it there
+        connect()
+        try:
+            with terminable():
+                await_node()
+                yield
+        except BaseException as error:
+            if ours:
+                _let_go(error)
+            raise
+        finally:
+            # Nothing but the end of the connection. A second signal leaves no workers behind: where Ray was started
+            # here, its own handler ends them.
+            if ours:
+                ray.shutdown()
 
 
 def _let_go(error: BaseException) -> None:

@@ -12,6 +12,7 @@ from typing import TypeVar
 import tyro
 
 from engine import storage
+from engine.run.termination import Terminated, terminable
 
 Options = TypeVar("Options")
 
@@ -81,9 +82,11 @@ def run_command(
     handler.setFormatter(_Discreet("%(levelname)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
-        return body(
-            parse_options(options, job=job, description=description, arguments=arguments, prefixes=prefixes, once=once)
-        )
+        with terminable():
+            given = parse_options(
+                options, job=job, description=description, arguments=arguments, prefixes=prefixes, once=once
+            )
+            return body(given)
     except ValueError as error:
         print(f"error: {storage.redact(str(error))}", file=sys.stderr)
         return 2
@@ -92,4 +95,4 @@ def run_command(
         return 1
     except KeyboardInterrupt as interrupt:
         print(f"\nInterrupted. {RESUME}", file=sys.stderr)
-        return 128 + (signal.SIGTERM if type(interrupt) is not KeyboardInterrupt else signal.SIGINT)
+        return 128 + (signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT)

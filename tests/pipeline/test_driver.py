@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +14,7 @@ import pytest
 from engine import storage
 from engine.pipeline import driver
 from engine.run.attempts import ATTEMPTS
+from engine.run.termination import Terminated
 from schemas.run import RunManifest
 from tests.run.origins import start_origin
 from tests.run.test_status import label
@@ -29,6 +33,20 @@ def test_whoever_gives_up_waiting_for_a_node_leaves_no_connection_behind(monkeyp
     with pytest.raises(KeyboardInterrupt), driver.on_cluster():
         raise AssertionError
     assert ended == [True]
+
+
+def test_ray_keeps_its_way_of_ending_on_a_signal_no_longer_than_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_the_end: list[object] = []
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(driver.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(driver.ray, "shutdown", lambda: at_the_end.append(signal.getsignal(signal.SIGTERM)))
+    monkeypatch.setattr(driver, "connect", lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN))
+    monkeypatch.setattr(driver, "await_node", lambda: None)
+    with pytest.raises(Terminated), driver.on_cluster():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(30)
+    assert at_the_end == [signal.SIG_IGN], "as Ray has set it"
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_driver_names_the_option_of_its_run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
