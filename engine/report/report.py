@@ -157,7 +157,10 @@ def _draw(
             if f"{path}.{layers}.webp" in there:
                 pictures[place] = f"{path}.{layers}.webp", layers
     wanted = set(paths) - set(pictures)
-    items = read_labelled(run, leases, COLUMNS, missing, lambda row: (row["shard"], row["key"]) in wanted)
+    shards = {shard for shard, _ in wanted}
+    items = read_labelled(
+        run, leases, COLUMNS, missing, lambda row: (row["shard"], row["key"]) in wanted, shards=shards
+    )
     # A painter has one model, which one thread at a time may use.
     with ThreadPoolExecutor(1 if painter else None) as pool:
         for batch in _batches(items):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from engine import storage
@@ -16,6 +17,9 @@ from engine.run.names import index_folder
 from engine.segmenter.examples import Row, read_rows
 from schemas.receipt import Receipt
 from schemas.run import RunManifest
+
+AT_ONCE = 8
+"""Label files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +54,13 @@ class LabelledRun:
 
     def rows(self, columns: Sequence[str]) -> Iterator[Row]:
         """All label rows, without their images; nothing but label files is read."""
-        for _, receipt in sorted(self.receipts.items()):
-            for rows in self.read(Lease.from_json(receipt.lease), columns, Counter()).values():
-                yield from rows.values()
+        leases = [Lease.from_json(receipt.lease) for _, receipt in sorted(self.receipts.items())]
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            for start in range(0, len(leases), AT_ONCE):  # no more are read than are waited for
+                some = leases[start : start + AT_ONCE]
+                for found in pool.map(lambda lease: self.read(lease, columns, Counter()), some):
+                    for rows in found.values():
+                        yield from rows.values()
 
     def read(self, lease: Lease, columns: Sequence[str], tally: Counter[str]) -> dict[str, dict[str, Row]]:
         """The rows of a lease by key and concept, as `read_rows`."""
@@ -124,18 +132,23 @@ def read_labelled(
     columns: Sequence[str],
     tally: Counter[str],
     wanted: Callable[[Row], bool],
+    *,
+    shards: Collection[str] | None = None,
 ) -> Iterator[LabelledImage]:
     """The images that a row is wanted of, in the corpus's order; each shard is opened once, for all concepts.
 
     Args:
         leases: as `find_images` gives them.
         tally: counts wanted rows that cannot be given, as label_without_image and unreadable_image.
+        shards: names of those that rows are wanted of, if that is known: label files of others are not read.
 
     Raises:
         ValueError: a label file that is none, or is not there.
         OSError: corpus or labels cannot be reached.
     """
     for lease in leases:
+        if shards is not None and lease.shard.name not in shards:
+            continue
         found = run.read(lease, columns, tally)
         chosen = {key: {name: row for name, row in rows.items() if wanted(row)} for key, rows in found.items()}
         chosen = {key: rows for key, rows in chosen.items() if rows}
@@ -157,6 +170,6 @@ def read_labelled(
             tally["label_without_image"] += sum(map(len, chosen.values()))
     here = {lease.id for lease in leases}
     for lease_id, receipt in run.receipts.items():
-        if lease_id not in here:
+        if lease_id not in here and (shards is None or receipt.lease["shard"]["name"] in shards):
             gone = run.read(Lease.from_json(receipt.lease), columns, tally).values()
             tally.update("label_without_image" for rows in gone for row in rows.values() if wanted(row))

@@ -10,7 +10,6 @@ that says that its concept is absent is used: as background.
 
 from __future__ import annotations
 
-import io
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -169,17 +168,15 @@ def read_rows(
         ValueError: a label file that is none, or is not there.
     """
     url = storage.join(labels_url, f"{lease.id}.parquet")
+    names = list(dict.fromkeys(["shard", "key", "concept", *columns]))
     try:
-        data = storage.read_bytes(url)
+        with storage.open_binary(url) as file:
+            rows = pq.read_table(file, columns=names, filters=[("concept", "in", list(concepts))]).to_pylist()
     except FileNotFoundError as error:
         raise ValueError(
             f"there is no {storage.redact(url)}, though a receipt says that it was written; delete the receipt and "
             "label its lease again"
         ) from error
-    try:
-        names = list(dict.fromkeys(["shard", "key", "concept", *columns]))
-        filters = [("concept", "in", list(concepts))]
-        rows = pq.read_table(io.BytesIO(data), columns=names, filters=filters).to_pylist()
     except ValueError as error:  # pyarrow.ArrowInvalid is a ValueError
         raise ValueError(f"{storage.redact(url)} is not a label file: {error}; label its lease again") from error
     own: dict[str, dict[str, Row]] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -74,6 +75,34 @@ def test_a_report_done_again_draws_nothing_twice_and_leaves_nothing_behind(run: 
     data = report(run, tmp_path, rows=30, side=32)
     assert len(list(tmp_path.rglob("*.webp"))) == 30
     assert max(Image.open(tmp_path / row[10]).height for row in data["rows"]) <= 32
+
+
+def test_labels_that_are_not_drawn_are_read_once_and_without_their_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = np.random.default_rng(0).random((12, 600, 600)) < 0.5
+    odd = [Case(shard=f"{n % 3:06d}", key=f"{n:03d}", mask=mask, quality=n / 12) for n, mask in enumerate(noise)]
+    run = write_run(tmp_path / "noise", odd)
+    opened: Counter[str] = Counter()
+    amounts: Counter[str] = Counter()
+
+    class Counted(io.FileIO):
+        def read(self, size: int = -1, /) -> bytes:
+            data = super().read(size)
+            amounts[Path(str(self.name)).stem] += len(data)
+            return data
+
+    def open_binary(url: str) -> Counted:
+        opened[Path(url).stem] += 1
+        return Counted(url)
+
+    monkeypatch.setattr("engine.segmenter.examples.storage.open_binary", open_binary)
+    assert len(report(run, tmp_path / "report", rows=1)["rows"]) == 1
+    assert opened == {"000000": 2, "000001": 1, "000002": 1}
+    sizes = {path.stem: path.stat().st_size for path in (run / "labels").glob("*.parquet")}
+    assert all(amounts[name] < sizes[name] / 2 for name in ("000001", "000002")), (amounts, sizes)
+    report(run, tmp_path / "report", rows=1)
+    assert opened == {"000000": 3, "000001": 2, "000002": 2}, "its picture is there"
 
 
 def test_files_of_others_in_the_folders_of_pictures_stay(run: Path, tmp_path: Path) -> None:
