@@ -125,13 +125,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _compare(job: Evaluate) -> int:
     run = storage.absolute(job.run)
-    there = find_labels(run)[0].concepts
+    labels = find_labels(run)
+    there = labels[0].concepts
     several = len(there) > 1
     names = [job.concept] if job.concept else there
     results, not_compared = [], {}
     for name in names:
         try:
-            results.append(evaluate_run(run, _corpus(job, name), name, negatives=several))
+            results.append(evaluate_run(run, _corpus(job, name), name, negatives=several, labels=labels))
         except EvaluationError as error:
             not_compared[name] = str(error)
     if not results:

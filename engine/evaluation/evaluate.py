@@ -23,7 +23,14 @@ from engine.run.names import index_folder
 logger = logging.getLogger(__name__)
 
 
-def evaluate_run(run: str, corpus: str, concept: str | None = None, *, negatives: bool = False) -> dict[str, Any]:
+def evaluate_run(
+    run: str,
+    corpus: str,
+    concept: str | None = None,
+    *,
+    negatives: bool = False,
+    labels: tuple[LabelFiles, str] | None = None,
+) -> dict[str, Any]:
     """Compare heatmaps, preliminary and final masks with the corpus's masks, joined by shard and key.
 
     In a run with final labels the preliminary masks are M_pre as it was painted over, which knows of no presence and
@@ -36,6 +43,7 @@ def evaluate_run(run: str, corpus: str, concept: str | None = None, *, negatives
         concept: name of the ground truth; None means the concept of the run. In a run of several it also chooses the
             labels.
         negatives: images that show something else, or nothing, by their JSON are compared as well, with an empty mask.
+        labels: those of the run, as `find_labels` finds them, if that has been done.
 
     Returns:
         JSON values: ``concept``, ``images`` (with a mask to compare), ``auroc_mean``, ``auroc_pooled``,
@@ -45,20 +53,21 @@ def evaluate_run(run: str, corpus: str, concept: str | None = None, *, negatives
         there are none), and ``missing``, the counts of what could not be compared: ``rows_without_truth``
         (label rows whose image is not in the corpus, or has no usable truth), ``truth_without_row`` (images
         with truth that have no label), ``no_truth`` (images of the corpus without truth for the concept),
-        ``bad_truth`` (masks that do not decode or are not of their image's size, boxes that are none). A
-        measure without a value (no pixel of a class) is None.
+        ``bad_truth`` (masks that do not decode or are not of their image's size, boxes that are none),
+        ``shards_without_row`` (tars of which no image has a label: they are not opened, and their images not
+        counted). A measure without a value (no pixel of a class) is None.
 
     Raises:
         EvaluationError: no labels, labels of several concepts and none named, or nothing to compare.
         CorpusError: a corpus that cannot be read.
     """
-    files, folder = find_labels(run)
+    files, folder = labels or find_labels(run)
     concept, alone = concept or files.concept, len(files.concepts) == 1
     files = files.of(concept)
 
     measures = _Measures(final=folder == "labels", negatives=negatives, alone=alone)
     for shard in list_shards(corpus):
-        if shard.name not in files.rows:  # a run may have labelled a small part of a large corpus: names are enough
+        if shard.name not in files.rows:  # a run may have labelled a small part of a large corpus
             measures.pass_over(shard, concept)
             continue
         rows = files.read(shard.name, ("width", "height", "heatmap", "preliminary_mask", "mask", "bbox"))
@@ -79,7 +88,10 @@ class _Measures:
         self.preliminary_boxes, self.refined_boxes = BoxIou(), BoxIou()
 
     def pass_over(self, shard: Shard, concept: str) -> None:
-        """The images of a shard without labels, counted without being read."""
+        """Counts a shard without labels, or its images where their names are known without opening it."""
+        if shard.kind == "tar":
+            self.counts["shards_without_row"] += 1
+            return
         with closing(open_source(shard)) as source:
             for item in source.index.items:
                 if isinstance(item, Group):
@@ -131,7 +143,7 @@ class _Measures:
 
 def _report(concept: str, files: LabelFiles, found: _Measures) -> dict[str, Any]:
     counts, images = found.counts, found.counts["images"]
-    missing = {name: counts[name] for name in ("truth_without_row", "no_truth", "bad_truth")}
+    missing = {name: counts[name] for name in ("truth_without_row", "no_truth", "bad_truth", "shards_without_row")}
     missing = {"rows_without_truth": files.count - images - counts["boxes"], **missing}
     if not images + counts["boxes"]:
         counted = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in missing.items() if count)

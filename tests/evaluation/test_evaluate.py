@@ -13,7 +13,7 @@ from engine.corpus import Sample
 from engine.evaluation.evaluate import evaluate_run
 from engine.evaluation.metrics import Auroc, BoxIou, Overlap, fit_to_protocol
 from engine.evaluation.report import format_report
-from engine.evaluation.rows import EvaluationError
+from engine.evaluation.rows import EvaluationError, find_labels
 from engine.evaluation.truth import find_box, has_truth
 from jobs.evaluate import main
 
@@ -102,11 +102,35 @@ def test_what_cannot_be_compared_is_counted(world: Any) -> None:
     assert found["images"] == 1
     assert found["missing"] == {
         "rows_without_truth": 3,
-        "truth_without_row": 4,
+        "truth_without_row": 1,
         "no_truth": 0,
         "bad_truth": 1,
+        "shards_without_row": 1,
     }
-    assert "4 truth without row" in format_report(found)
+    assert "1 truth without row, 1 bad truth, 1 shards without row" in format_report(found)
+
+
+def test_a_tar_without_labels_is_not_opened(world: Any) -> None:
+    rows = [world.row(name, key, truth) for (name, key), truth in world.truths.items() if name == "000001.tar"]
+    world.write_rows("labels/000001.parquet", rows)
+    (world.corpus / "000000.tar").unlink()
+    (world.corpus / "000000.tar").symlink_to("gone.tar")
+    found = evaluate(world)
+    assert (found["images"], found["missing"]["shards_without_row"]) == (3, 1)
+
+
+def test_of_a_folder_images_without_labels_are_counted_by_their_names(world: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    mask = np.zeros((16, 16), bool)
+    mask[4:12, 4:12] = True
+    for n in range(300):
+        (folder / f"{n:03d}.png").write_bytes(b"not looked at" if n > 255 else png(np.zeros((16, 16, 3), np.uint8)))
+        (folder / f"{n:03d}.mask.png").write_bytes(png(mask))
+    world.write_rows("labels/folder-000000.parquet", [world.row("folder-000000", "000", mask)])
+    found = evaluate_run(str(world.run), str(folder))
+    missing = {name: count for name, count in found["missing"].items() if count}
+    assert (found["images"], missing) == (1, {"truth_without_row": 299})
 
 
 def test_truth_is_that_of_the_concept(world: Any) -> None:
@@ -166,7 +190,7 @@ def test_nothing_to_compare_is_an_error_with_the_reason(world: Any) -> None:
     with pytest.raises(EvaluationError, match="holds no labels"):
         evaluate(world)
     world.write_rows("preliminary/x.parquet", [world.row("x.tar", "000", np.ones((9, 9), dtype=bool))])
-    with pytest.raises(EvaluationError, match="6 truth without row"):
+    with pytest.raises(EvaluationError, match="2 shards without row"):
         evaluate(world)
 
 
@@ -207,7 +231,7 @@ def png(array: np.ndarray) -> bytes:
 
 
 def test_a_run_of_several_concepts_is_compared_concept_by_concept(
-    world: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    world: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     car = np.zeros((16, 16), bool)
     car[4:12, 4:12] = True
@@ -217,12 +241,16 @@ def test_a_run_of_several_concepts_is_compared_concept_by_concept(
     rows = [world.row("street.tar", "a", car), world.row("street.tar", "a", ~car, concept="dog")]
     world.write_rows("labels/street.parquet", rows)
     path = tmp_path / "out.json"
+    looked = []
+    monkeypatch.setattr("jobs.evaluate.find_labels", lambda run: looked.append(run) or find_labels(run))
+    monkeypatch.setattr("engine.evaluation.evaluate.find_labels", None)
     assert main(["--run", str(world.run), "--input", str(world.corpus), "--json", str(path)]) == 0
     whole = json.loads(path.read_text())
     assert whole["concepts"]["car"]["refined"]["iou"] == 1.0
     assert whole["concepts"]["dog"]["refined"]["iou"] == 0.0
     assert whole["mean_iou"]["refined"] == 0.5
     assert "mean IoU of 2 concepts" in capsys.readouterr().out
+    assert len(looked) == 1, "the label files are looked through once"
 
 
 def test_a_concept_without_ground_truth_is_named_and_hides_no_other(
