@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import ray
@@ -25,7 +26,9 @@ logger = logging.getLogger(__name__)
 CPU_THREADS = 1
 """Of a worker without a GPU, on any machine: sums are rounded in another order with more or fewer."""
 MAX_FAILURES = 3
-"""So many worker processes may die before a training is given up; each goes on from the last checkpoint."""
+"""So many times workers may be lost before a training is given up, unless it has got further meanwhile; each goes on
+from the last checkpoint. Ray counts them over the whole training, so it is led anew. Machines that say beforehand that
+they are taken away are not counted."""
 
 
 class TrainingError(RuntimeError):
@@ -46,22 +49,36 @@ class Work(Protocol):
     def __call__(self, *, device: str, on_progress: Callable[[Any], None], first: bool) -> object: ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """How far a training is.
+
+    Attributes:
+        text: for a person.
+        error: that no repetition heals.
+        step: the furthest one that any attempt has come to.
+    """
+
+    text: str
+    error: str | None = None
+    step: int = 0
+
+
 class Notice:
     """State of the actor through which the training workers tell the driver how far they are."""
 
     def __init__(self, text: str) -> None:
-        self._text = text
-        self._error: str | None = None
+        self._state = State(text=text)
 
-    def tell(self, text: str) -> None:
-        self._text = text
+    def tell(self, text: str, step: int) -> None:
+        self._state = replace(self._state, text=text, step=max(step, self._state.step))
 
     def fail(self, error: str) -> None:
         """An error that no repetition heals."""
-        self._error = error
+        self._state = replace(self._state, error=error)
 
-    def state(self) -> tuple[str, str | None]:
-        return self._text, self._error
+    def state(self) -> State:
+        return self._state
 
 
 def train_on_ray(
@@ -82,7 +99,7 @@ def train_on_ray(
 
     Raises:
         ValueError: nothing to learn from, or settings that come to nothing.
-        TrainingError: the workers fail again and again.
+        TrainingError: the workers fail again and again, without getting further.
         GpuError: the cluster has GPUs, and torch cannot use the one that was tried.
     """
     count = count_workers(batch_size, wanted=workers, most=most, spare=spare)
@@ -90,29 +107,75 @@ def train_on_ray(
     begins = f"waiting for {count} GPUs, the cluster has {gpus}" if 0 < gpus < count else "workers are loading"
     notice: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Notice).remote(begins)
 
-    def text() -> str:
-        return ray.get(notice.state.remote(), timeout=30)[0]
+    def look() -> State:
+        return ray.get(notice.state.remote(), timeout=30)
 
-    failure: Exception | None = None
-    try:
-        with StatusLine(text):
-            if gpus:  # or Ray Train would say it four times, in its own words
-                ray.remote(num_cpus=0, num_gpus=1, max_retries=0)(prepare_device).remote("cuda").future().result()
-            # In a process of its own: in this one Ray Train would take over what Ctrl-C does, for good. And waited for
-            # in Python: `ray.get` makes a KeyboardInterrupt of whatever a signal's handler raises.
-            ray.remote(num_cpus=0, max_retries=0)(_fit).remote(
-                work, notice, count, storage.join(folder, "ray")
-            ).future().result()
-    except GpuError:
-        raise
-    except Exception as error:  # Ray Train wraps whatever a worker raised
-        failure = error
-    if lasting := ray.get(notice.state.remote(), timeout=30)[1]:
-        raise ValueError(lasting) from failure
-    if failure:
-        raise TrainingError(f"the training failed {MAX_FAILURES + 1} times: {_last_line(failure)}") from failure
+    def try_gpu() -> None:
+        # Waited for in Python: `ray.get` makes a KeyboardInterrupt of whatever a signal's handler raises.
+        ray.remote(num_cpus=0, num_gpus=1, max_retries=0)(prepare_device).remote("cuda").future().result()
+
+    def lead() -> None:
+        # In a process of its own: in this one Ray Train would take over what Ctrl-C does, for good.
+        ray.remote(num_cpus=0, max_retries=0)(_fit).remote(
+            work, notice, count, storage.join(folder, "ray")
+        ).future().result()
+
+    with StatusLine(lambda: look().text):
+        if gpus:  # or Ray Train would say it four times, in its own words
+            check_gpu(try_gpu)
+        lead_on(lead, look)
     with suppress(OSError):
         storage.remove_folder(folder)
+
+
+def check_gpu(attempt: Callable[[], None]) -> None:
+    """Tries a GPU.
+
+    Raises:
+        GpuError: torch cannot use it.
+        TrainingError: it could not be found out.
+    """
+    try:
+        attempt()
+    except GpuError:
+        raise
+    except Exception as error:
+        raise TrainingError(f"a GPU could not be tried before the training: {_last_line(error)}") from error
+
+
+def lead_on(lead: Callable[[], None], look: Callable[[], State]) -> None:
+    """Leads a training to its end, anew where it failed after it had got further.
+
+    Raises:
+        ValueError: an error that no repetition heals.
+        TrainingError: it failed and has not got further.
+    """
+    while True:
+        failure: Exception | None = None
+        before = look()
+        try:
+            lead()
+        except Exception as error:
+            failure = error
+        now = look()
+        if now.error:
+            raise ValueError(now.error) from failure
+        if failure is None:
+            return
+        told = f"{_describe(failure)}: {_last_line(failure)}"
+        if now.step <= before.step:
+            raise TrainingError(told) from failure
+        logger.warning("%s. It has come to step %d meanwhile and goes on from its last checkpoint", told, now.step)
+
+
+def _describe(failure: Exception) -> str:
+    """What has failed: Ray Train has given up on the workers, or could not go on itself, or its process is gone."""
+    cause = getattr(failure, "cause", failure)  # of what Ray wraps around an error of another process
+    if isinstance(cause, ray.train.WorkerGroupError):
+        return f"the training failed {MAX_FAILURES + 1} times"
+    if isinstance(cause, ray.train.ControllerError):
+        return "Ray Train could not go on"
+    return "the process that leads the training failed"
 
 
 def count_workers(batch_size: int, *, wanted: int | None = None, most: int | None = None, spare: int = 0) -> int:
@@ -191,7 +254,7 @@ def _reporter(notice: Any) -> Callable[[Any], None]:
         step, began = start[0]
         rate = (progress.step - step) / max(now - began, 1e-6)
         left = format_duration((progress.steps - progress.step) / rate) if rate else "?"
-        notice.tell.remote(f"{progress} · ETA {left}")
+        notice.tell.remote(f"{progress} · ETA {left}", progress.step)
 
     return tell
 
