@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +23,8 @@ _WEB = re.compile(r"(?:^|::)https?://")
 _NUMBER_RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)")
 _LARGEST_EXPANSION = 1_000_000
 _CONCURRENT_REQUESTS = 16
+_MANY = 300
+"""So many names of one folder are looked for in its list, of which a request brings a thousand."""
 
 
 class CorpusError(ValueError):
@@ -97,8 +101,9 @@ def tar_name(url: str) -> str | None:
 
 
 def _find_files(filesystem: fsspec.AbstractFileSystem, paths: list[str]) -> dict[str, dict[str, Any]]:
+    listed = _list_crowded(filesystem, paths)
     with ThreadPoolExecutor(_CONCURRENT_REQUESTS) as pool:
-        infos = list(pool.map(lambda path: _info(filesystem, path), paths))
+        infos = list(pool.map(lambda path: listed.get(path) or _info(filesystem, path), paths))
     missing = [path for path, info in zip(paths, infos, strict=True) if info is None]
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
@@ -113,6 +118,20 @@ def _find_files(filesystem: fsspec.AbstractFileSystem, paths: list[str]) -> dict
         has_tars = any(tar_name(name) or COMPRESSED_TAR.search(name) for name in own)
         files.update(own if has_tars else ask(filesystem, "find", path, detail=True))
     return files
+
+
+def _list_crowded(filesystem: fsspec.AbstractFileSystem, paths: list[str]) -> dict[str, dict[str, Any]]:
+    """What a store lists in folders that many of the paths are in, as far as it says as much as of a single name."""
+    listed: dict[str, dict[str, Any]] = {}
+    if isinstance(filesystem, LocalFileSystem):
+        return listed
+    for folder, count in Counter(path.rpartition("/")[0] for path in paths).items():
+        if count < _MANY or folder.startswith("http"):  # a web server's list is a page, if it has one
+            continue
+        with suppress(OSError, ValueError, NotImplementedError):  # some may read what they must not list
+            entries = ask(filesystem, "ls", folder, detail=True)
+            listed.update((e["name"].rstrip("/"), e) for e in entries if _is_file(e) and e.get("size") is not None)
+    return listed
 
 
 def _info(filesystem: fsspec.AbstractFileSystem, path: str) -> dict[str, Any] | None:

@@ -100,6 +100,30 @@ def test_any_filesystem(memory: fsspec.AbstractFileSystem) -> None:
         assert [shard.size for shard in shards] == [3, 3]
 
 
+@pytest.mark.parametrize("may_list", [True, False])
+def test_many_names_of_a_store_are_looked_for_in_one_list(
+    memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch, may_list: bool
+) -> None:
+    for n in range(400):
+        memory.pipe_file(f"/corpus-test/{n:06d}.tar", b"12345")
+    asked: list[str] = []
+    info, ls = MemoryFileSystem.info, MemoryFileSystem.ls
+
+    def list_folder(self: MemoryFileSystem, path: str, **options: object) -> object:
+        if may_list:
+            return ls(self, path, **options)
+        raise PermissionError("ListBucket")
+
+    monkeypatch.setattr(MemoryFileSystem, "info", lambda self, path, **k: asked.append(path) or info(self, path, **k))
+    monkeypatch.setattr(MemoryFileSystem, "ls", list_folder)
+    shards = list_shards("memory://corpus-test/{000000..000399}.tar")
+    assert [shard.name for shard in shards] == [f"{n:06d}.tar" for n in range(400)]
+    assert {shard.size for shard in shards} == {5}
+    assert len(asked) < 10 if may_list else len(asked) >= 400
+    with pytest.raises(CorpusError, match=r"'/corpus-test/000400\.tar' \(and 1 more\) does not exist"):
+        list_shards("memory://corpus-test/{000000..000401}.tar")
+
+
 def test_a_folder_of_images_is_cut_into_virtual_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.corpus.catalogue.SAMPLES_PER_FOLDER_SHARD", 2)
     for name in ("b.jpg", "b.txt", "sub/deep/c.PNG", "a.webp", "notes.md", ".thumbs/a.jpg"):
