@@ -1,10 +1,15 @@
-"""When the memory has run out: how an error says so, and what can be given back."""
+"""How much memory is left; and when it has run out, how an error says so, and what can be given back."""
 
 from __future__ import annotations
 
 import gc
+import re
 import sys
+from contextlib import suppress
+from pathlib import Path
 
+_MEMINFO = Path("/proc/meminfo")
+_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "ALLOC_FAILED")
 
 
@@ -14,6 +19,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or (torch and isinstance(error, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error) for word in _WORDS)
+
+
+def available_memory() -> int | None:
+    """Bytes that a process can have without swapping, no more than its container may hold; None if nobody says."""
+    found = []
+    with suppress(OSError):
+        found += [1024 * int(kilobytes) for kilobytes in re.findall(r"MemAvailable: *(\d+) kB", _MEMINFO.read_text())]
+    for path in _LIMITS:
+        with suppress(OSError, ValueError):  # "max" where there is no limit
+            found.append(int(path.read_text()))
+    return min(found, default=None)
 
 
 def free_memory() -> None:

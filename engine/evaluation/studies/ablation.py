@@ -30,6 +30,7 @@ from engine.evaluation.metrics import Overlap
 from engine.evaluation.rows import EvaluationError, find_labels
 from engine.evaluation.studies.charts import draw_bars, draw_tiles
 from engine.evaluation.studies.material import Specimen, batched, read_specimens
+from engine.evaluation.studies.room import check_room
 from engine.evaluation.studies.study import SEGMENTER_SETTINGS, Study, StudyTask, format_table, percent, rounded
 from engine.labelling.png import png_to_array
 from engine.run.directory import start_run
@@ -166,6 +167,7 @@ def _measure_unet(task: StudyTask, row: Row, training: SegmenterTask, labelled: 
     began = time.perf_counter()
     receipt = training.find_receipt()
     if receipt is None:
+        check_room(training)
         start_run(training.url, training.manifest)
         tally = training.unread
         examples = list(read_task(training, tally))

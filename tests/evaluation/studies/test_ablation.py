@@ -10,7 +10,7 @@ import pytest
 
 from engine.evaluation.evaluate import evaluate_run
 from engine.evaluation.rows import EvaluationError
-from engine.evaluation.studies import ablation
+from engine.evaluation.studies import ablation, room
 from engine.evaluation.studies.ablation import study_ablation
 from engine.evaluation.studies.study import StudyOptions, StudyTask
 from engine.labelling.spec import LabelSpec
@@ -107,6 +107,19 @@ def test_a_training_corpus_without_masks_has_no_supervised_row(task: StudyTask, 
     origin = Origin(**{**vars(task.origin), "url": plan.run.url, "fingerprint": plan.run.fingerprint})
     study = study_ablation(StudyTask(**{**vars(task), "origin": origin, "corpus": str(bare)}))
     assert "there is nothing to learn from" in study.figures["left_out"]["U-Net, supervised"]
+
+
+def test_examples_that_have_no_room_are_refused_before_they_are_read(
+    task: StudyTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ablation, "read_task", None)
+    monkeypatch.setattr(room, "available_memory", lambda: 200_000)
+    # There are 6 images, of 128 x 128 pixels at least.
+    with pytest.raises(ValueError, match=r"take 393 kB at least, and this machine has 200 kB .* --train-batch-size"):
+        study_ablation(task)
+    monkeypatch.setattr(room, "available_memory", lambda: None)
+    with pytest.raises(TypeError):
+        study_ablation(task)
 
 
 def test_images_to_measure_on_are_asked_for(task: StudyTask, tmp_path: Path) -> None:
