@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +14,7 @@ from traceback import clear_frames
 import ray
 
 from engine import storage
+from engine.pipeline.causes import find_cause, first_line
 from engine.pipeline.cluster import await_node, check_address, check_reach, connect, divide
 from engine.pipeline.distil import distil_on_ray
 from engine.pipeline.label import LabellingError, label_leases
@@ -32,10 +32,6 @@ from schemas.receipt import Receipt
 from schemas.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
-
-
-_CAUSE = re.compile(r"(?!ray\.)[\w.]+(Error|Exception|Interrupt|Exit): .")
-"""The line of a traceback's text that names an exception of ours and not of Ray's."""
 
 
 def run_plan(plan: LabelPlan, *, workers: int | None = None, tell: Callable[[str], None] = print) -> Outcome:
@@ -204,6 +200,4 @@ def explained() -> Iterator[None]:
         raise
     except (ray.exceptions.RayError, RuntimeError) as error:
         logger.debug("a worker failed", exc_info=True)
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        causes = [line for line in lines if _CAUSE.match(line)]
-        raise LabellingError(causes[-1] if causes else lines[0]) from error
+        raise LabellingError(find_cause(error) or first_line(error)) from error

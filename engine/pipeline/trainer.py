@@ -17,6 +17,7 @@ from ray.train.torch import TorchTrainer
 
 from engine import storage
 from engine.gpu import GpuError, prepare_device
+from engine.pipeline.causes import find_cause, last_line
 from engine.pipeline.cluster import SPARE_CPUS
 from engine.pipeline.progress import StatusLine
 from engine.run.quantities import format_duration
@@ -123,7 +124,7 @@ def train_on_ray(
     with StatusLine(lambda: look().text):
         if gpus:  # or Ray Train would say it four times, in its own words
             check_gpu(try_gpu)
-        lead_on(lead, look)
+        lead_on(lead, look, alone=count == 1)
     with suppress(OSError):
         storage.remove_folder(folder)
 
@@ -140,11 +141,17 @@ def check_gpu(attempt: Callable[[], None]) -> None:
     except GpuError:
         raise
     except Exception as error:
-        raise TrainingError(f"a GPU could not be tried before the training: {_last_line(error)}") from error
+        raise TrainingError(
+            f"a GPU could not be tried before the training: {find_cause(error) or last_line(error)}"
+        ) from error
 
 
-def lead_on(lead: Callable[[], None], look: Callable[[], State]) -> None:
+def lead_on(lead: Callable[[], None], look: Callable[[], State], *, alone: bool) -> None:
     """Leads a training to its end, anew where it failed after it had got further.
+
+    Args:
+        alone: there is one worker, which ends well after an error that it has told of; of several one that ends well
+            has got over it.
 
     Raises:
         ValueError: an error that no repetition heals.
@@ -158,11 +165,11 @@ def lead_on(lead: Callable[[], None], look: Callable[[], State]) -> None:
         except Exception as error:
             failure = error
         now = look()
-        if now.error:
+        if now.error and (failure or alone):
             raise ValueError(now.error) from failure
         if failure is None:
             return
-        told = f"{_describe(failure)}: {_last_line(failure)}"
+        told = f"{_describe(failure)}: {find_cause(failure) or last_line(failure)}"
         if now.step <= before.step:
             raise TrainingError(told) from failure
         logger.warning("%s. It has come to step %d meanwhile and goes on from its last checkpoint", told, now.step)
@@ -267,8 +274,3 @@ def _storage(url: str) -> tuple[Any, str]:
 
     filesystem, path = storage.open_filesystem(url)
     return PyFileSystem(FSSpecHandler(filesystem)), path
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

@@ -11,6 +11,10 @@ from ray.train import ControllerError, WorkerGroupError
 from engine.gpu import GpuError
 from engine.pipeline.trainer import Notice, TrainingError, check_gpu, lead_on
 
+CUDA = """rank 0:
+torch.AcceleratorError: CUDA error: an illegal memory access was encountered
+Search for `cudaErrorIllegalAddress' for more information.
+Device-side assertion tracking was not enabled by user."""
 LOST = WorkerGroupError("rank 0:\nThe actor died unexpectedly.", {})
 
 
@@ -31,6 +35,10 @@ def script(notice: Notice, *attempts: tuple[int, Exception | None]) -> Callable[
     ("error", "told"),
     [
         (LOST, "the training failed 4 times: The actor died unexpectedly."),
+        (
+            WorkerGroupError(CUDA, {}),
+            "the training failed 4 times: torch.AcceleratorError: CUDA error: an illegal memory access",
+        ),
         (ControllerError(OSError("no answer")), "Ray Train could not go on: no answer"),
         (ray.exceptions.WorkerCrashedError(), "the process that leads the training failed: The worker died"),
         (
@@ -42,17 +50,19 @@ def script(notice: Notice, *attempts: tuple[int, Exception | None]) -> Callable[
 def test_what_has_failed_is_told_and_only_workers_fail_four_times(error: Exception, told: str) -> None:
     notice = Notice("")
     with pytest.raises(TrainingError) as raised:
-        lead_on(script(notice, (0, error)), notice.state)
+        lead_on(script(notice, (0, error)), notice.state, alone=True)
     assert str(raised.value).startswith(told)
 
 
 def test_lost_workers_do_not_end_a_training_that_gets_further() -> None:
     notice = Notice("")
     lead_on(
-        script(notice, (100, LOST), (300, ray.exceptions.WorkerCrashedError()), (301, LOST), (500, None)), notice.state
+        script(notice, (100, LOST), (300, ray.exceptions.WorkerCrashedError()), (301, LOST), (500, None)),
+        notice.state,
+        alone=True,
     )
     with pytest.raises(TrainingError, match="failed 4 times"):
-        lead_on(script(notice, (600, LOST), (599, LOST)), notice.state)
+        lead_on(script(notice, (600, LOST), (599, LOST)), notice.state, alone=True)
 
 
 def test_an_error_that_no_repetition_heals_ends_a_training_at_once() -> None:
@@ -60,7 +70,15 @@ def test_an_error_that_no_repetition_heals_ends_a_training_at_once() -> None:
     notice.tell("step 5", 5)
     notice.fail("nothing to learn from")
     with pytest.raises(ValueError, match="nothing to learn from"):
-        lead_on(script(notice, (9, LOST)), notice.state)
+        lead_on(script(notice, (9, LOST)), notice.state, alone=True)
+
+
+def test_several_workers_may_get_over_an_error_that_one_of_them_has_told_of() -> None:
+    notice = Notice("")
+    notice.fail("no model for a moment")
+    lead_on(script(notice, (9, None)), notice.state, alone=False)
+    with pytest.raises(ValueError, match="no model for a moment"):
+        lead_on(script(notice, (9, None)), notice.state, alone=True)
 
 
 @pytest.mark.parametrize(
