@@ -20,7 +20,9 @@ def read_counts(run: LabelRun) -> Callable[[Lease], int | None]:
     def count(lease: Lease) -> int | None:
         for receipts in stages:
             receipt = receipts.get(lease.id)
-            if receipt is not None and _is_of(receipt, lease) and not (run.retry and receipt.failed):
+            if receipt is None or receipt.samples is None or not _is_of(receipt, lease):
+                continue
+            if not (run.retry and receipt.failed):  # else its shard may have been mended
                 return receipt.samples
         return None
 

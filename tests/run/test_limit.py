@@ -110,5 +110,10 @@ def test_a_receipt_of_another_shard_or_of_an_earlier_version_tells_nothing(
     assert read_counts(first.run)(lease) == EACH
     assert read_counts(first.run)(replace(lease, shard=replace(lease.shard, size=1))) is None
     url = Path(first.run.receipt_url(lease.id))
-    url.write_text(replace(Receipt.from_json(url.read_text()), samples=None).to_json())
+    told = url.read_text()
+    url.write_text(replace(Receipt.from_json(told), samples=None).to_json())
     assert read_counts(first.run)(lease) is None
+    refined = Path(replace(first.run, stage="refined").receipt_url(lease.id))
+    refined.parent.mkdir()
+    refined.write_text(told)
+    assert read_counts(first.run)(lease) == EACH, "receipts of either stage tell"
