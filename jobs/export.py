@@ -31,6 +31,8 @@ class Labels:
     """The images that the labels are of. Default: where they were when they were labelled."""
     concept: Annotated[str | None, tyro.conf.arg(metavar="WORD")] = None
     """Of a run of several concepts, the one whose labels to export. Default: those of all."""
+    stage: Annotated[Literal["refined", "preliminary"] | None, tyro.conf.arg(metavar="{refined,preliminary}")] = None
+    """Which masks. Default: refined ones; of a run of jobs/label.py --stage preliminary the coarse ones it made."""
     min_quality: float = 0.0
     """Leave out labels of smaller quality."""
     drop_flags: tuple[str, ...] = tuple(sorted(USELESS))
@@ -67,6 +69,8 @@ png, hf: masks hold class numbers, 0 background, 1 the first. webdataset: KEY.CO
 --drop-flags judge each label; an image comes along for one of them. Where another was left out, class maps say 255, and
 tars have no mask of its concept; the other formats have nothing to say it with, and its object looks like background.
 --review judges the image: reject leaves it out, accept takes all its labels.
+
+Of a run that is under way the labels that are finished are exported; what is missing is told, here and in export.json.
 
 With --format onnx, exports a trained segmenter as an ONNX file, and compares what both say. The file's input is
 "image", float32 RGB in 0..1 of shape [batch, 3, height, width]; its output "probability" has the shape [batch, 1,
@@ -105,7 +109,10 @@ def _export_labels(options: Export) -> int:
         drop_flags=labels.drop_flags,
         review=read_review(labels.review)[0],
     )
-    exported = export_labels(labels.run, options.output, settings, input_url=labels.input, concept=labels.concept)
+    exported = export_labels(
+        labels.run, options.output, settings, input_url=labels.input, concept=labels.concept, stage=labels.stage
+    )
+    print(exported.extent.describe())
     print(f"exported    {exported.count} images with masks, {exported.empty} of them without the object")
     if len(exported.shown) > 1:
         print("of them     " + ", ".join(f"{count} show {name}" for name, count in exported.shown.items()))

@@ -70,6 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
         report = write_report(
             job.run, options, input_url=job.input, output=job.output, concept=job.concept, painter=painter
         )
+        print(report.extent.describe())
         print(f"labels      {report.labels}, the worst {report.shown} of them in the gallery")
         for reason, count in sorted(report.missing.items()):
             if count:

@@ -14,8 +14,9 @@ from engine.export.formats import open_writer
 from engine.export.item import COLUMNS, Unusable, make_item
 from engine.export.names import Names
 from engine.labelling.label import USELESS, check_flags
+from engine.run.directory import RunError
 from engine.run.example_source import name_concepts
-from engine.run.labelled import LabelledRun, find_images, open_labelled, read_labelled
+from engine.run.labelled import Extent, LabelledRun, find_images, open_labelled, read_labelled
 from engine.segmenter.examples import why_left_out
 
 
@@ -53,9 +54,11 @@ class Exported:
         shown: images that show it, by concept.
         left_out: labels that are not there, by reason.
         strangers: decisions of the review that are about no label of the run.
+        extent: stage of the labels, and how much of the corpus has them.
     """
 
     url: str
+    extent: Extent
     count: int
     empty: int
     shown: Counter[str]
@@ -70,6 +73,7 @@ def export_labels(
     *,
     input_url: str | None = None,
     concept: str | None = None,
+    stage: str | None = None,
 ) -> Exported:
     """Writes images and masks into a new folder: all of them, or no folder.
 
@@ -77,15 +81,23 @@ def export_labels(
         concept: of several, whose labels are to be exported; None is all.
         output: folder or URL.
         input_url: the run's corpus, if it is no longer where it was when it was labelled.
+        stage: of the labels; by default refined, or preliminary in a run that was to have no others.
 
     Raises:
-        ValueError: no labels or images, nothing left to export, an output that exists; the message says what to do.
+        ValueError: no labels or images, coarse ones that were not asked for, nothing left to export, an output that
+            exists; the message says what to do.
         OSError: run, corpus or output cannot be reached.
     """
-    run = open_labelled(run_url)
+    run = open_labelled(run_url, stage)
+    if stage is None and run.unfinished:
+        raise RunError(
+            f"{storage.redact(run.url)} has no refined labels yet, only the coarse masks that they begin with, of "
+            f"{len(run.receipts)} leases; run jobs/label.py with this --run to its end, or take these with --stage "
+            "preliminary"
+        )
     if concept is not None:
         run = run.of(concept)
-    leases = find_images(run, input_url)
+    source = find_images(run, input_url)
     tally: Counter[str] = Counter()
     shown: Counter[str] = Counter(dict.fromkeys(run.concepts, 0))
     count = empty = 0
@@ -104,7 +116,7 @@ def export_labels(
     folder = Folder(output)
     try:
         writer = open_writer(options.format, folder, run.concepts, polygons=options.polygons)
-        for labelled in read_labelled(run, leases, COLUMNS, tally, wanted):
+        for labelled in read_labelled(run, source.leases, COLUMNS, tally, wanted):
             try:
                 item = make_item(labelled, run.concepts, names)
             except Unusable as reason:
@@ -124,7 +136,15 @@ def export_labels(
                 f"first is about shard and key {min(unmet)}"
             )
         writer.close()
-        exported = Exported(url=folder.url, count=count, empty=empty, shown=shown, left_out=tally, strangers=len(unmet))
+        exported = Exported(
+            url=folder.url,
+            extent=Extent.of(run, source),
+            count=count,
+            empty=empty,
+            shown=shown,
+            left_out=tally,
+            strangers=len(unmet),
+        )
         folder.write(DONE, (json.dumps(_describe(run, options, exported), indent=2) + "\n").encode())
         folder.commit()
     except BaseException:
@@ -140,6 +160,7 @@ def _describe(run: LabelledRun, options: ExportOptions, exported: Exported) -> d
         **name_concepts(run.concepts),
         "run": storage.redact(run.url),
         "fingerprint": run.manifest.hash,
+        "labels": exported.extent.to_json(),
         "min_quality": options.min_quality,
         "drop_flags": options.drop_flags,
         "decisions": len(options.review) - exported.strangers,

@@ -24,7 +24,7 @@ from engine.report.pictures import COLUMNS, draw_layers, largest_side
 from engine.report.survey import COLUMNS as SURVEYED
 from engine.report.survey import Survey, survey_rows
 from engine.run.directory import RunError
-from engine.run.labelled import LabelledImage, LabelledRun, find_images, open_labelled, read_labelled
+from engine.run.labelled import Extent, LabelledImage, LabelledRun, find_images, open_labelled, read_labelled
 from engine.run.names import to_folder
 from engine.run.plan import count_quarantined
 
@@ -72,6 +72,7 @@ class Report:
         labels: there are in all; `shown` of them are in the gallery.
         missing: shown labels without a picture, by reason.
         kind: of the labels: refined or preliminary, of a corpus, or synthetic: of synthetic images.
+        extent: stage of the labels, and how much of the corpus has them.
     """
 
     url: str
@@ -79,6 +80,7 @@ class Report:
     shown: int
     missing: Counter[str]
     kind: str
+    extent: Extent
 
 
 def write_report(
@@ -110,14 +112,17 @@ def write_report(
     if not survey.worst:
         raise RunError(f"{storage.redact(run.url)} holds no label: every image is in quarantine")
     missing: Counter[str] = Counter()
-    pictures = _draw(run, find_images(run, input_url), survey, options, folder, painter, missing)
-    data = {**_describe(run, survey, missing), **pack_rows(survey.worst, pictures, options.side)}
+    source = find_images(run, input_url)
+    extent = Extent.of(run, source)
+    pictures = _draw(run, source.leases, survey, options, folder, painter, missing)
+    facts = {**_describe(run, survey, missing), "unlabelled": extent.unlabelled}
+    data = {**facts, **pack_rows(survey.worst, pictures, options.side)}
     storage.atomic_put(render_data(data), storage.join(folder, DATA))
     page = storage.join(folder, "index.html")
     storage.atomic_put(render_page(f"{run.concept}: labels"), page)
     _sweep(folder, {path for path, _ in pictures.values()})
     kind = "synthetic" if run.manifest.kind == "synthetic images" else run.stage
-    return Report(url=page, labels=survey.count, shown=len(survey.worst), missing=missing, kind=kind)
+    return Report(url=page, labels=survey.count, shown=len(survey.worst), missing=missing, kind=kind, extent=extent)
 
 
 def _draw(

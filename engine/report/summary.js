@@ -26,8 +26,9 @@ function showSummary() {
 function listFacts() {
   const quarantined = Object.values(REPORT.quarantined).reduce((sum, count) => sum + count, 0);
   const reasons = Object.entries(REPORT.quarantined).map(([reason, count]) => `${reason} ${whole(count)}`);
+  const others = REPORT.unlabelled ? `; ${whole(REPORT.unlabelled)} without labels yet` : "";
   const facts = [
-    ["Images", whole(REPORT.seen), `in ${whole(REPORT.leases)} lease${REPORT.leases === 1 ? "" : "s"}`],
+    ["Images", whole(REPORT.seen), `in ${whole(REPORT.leases)} lease${REPORT.leases === 1 ? "" : "s"}${others}`],
     ["Labels", whole(REPORT.labelled), REPORT.stage === "refined" ? "refined" : "preliminary"],
     ["In quarantine", whole(quarantined), reasons.join(", ") || "nothing"],
   ];

@@ -47,6 +47,7 @@ class ExampleSource:
             which only one may be learned.
         counts: of labels of each lease, of each concept; empty if they are not known.
         wanted: examples of each lease; empty as long as nobody has decided.
+        in_part: so many of the leases have labels of their first images only.
         unlabelled: so many other leases have no labels yet.
         gone: so many others have labels, and their shard is not in the corpus (any more).
         gone_labels: theirs, of each concept.
@@ -60,6 +61,7 @@ class ExampleSource:
     alone: bool = True
     counts: tuple[int, ...] = ()
     wanted: tuple[int, ...] = ()
+    in_part: int = 0
     unlabelled: int = 0
     gone: int = 0
     gone_labels: int = 0
@@ -125,12 +127,15 @@ def find_masked(corpus: str, concept: str, run_url: str | None = None) -> Exampl
     )
 
 
-def find_corpus(run_url: str, labelled: RunManifest, labels: Labels, input_url: str | None) -> ExampleSource:
+def find_corpus(
+    run_url: str, labelled: RunManifest, labels: Labels, input_url: str | None, *, stage: str | None = None
+) -> ExampleSource:
     """The corpus of a run, with the labels asked for; that of a synthetic set is the images that it has made.
 
     Args:
         labelled: the run's manifest.
         input_url: where the corpus is, if it is no longer where it was labelled, or made.
+        stage: whose label files to read, instead of the last one that has such labels.
 
     Raises:
         ValueError: no such corpus or labels; the message says what to do.
@@ -151,8 +156,9 @@ def find_corpus(run_url: str, labelled: RunManifest, labels: Labels, input_url: 
     # A shard that was made is one lease, whatever its size, which is not known when it is planned.
     leases = [Lease(shard=shard) for shard in shards] if made else plan_leases(shards)
     # Refined labels hold M_pre as well, of all images; the folder of preliminary ones may hold a sample's only.
-    for stage in ("refined", "preliminary") if labels == "preliminary" else ("refined",):
-        receipts = read_receipts(run_url, stage)
+    both = ("refined", "preliminary")
+    for found in (stage,) if stage else both if labels == "preliminary" else both[:1]:
+        receipts = read_receipts(run_url, found)
         if receipts:
             break
     else:
@@ -168,10 +174,12 @@ def find_corpus(run_url: str, labelled: RunManifest, labels: Labels, input_url: 
     return ExampleSource(
         name="corpus",
         labels=labels,
-        labels_url=storage.join(run_url, STAGE_FOLDERS[stage]),
+        labels_url=storage.join(run_url, STAGE_FOLDERS[found]),
         leases=own,
         digest=_digest(own, receipts),
         counts=tuple(receipts[lease.id].labelled for lease in own),
+        # A shard that was made has the limit of the samples that it was to hold.
+        in_part=0 if made else sum(lease.limit is not None for lease in own),
         unlabelled=len(leases) - len(own),
         gone=len(gone),
         gone_labels=sum(gone),

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from engine import storage
 from engine.corpus.lease import Lease
 from engine.corpus.reader import open_lease
 from engine.corpus.sample import Sample
 from engine.run.directory import FIRST, STAGE_FOLDERS, RunError, read_manifest, read_receipts
-from engine.run.example_source import find_corpus
+from engine.run.example_source import ExampleSource, find_corpus
 from engine.run.names import index_folder
 from engine.segmenter.examples import Row, read_rows
 from schemas.receipt import Receipt
@@ -47,6 +48,13 @@ class LabelledRun:
     def concepts(self) -> tuple[str, ...]:
         """Those whose labels are wanted, in the run's order."""
         return (self.only,) if self.only else tuple(self.manifest.fingerprint.get("concepts") or [self.concept])
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether these are coarse masks of a run that was to have refined ones."""
+        asked = self.manifest.config.get("stage")
+        coarse = isinstance(asked, dict) and asked.get("stage") == "preliminary"
+        return self.stage == "preliminary" and not coarse
 
     @property
     def labels_url(self) -> str:
@@ -116,14 +124,69 @@ def open_labelled(run: str, stage: str | None = None) -> LabelledRun:
     raise RunError(f"{storage.redact(url)} holds no {kind}; {FIRST}")
 
 
-def find_images(run: LabelledRun, input_url: str | None) -> list[Lease]:
-    """The leases of the labelled images that are still where they were, or in the corpus named instead.
+def find_images(run: LabelledRun, input_url: str | None) -> ExampleSource:
+    """The labelled images that are still where they were, or in the corpus named instead, by their leases.
 
     Raises:
         ValueError: no such corpus, or another one.
     """
     # Of whatever stage: "preliminary" stands for refined labels, too.
-    return find_corpus(run.url, run.manifest, "preliminary", input_url).leases
+    return find_corpus(run.url, run.manifest, "preliminary", input_url, stage=run.stage)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extent:
+    """Of which stage labels are, and of how much of the corpus.
+
+    Attributes:
+        leases: that have labels; `in_part` of them of their first images only.
+        unlabelled: other leases of the corpus.
+        gone: leases with labels that are not in the corpus, and `gone_labels` images there.
+        quarantined: images that could not be labelled.
+    """
+
+    stage: str
+    leases: int
+    in_part: int
+    unlabelled: int
+    gone: int
+    gone_labels: int
+    quarantined: int
+
+    @classmethod
+    def of(cls, run: LabelledRun, source: ExampleSource) -> Extent:
+        """That of a run's labels.
+
+        Args:
+            source: as `find_images` gives it.
+        """
+        return cls(
+            stage=run.stage,
+            leases=len(source.leases),
+            in_part=source.in_part,
+            unlabelled=source.unlabelled,
+            gone=source.gone,
+            gone_labels=source.gone_labels,
+            quarantined=sum(receipt.failed for receipt in run.receipts.values()),
+        )
+
+    def describe(self) -> str:
+        """For a person: a line about what there is, and one about what is missing, if anything is."""
+        coarse = " (coarse masks)" if self.stage == "preliminary" else ""
+        lines = [f"stage       {self.stage}{coarse}, of {self.leases} of {self.leases + self.unlabelled} leases"]
+        missing = [
+            (self.unlabelled, f"{self.unlabelled} leases have no labels yet"),
+            (self.in_part, f"{self.in_part} leases have labels of their first images only"),
+            (self.gone, f"{self.gone} leases with {self.gone_labels} labels are not in this corpus"),
+            (self.quarantined, f"{self.quarantined} images are in quarantine"),
+        ]
+        if any(count for count, _ in missing):
+            lines.append("missing     " + ", ".join(text for count, text in missing if count))
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        return asdict(self)
 
 
 def read_labelled(

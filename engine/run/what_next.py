@@ -45,7 +45,7 @@ AFTER: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "report of preliminary labels": (
         ("train --run {run} --labels preliminary --review review.csv", "train on what the page saved as review.csv"),
-        EXPORT_REVIEWED,
+        (f"{EXPORT_REVIEWED[0]} --stage preliminary", EXPORT_REVIEWED[1]),
     ),
     "report of synthetic labels": (EXPORT_REVIEWED,),
     "features": (("evaluate --run RUN --study guidance --features {output}", "measure FID and KID in them"),),

@@ -19,6 +19,7 @@ from engine.export.export import ExportOptions, export_labels
 from engine.export.formats import FORMATS
 from engine.export.names import safe_name
 from jobs.export import main
+from schemas.run import RunManifest
 from tests.export.prescribed import Case, difficult_masks, write_run
 from tests.export.readers import read_coco, read_png
 from tests.segmenter.bright import write_tar
@@ -97,6 +98,55 @@ def test_a_shard_that_is_gone_is_counted_label_by_label(copied: Path, given: Giv
     exported = export_labels(str(copied), str(tmp_path / "out"), ExportOptions(format="png"), input_url=str(corpus))
     gone = [case for case in given.values() if case.shard == "000001" and case.key != "empty"]
     assert exported.left_out["label_without_image"] == len(gone)
+
+
+def export(run: Path, output: Path, *options: str) -> int:
+    return main(["--run", str(run), "--format", "png", "--output", str(output), *options])
+
+
+def test_an_export_of_a_part_says_what_is_missing(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export(copied, tmp_path / "all") == 0
+    out = capsys.readouterr().out
+    assert "stage       refined, of 2 of 2 leases\n" in out and "missing" not in out
+    (copied / "labels" / "000001.json").unlink()
+    assert export(copied, tmp_path / "part") == 0
+    out = capsys.readouterr().out
+    assert "stage       refined, of 1 of 2 leases\nmissing     1 leases have no labels yet\n" in out
+    extent = json.loads((tmp_path / "part" / "export.json").read_text())["labels"]
+    assert (extent["stage"], extent["leases"], extent["unlabelled"]) == ("refined", 1, 1)
+
+
+def test_coarse_masks_of_a_run_that_was_to_have_others_are_exported_if_asked_for(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (copied / "labels").rename(copied / "preliminary")
+    receipt = copied / "preliminary" / "000001.json"
+    values = json.loads(receipt.read_text())
+    receipt.write_text(json.dumps(values | {"lease": values["lease"] | {"limit": 7}}))
+    assert export(copied, tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert "no refined labels yet" in error and "take these with --stage preliminary" in error
+    assert not (tmp_path / "out").exists()
+    assert export(copied, tmp_path / "out", "--stage", "preliminary") == 0
+    out = capsys.readouterr().out
+    assert "preliminary (coarse masks), of 2 of 2 leases" in out and "1 leases have labels of their first" in out
+    assert json.loads((tmp_path / "out" / "export.json").read_text())["labels"]["stage"] == "preliminary"
+    manifest = RunManifest.from_json((copied / "run.json").read_text())
+    manifest.config["stage"] = {"stage": "preliminary"}
+    (copied / "run.json").write_text(manifest.to_json())
+    assert export(copied, tmp_path / "meant") == 0, "the run was to have no others"
+
+
+def test_the_labels_of_a_stage_are_those_of_its_own_leases(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(copied / "labels", copied / "preliminary")
+    (copied / "preliminary" / "000000.json").unlink()
+    assert export(copied, tmp_path / "out", "--stage", "preliminary") == 0
+    assert "of 1 of 2 leases" in capsys.readouterr().out
+    assert {shard for shard, _ in read_png(tmp_path / "out")} == {"000001.tar"}
 
 
 class Phone(Case):

@@ -243,3 +243,15 @@ def test_a_report_says_of_what_kind_its_labels_are(run: Path, tmp_path: Path) ->
     for path in (coarse / "preliminary").glob("*.json"):
         path.write_text(path.read_text().replace('"stage": "refined"', '"stage": "preliminary"'))
     assert write_report(str(coarse), options, output=str(tmp_path / "b")).kind == "preliminary"
+
+
+def test_a_report_says_how_much_of_the_corpus_its_labels_are_of(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    part = tmp_path / "part"
+    shutil.copytree(run, part, ignore=shutil.ignore_patterns("report*"))
+    (part / "labels" / "000002.json").unlink()
+    assert main(["--run", str(part), "--rows", "2", "--output", str(tmp_path / "out")]) == 0
+    out = capsys.readouterr().out
+    assert "stage       refined, of 2 of 3 leases\nmissing     1 leases have no labels yet\nlabels      60," in out
+    assert read_data((tmp_path / "out" / "data.js").read_text())["unlabelled"] == 1
