@@ -18,11 +18,32 @@ INDEXES = ".indexes"
 LONGEST = 100
 """Characters of a run's name, which many concepts make long; two that are cut alike differ in their fingerprint."""
 
+_TEMPORARY = "/working_dir_files/_ray_pkg_"
+"""In the path of what `ray job submit --working-dir` unpacks for a job."""
+
 
 def default_run_url(*concepts: str) -> str:
     """``$MASKMINE_HOME/runs/<concept>``, absolute; MASKMINE_HOME is ``~/.maskmine`` unless set."""
     home = os.environ.get("MASKMINE_HOME") or "~/.maskmine"
     return storage.join(storage.absolute(home), "runs", to_folder("-".join(concepts))[:LONGEST])
+
+
+def results_url(url: str, option: str) -> str:
+    """Where results go, absolute.
+
+    Args:
+        option: by which the user names it.
+
+    Raises:
+        StorageError: Ray removes the place with what is in it, or it cannot be used at all.
+    """
+    url = storage.absolute(url)
+    if _TEMPORARY in url and storage.is_local(url):
+        raise storage.StorageError(
+            f"{option} {url} lies in Ray's copy of the working directory, which is removed with all that is in it; "
+            "give an absolute path on storage that all nodes see, or a URL"
+        )
+    return url
 
 
 def concept_url(run_url: str, one_of: str | None = None) -> str:

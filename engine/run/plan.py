@@ -24,7 +24,7 @@ from engine.run.directory import (
     read_receipts,
     subtract_receipts,
 )
-from engine.run.names import concept_url, index_folder
+from engine.run.names import concept_url, index_folder, results_url
 from engine.run.quantities import format_bytes
 from engine.run.shard import LabelTask
 from engine.run.source import LabellerSource, Precision, RunSpec
@@ -184,7 +184,7 @@ def plan_run(
         weights: URLs of what the labellers load besides their model.
         option: by which the user names the run directory.
     """
-    input_url, run_url = storage.absolute(input_url), storage.absolute(run_url)
+    input_url, run_url = storage.absolute(input_url), results_url(run_url, option)
     fields = {"label_schema": LABEL_SCHEMA_VERSION, "lease_version": LEASE_VERSION, **fields}
     manifest = make_manifest(fields, {**(config or {}), "input_url": input_url})
     resumed = check_manifest(run_url, manifest, option=option)

@@ -29,6 +29,7 @@ from engine.run.example_source import (
     find_synthetic,
     name_concepts,
 )
+from engine.run.names import results_url
 from engine.run.quantities import format_counts
 from engine.run.training import find_training, make_receipt
 from engine.segmenter.review import read_review
@@ -155,7 +156,7 @@ def plan_training(
         run_url = storage.absolute(run_url)
         labelled = read_manifest(run_url)
         names, folder = choose_concepts(names, labelled, spec, run_url)
-        url = storage.absolute(output_url) if output_url else storage.join(run_url, folder)
+        url = results_url(output_url if output_url is not None else storage.join(run_url, folder), "--output")
         sources, fields = [find_corpus(run_url, labelled, spec.labels, input_url)], name_concepts(names)
         if spec.labels != "truth":
             fields["labels"] = labelled.hash
@@ -196,7 +197,7 @@ def _without_run(
         raise RunError("labels and synthetic images are those of a run; give --run, or learn from --labels truth")
     if not names or input_url is None or output_url is None:
         raise RunError("without --run, --labels truth needs --concept, --input and --output")
-    return storage.absolute(output_url), [find_masked(input_url, ", ".join(names))]
+    return results_url(output_url, "--output"), [find_masked(input_url, ", ".join(names))]
 
 
 def read_task(

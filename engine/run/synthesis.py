@@ -19,6 +19,7 @@ from engine.labelling.spec import LabelSpec
 from engine.run.directory import LabelRun, check_manifest, make_manifest, new_session
 from engine.run.fitting import Fitting
 from engine.run.harvest import Complete
+from engine.run.names import results_url
 from engine.run.origin import Origin
 from engine.run.plan import split_done
 from engine.run.source import SynthesizerSource
@@ -147,7 +148,7 @@ def plan_synthesis(
         RunError: it holds samples of other settings, or there are no labels of images to begin from.
         ValueError: the corpus is missing, or the model cannot make such samples.
     """
-    url = storage.absolute(output) if output else storage.join(origin.url, FOLDER)
+    url = results_url(output if output is not None else storage.join(origin.url, FOLDER), "--output")
     spec, source = origin.spec, origin.source
     source.check_synthesis(settings)
     starts = Starts.find(origin.url, spec.concept, settings, input_url)
