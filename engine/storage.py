@@ -74,7 +74,13 @@ def is_local(url: str) -> bool:
 
 
 def absolute(url: str) -> str:
-    """The URL as every process understands it: local paths made absolute (``~`` too), others unchanged."""
+    """The URL as every process understands it: local paths made absolute (``~`` too), others unchanged.
+
+    Raises:
+        StorageError: it is empty, which would be the working directory, or as `open_filesystem`.
+    """
+    if not url.strip():
+        raise StorageError("a path that was given is empty; give a folder, a file or a URL, or leave the option out")
     filesystem, path = open_filesystem(os.path.expanduser(url))
     if isinstance(filesystem, LocalFileSystem):
         return os.path.abspath(path)

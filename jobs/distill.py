@@ -205,7 +205,7 @@ def _plan_labels(options: Distill, source: ModelSource) -> LabelPlan:
         spec=label_spec(what, options.method, options.refinement, "refined"),
         source=source,
         input_url=find_input(where.input, what.concept),
-        run_url=where.run or default_run_url(what.concept),
+        run_url=where.run if where.run is not None else default_run_url(what.concept),
         distillation=distillation_spec(options.distillation),
         limit=where.limit,
         batch_size=options.execution.batch_size,

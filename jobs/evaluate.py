@@ -116,7 +116,7 @@ def main(arguments: list[str] | None = None) -> int:
     def run(job: Evaluate) -> int:
         if job.study:
             return _study(job)
-        if job.output or job.moved != Moved() or job.studies != Studies():
+        if job.output is not None or job.moved != Moved() or job.studies != Studies():
             raise ValueError("--output, --model and the settings of studies belong to a study; name it with --study")
         return _compare(job)
 
@@ -161,13 +161,13 @@ def _study(job: Evaluate) -> int:
     if "train_batch_size" in values:
         values["batch_size"] = values.pop("train_batch_size")
     values["parts"] = tuple(filter(None, map(str.strip, values.get("parts", "").split(","))))
-    if job.studies.test:
+    if job.studies.test is not None:
         values["test"] = storage.absolute(find_input(job.studies.test, origin.spec.concept))
     folder = f"studies-{to_folder(origin.spec.concept)}" if origin.several else "studies"
     task = StudyTask(
         origin=origin,
         corpus=_corpus(job, origin.spec.concept),
-        output=storage.absolute(job.output or storage.join(origin.url, folder)),
+        output=storage.absolute(job.output if job.output is not None else storage.join(origin.url, folder)),
         device="cuda" if torch.cuda.is_available() else "cpu",
         options=StudyOptions(**values),
         tell=functools.partial(print, flush=True),
@@ -183,7 +183,7 @@ def _study(job: Evaluate) -> int:
 
 def _corpus(job: Evaluate, concept: str) -> str:
     if job.input is not None:
-        return find_input(job.input, concept)
+        return storage.absolute(find_input(job.input, concept))
     found = find_corpus_url(read_manifest(storage.absolute(job.run)))
     if found is None:
         raise ValueError("the run does not say which images it labelled; give --input")

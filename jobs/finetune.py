@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None, *, source: LabellerSource | None = 
             spec=label_spec(what, options.method, options.refinement, "refined"),
             source=model,
             input_url=find_input(where.input, what.concept),
-            run_url=where.run or default_run_url(what.concept),
+            run_url=where.run if where.run is not None else default_run_url(what.concept),
             distillation=settings,
             limit=where.limit,
             batch_size=options.execution.batch_size,

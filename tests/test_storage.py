@@ -115,6 +115,12 @@ def test_local_paths_become_absolute_and_object_urls_stay(tmp_path: Path, monkey
     assert storage.absolute("memory://bucket/runs/") == "memory://bucket/runs"
 
 
+@pytest.mark.parametrize("url", ["", " "])
+def test_an_empty_path_is_not_the_working_directory(url: str) -> None:
+    with pytest.raises(storage.StorageError, match="is empty"):
+        storage.absolute(url)
+
+
 def test_credentials_never_show() -> None:
     assert storage.redact("s3://key:secret@bucket/a") == "s3://***@bucket/a"
     assert "sig" not in storage.redact("https://host/a.tar?X-Amz-Signature=sig&b=c").replace("Signature", "")

@@ -107,7 +107,7 @@ def write_report(
     assert painter is not None or not options.backgrounds
     run = open_labelled(run_url).of(concept)
     own = f"report-{to_folder(run.only)}" if run.only else "report"
-    folder = storage.absolute(output) if output else storage.join(run.url, own)
+    folder = storage.absolute(output) if output is not None else storage.join(run.url, own)
     survey = survey_rows(run.rows(SURVEYED), options.rows)
     if not survey.worst:
         raise RunError(f"{storage.redact(run.url)} holds no label: every image is in quarantine")

@@ -141,7 +141,9 @@ def find_corpus(
         ValueError: no such corpus or labels; the message says what to do.
     """
     made = labelled.kind == "synthetic images"
-    where = input_url or (storage.join(run_url, "images") if made else find_corpus_url(labelled))
+    where = input_url
+    if where is None:
+        where = storage.join(run_url, "images") if made else find_corpus_url(labelled)
     if where is None:
         raise RunError(f"{storage.redact(run_url)} does not say where its corpus is; give --input")
     try:
@@ -149,7 +151,7 @@ def find_corpus(
         shards = list_shards(storage.absolute(find_input(where, concept)))
     except CorpusError as error:
         what = "what the run made" if made else "the corpus that the run labelled"
-        hint = "" if input_url else f" ({what}; name it with --input if it has moved)"
+        hint = "" if input_url is not None else f" ({what}; name it with --input if it has moved)"
         raise RunError(f"{error}{hint}") from error
     if labels == "truth":
         return replace(find_masked(where, concept, run_url), alone=not labelled.fingerprint.get("concepts"))

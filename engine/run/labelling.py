@@ -83,7 +83,7 @@ def make_plan(options: Label, source: LabellerSource | None = None) -> LabelPlan
         source: of labellers, instead of one of the model that the options name.
     """
     concepts, input_url = read_concepts(options.what.concept, options.what.concept_file), options.where.input
-    run_url = options.where.run or default_run_url(*concepts)
+    run_url = options.where.run if options.where.run is not None else default_run_url(*concepts)
     asked = [
         What(
             concept=concept,

@@ -129,7 +129,9 @@ def _find_weights(
     wanted = manifest.fingerprint.get("distillation.adapter")
     if wanted is not None:
         stage = manifest.config.get("stage")
-        given = adapter or (stage.get("adapter") if isinstance(stage, dict) else None)
+        given = adapter
+        if given is None and isinstance(stage, dict):
+            given = stage.get("adapter")
         if given is None or "***" in given:
             raise RunError(f"{storage.redact(url)} does not say where its --adapter lies; give it")
         file, found = check_adapter(storage.absolute(given), spec, model)

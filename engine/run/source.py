@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from engine import storage
 from engine.labelling.spec import LabelSpec, SeveralSpec
 from engine.run.shard import Labels
 
@@ -106,7 +107,10 @@ class ModelSource:
 
         Raises:
             ModelError: the hub does not give that revision.
+            StorageError: the name is empty.
         """
+        if not model.strip():
+            raise storage.StorageError("the model's name is empty; give a folder, or a hub id and its --revision")
         folder, name = Path(model).expanduser(), model
         if model != "miniature" and folder.is_dir():
             name = str(folder.resolve())

@@ -38,3 +38,10 @@ def test_more_of_the_sample_in_quarantine_than_allowed_is_told_by_the_exit_code(
     for _ in ("made", "there already"):
         assert main([*given, "--max-failures", str(allowed)], source=FakeSource()) == code
         assert "quarantined 2" in capsys.readouterr().out
+
+
+def test_a_run_without_a_name_is_not_the_default_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "000000.tar").write_bytes(make_corpus_tar([0, 1]))
+    given = ["--concept", "car", "--input", str(tmp_path), "--run", "", "--dry-run"]
+    assert main(given, source=FakeSource()) == 2
+    assert "is empty" in capsys.readouterr().err

@@ -112,7 +112,9 @@ def test_another_corpus_in_the_run_directory_is_refused(
     ("options", "said"),
     [
         (["--input", "nowhere"], "nowhere"),
-        (["--input", "empty"], "empty"),
+        (["--input", "empty"], "No .tar and no .jpg"),
+        (["--input", ""], "is empty"),
+        (["--run", ""], "is empty"),
         (["--input", "pipe:ls"], "run a command"),
         (["--input", "nonsense://bucket/x"], "nonsense"),
         (["--run", "file.txt/run"], "file.txt"),
@@ -160,6 +162,14 @@ def test_a_job_servers_address_is_explained(
     assert run_job("--concept", "car", "--input", corpus, "--run", tmp_path / "run") == 2
     assert "ray job submit" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_model_without_a_name_is_not_the_working_directory(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(corpus)
+    assert main(["--concept", "car", "--input", str(corpus), "--run", str(tmp_path / "run"), "--model", ""]) == 2
+    assert "the model's name is empty" in capsys.readouterr().err
 
 
 def test_a_missing_model_and_a_pickled_one_are_refused(

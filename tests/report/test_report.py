@@ -187,6 +187,7 @@ def test_neither_page_nor_data_let_anything_out_of_its_quotes() -> None:
         (["--run", "{run}", "--side", "4083", "--backgrounds", "1"], "it must be at most 3263 with backgrounds"),
         (["--run", "{run}", "--model", "miniature"], "--model, --revision and --adapter are for --backgrounds"),
         (["--run", "{run}", "--input", "/nowhere"], "'/nowhere' does not exist"),
+        (["--run", "{run}", "--input", ""], "is empty"),
     ],
 )
 def test_wrong_usage_is_one_sentence(
@@ -195,6 +196,11 @@ def test_wrong_usage_is_one_sentence(
     assert main([*(option.format(run=run) for option in options), "--output", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_an_output_without_a_name_is_not_the_default(run: Path) -> None:
+    with pytest.raises(ValueError, match="is empty"):
+        write_report(str(run), ReportOptions(rows=1), output="")
 
 
 def test_the_models_of_backgrounds_are_looked_for_where_they_lie_now(

@@ -1,4 +1,4 @@
-"""Where results may go, whatever job makes them."""
+"""Where results may go, whatever job makes them, and images without a name."""
 
 from __future__ import annotations
 
@@ -68,9 +68,22 @@ def test_a_place_that_ray_removes_is_refused(job: str, tmp_path: Path, copied: P
     plan(job, tmp_path, str(tmp_path / "new"))
 
 
+@pytest.mark.parametrize("job", JOBS)
+def test_a_place_without_a_name_is_neither_the_default_nor_the_working_directory(job: str, tmp_path: Path) -> None:
+    start_origin(tmp_path, labelled=True)
+    with pytest.raises(ValueError, match="is empty"):
+        plan(job, tmp_path, "")
+
+
 def test_only_local_places_are_taken_for_ones_that_ray_removes(copied: Path) -> None:
     url = "memory://working_dir_files/_ray_pkg_0/working_dir_files/_ray_pkg_0"
     assert results_url(url, "--run") == url
     assert results_url("/runs/car", "--run") == "/runs/car"
     with pytest.raises(storage.StorageError):
         results_url(f"file://{copied}", "--run")
+
+
+def test_a_corpus_without_a_name_is_not_the_one_that_was_labelled(tmp_path: Path) -> None:
+    start_origin(tmp_path, labelled=True)
+    with pytest.raises(ValueError, match="is empty"):
+        plan_training(run_url=str(tmp_path / "run"), spec=SegmenterSpec(), input_url="")

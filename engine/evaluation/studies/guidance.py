@@ -33,8 +33,8 @@ def study_guidance(task: StudyTask) -> Study:
     model = task.models.distilled()
     prompts = (task.origin.spec.prompt, task.origin.spec.background_prompt)
     reference, count = None, options.seeds
-    features = options.features and storage.redact(options.features)
-    if options.features:
+    features = None if options.features is None else storage.redact(options.features)
+    if options.features is not None:
         network = load_features(options.features, device=task.device)
         reference = Distances(network)
         for image in read_images(task.corpus, options.limit, side=model.resolution):
