@@ -14,6 +14,7 @@ import os
 import re
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import fsspec
@@ -85,6 +86,15 @@ def absolute(url: str) -> str:
     if isinstance(filesystem, LocalFileSystem):
         return os.path.abspath(path)
     return url.rstrip("/")
+
+
+def local_path(url: str, option: str) -> Path:
+    """The local folder that an option names, as given but for ``~`` and ``file://``; StorageError for others."""
+    # Looked at before anything is opened, which might ask for a package that would not help.
+    elsewhere = "://" in url and not url.lower().startswith(("file://", "local://"))
+    if elsewhere or not is_local(place := absolute(url)):
+        raise StorageError(f"{option} must be a local folder, not {redact(url)}; give one, and copy it from there")
+    return Path(place if "://" in url else os.path.expanduser(url))
 
 
 def redact(text: str) -> str:

@@ -37,6 +37,7 @@ import tyro
 # Where the project is not installed (a job's working directory), it is found beside this file.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from engine import storage
 from engine.benchmark.bench import BenchSpec, run_bench
 from engine.benchmark.rows import Report
 from engine.run.command import run_command
@@ -75,8 +76,8 @@ class Bench:
     jobs/label.py does. Takes minutes and a C++ compiler."""
     ray: bool = True
     """Measure what Ray costs, too."""
-    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Also write the figures to this file."""
+    json: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """Also write the figures to this file or URL."""
 
 
 DESCRIPTION = """Measures what labelling costs on this machine: the U-Net, reading its attention, every stage, whole
@@ -96,6 +97,8 @@ def main(arguments: list[str] | None = None) -> int:
     def run(options: Bench) -> int:
         import torch
 
+        # What is no place for them is told of now rather than after the work.
+        figures = None if options.json is None else storage.absolute(options.json)
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         torch.set_flush_denormal(True)
@@ -103,9 +106,8 @@ def main(arguments: list[str] | None = None) -> int:
         report = run_bench(spec, command=shlex.join(["python", "jobs/bench.py", *given]), tell=_tell)
         _add_ray(report, options)
         print(report.describe())
-        if options.json:
-            options.json.parent.mkdir(parents=True, exist_ok=True)
-            options.json.write_text(report.to_json())
+        if figures is not None:
+            storage.atomic_put(report.to_json().encode(), figures)
         return 0
 
     return run_command(Bench, run, job="bench", description=DESCRIPTION, arguments=arguments)

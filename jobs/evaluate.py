@@ -77,8 +77,8 @@ class Evaluate:
     width, height]} in KEY.json. miniature: the small corpus that comes with the project. Default: what the run says."""
     concept: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """Name of the ground truth. Default: the concept of the run; of several all, but a study takes one."""
-    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Also write the result to this file."""
+    json: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """Also write the result to this file or URL."""
     study: Annotated[
         Literal["ablation", "timesteps", "tokens", "layers", "draws", "guidance", "parts"] | None,
         tyro.conf.arg(metavar="NAME"),
@@ -114,6 +114,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Parses, compares or studies, prints; returns the exit code."""
 
     def run(job: Evaluate) -> int:
+        if job.json is not None:
+            storage.absolute(job.json)  # what is none is told of now rather than after the work
         if job.study:
             return _study(job)
         if job.output is not None or job.moved != Moved() or job.studies != Studies():
@@ -138,7 +140,7 @@ def _compare(job: Evaluate) -> int:
     if not results:
         raise EvaluationError(next(iter(not_compared.values())))
     whole = compare_concepts(results, not_compared) if len(names) > 1 else results[0]
-    if job.json:
+    if job.json is not None:
         _write(whole, job.json)
     texts = [*map(format_report, results), *(f"{name}: {reason}" for name, reason in not_compared.items())]
     print("\n\n".join([*texts, *([format_mean(whole)] if len(names) > 1 else [])]))
@@ -176,7 +178,7 @@ def _study(job: Evaluate) -> int:
     print(study.table)
     for url in study.write(task.output):
         print(storage.redact(url))
-    if job.json:
+    if job.json is not None:
         _write(study.figures, job.json)
     return 0
 
@@ -190,9 +192,8 @@ def _corpus(job: Evaluate, concept: str) -> str:
     return found
 
 
-def _write(result: dict[str, Any], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2) + "\n")
+def _write(result: dict[str, Any], file: str) -> None:
+    storage.atomic_put((json.dumps(result, indent=2) + "\n").encode(), storage.absolute(file))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import tyro
 # Where the project is not installed (a job's working directory), it is found beside this file.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from engine import storage
 from engine.miniature.corpus import write_corpus
 from engine.run.command import run_command
 from engine.run.what_next import describe_next
@@ -21,8 +22,8 @@ from engine.run.what_next import describe_next
 class MiniatureJob:
     """All settings of the job."""
 
-    output: Path
-    """Folder for 000000.tar, 000001.tar, …"""
+    output: Annotated[str, tyro.conf.arg(metavar="DIR")]
+    """Local folder for 000000.tar, 000001.tar, …"""
     count: int = 400
     """Number of scenes."""
     seed: int = 0
@@ -53,9 +54,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Parses, draws, writes; returns the exit code."""
 
     def run(job: MiniatureJob) -> int:
+        output = storage.local_path(job.output, "--output")
         shards = list(
             write_corpus(
-                job.output,
+                output,
                 count=job.count,
                 seed=job.seed,
                 concept=job.concept,
@@ -65,8 +67,8 @@ def main(arguments: list[str] | None = None) -> int:
                 objects=job.objects,
             )
         )
-        print(f"wrote {job.count} scenes in {len(shards)} shards to {job.output.resolve()}")
-        print(describe_next("miniature", concept=job.concept or "car", output=str(job.output.resolve())))
+        print(f"wrote {job.count} scenes in {len(shards)} shards to {output.resolve()}")
+        print(describe_next("miniature", concept=job.concept or "car", output=str(output.resolve())))
         return 0
 
     return run_command(MiniatureJob, run, job="miniature", description=DESCRIPTION, arguments=arguments)

@@ -7,12 +7,15 @@ import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import torch
+import tyro
 
 # Where the project is not installed (a job's working directory), it is found beside this file.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from engine import storage
 from engine.diffusion.pretraining.autoencoder import AutoencoderConfig
 from engine.diffusion.pretraining.latent_diffusion import LatentDiffusionConfig
 from engine.diffusion.pretraining.loop import LoopConfig
@@ -27,8 +30,8 @@ class PretrainJob:
 
     input: str
     """Captioned corpus: WebDataset tars with key.jpg and key.txt."""
-    output: Path
-    """Folder of the model."""
+    output: Annotated[str, tyro.conf.arg(metavar="DIR")]
+    """Local folder of the model."""
     resolution: int = 128
     """Training images are resized and centre-cropped to this many pixels a side."""
     limit: int | None = None
@@ -41,10 +44,10 @@ class PretrainJob:
     """Tokens of a padded prompt."""
     seed: int = 1
     """Of initialisation, batches and noise."""
-    vae: Path | None = None
-    """Folder of a diffusers AutoencoderKL to use instead of training one."""
-    initial: Path | None = None
-    """Folder of a model of the same shape whose U-Net and text encoder are the starting point."""
+    vae: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
+    """Local folder of a diffusers AutoencoderKL to use instead of training one."""
+    initial: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
+    """Local folder of a model of the same shape whose U-Net and text encoder are the starting point."""
     half: bool = False
     """Store the U-Net as float16: half the size, read back as float32."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
@@ -82,6 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
         if job.threads:
             torch.set_num_threads(job.threads)
         torch.set_flush_denormal(True)
+        output = storage.local_path(job.output, "--output")
         config = PretrainConfig(
             input=job.input,
             resolution=job.resolution,
@@ -90,8 +94,8 @@ def main(arguments: list[str] | None = None) -> int:
             letterbox=job.letterbox,
             prompt_length=job.prompt_length,
             seed=job.seed,
-            vae=job.vae,
-            initial=job.initial,
+            vae=None if job.vae is None else storage.local_path(job.vae, "--vae"),
+            initial=None if job.initial is None else storage.local_path(job.initial, "--initial"),
             half=job.half,
             autoencoder=job.autoencoder,
             autoencoder_loop=job.autoencoder_loop,
@@ -99,9 +103,9 @@ def main(arguments: list[str] | None = None) -> int:
             diffusion_loop=job.diffusion_loop,
         )
         command = shlex.join(["python", "jobs/pretrain.py", *given])
-        pretrain(config, job.output, device=torch.device(job.device), command=command)
-        print(f"the model is in {job.output.resolve()}")
-        print(describe_next("pretrain", model=str(job.output.resolve())))
+        pretrain(config, output, device=torch.device(job.device), command=command)
+        print(f"the model is in {output.resolve()}")
+        print(describe_next("pretrain", model=str(output.resolve())))
         return 0
 
     return run_command(PretrainJob, run, job="pretrain", description=DESCRIPTION, arguments=arguments, prefixes=True)

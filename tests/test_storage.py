@@ -121,6 +121,20 @@ def test_an_empty_path_is_not_the_working_directory(url: str) -> None:
         storage.absolute(url)
 
 
+def test_a_local_folder_is_found_however_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for url in ("~/out", f"file://{tmp_path}/out", str(tmp_path / "out")):
+        assert storage.local_path(url, "--output") == tmp_path / "out"
+    assert storage.local_path("out", "--output") == Path("out"), "settings that are kept name no machine's folders"
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/x", "memory://x", "simplecache::file:///x", "gs://bucket/x"])
+def test_what_is_no_local_folder_is_refused_by_its_option(url: str) -> None:
+    with pytest.raises(storage.StorageError, match=f"^--vae must be a local folder, not {url}; give one"):
+        storage.local_path(url, "--vae")
+
+
 def test_credentials_never_show() -> None:
     assert storage.redact("s3://key:secret@bucket/a") == "s3://***@bucket/a"
     assert "sig" not in storage.redact("https://host/a.tar?X-Amz-Signature=sig&b=c").replace("Signature", "")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engine import storage
 from engine.corpus import Sample
 from engine.evaluation.evaluate import evaluate_run
 from engine.evaluation.metrics import Auroc, BoxIou, Overlap, fit_to_protocol
@@ -207,6 +208,22 @@ def test_the_job_prints_a_table_and_writes_json(world: Any, capsys: pytest.Captu
     assert main(["--run", str(world.run), "--input", str(world.corpus), "--json", str(path)]) == 0
     assert json.loads(path.read_text()) == evaluate(world)
     assert "100.00" in capsys.readouterr().out
+
+
+def test_the_json_may_go_anywhere_and_where_it_cannot_is_said_at_once(
+    world: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_truth_as_rows(world)
+    given = ["--run", str(world.run), "--input", str(world.corpus), "--json"]
+    monkeypatch.setenv("HOME", str(world.run))
+    for url in ("memory://evaluated/out.json", "~/out.json"):
+        assert main([*given, url]) == 0
+        assert json.loads(storage.read_bytes(storage.absolute(url))) == evaluate(world)
+    assert (world.run / "out.json").exists()
+    capsys.readouterr()
+    assert main([*given, "nonsense://out.json"]) == 2
+    said = capsys.readouterr()
+    assert "nonsense" in said.err and said.out == ""
 
 
 @pytest.mark.parametrize("corpus", ["nowhere", "corpus"])

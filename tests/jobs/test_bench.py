@@ -22,7 +22,7 @@ def test_every_ratio_of_the_miniature_is_in_the_table_and_the_json_where_ray_can
     # The package is imported anew: afterwards its parent must have the old one again, as `sys.modules` has.
     monkeypatch.delattr(engine, "pipeline", raising=False)
     monkeypatch.setitem(sys.modules, "ray", None)
-    assert main([*TINY, "--json", str(tmp_path / "bench.json")]) == 0
+    assert main([*TINY, "--json", f"file://{tmp_path}/bench.json"]) == 0
     found = json.loads((tmp_path / "bench.json").read_text())
     rows = {row["name"]: row for row in found["rows"]}
     expected = {name for name, goal in GOALS.items() if "cpu" in goal.devices and "miniature" in goal.shapes}
@@ -43,6 +43,8 @@ def test_every_ratio_of_the_miniature_is_in_the_table_and_the_json_where_ray_can
         (["--device", "tpu9"], ["--device", "tpu9"]),
         (["--images", "0"], ["--images", "at least 1"]),
         (["--batches", "0"], ["--batches"]),
+        (["--json", "nonsense://out.json"], ["nonsense"]),
+        (["--json", ""], ["is empty"]),
     ],
 )
 def test_wrong_usage_ends_in_one_sentence_and_code_2(

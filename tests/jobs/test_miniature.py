@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,39 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(
+    ("job", "options", "option"),
+    [
+        ("miniature", [], "--output"),
+        ("pretrain", ["--input", "scenes"], "--output"),
+        ("pretrain", ["--input", "scenes", "--output", "model"], "--vae"),
+        ("pretrain", ["--input", "scenes", "--output", "model"], "--initial"),
+    ],
+)
+def test_a_url_is_not_taken_for_a_local_folder(
+    job: str,
+    options: list[str],
+    option: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert import_module(f"jobs.{job}").main([*options, option, "s3://bucket/x"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {option} must be a local folder, not s3://bucket/x; give one, and copy it from there\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_scenes_are_written_to_the_home_that_is_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert import_module("jobs.miniature").main(["--output", "~/scenes", "--count", "1"]) == 0
+    assert (tmp_path / "scenes" / "000000.tar").exists() and list(Path.cwd().iterdir()) == []
 
 
 def run_job(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
