@@ -10,7 +10,15 @@ from typing import Any, Literal
 
 RUN_SCHEMA_VERSION = 1
 
-Kind = Literal["labels", "synthetic images", "predictions"]
+Kind = Literal["labels", "synthetic images", "predictions", "a segmenter"]
+
+MAKERS: dict[Kind, str] = {
+    "labels": "jobs/label.py",
+    "synthetic images": "jobs/synthesize.py",
+    "predictions": "jobs/predict.py",
+    "a segmenter": "jobs/train.py",
+}
+"""Which job makes what."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +46,17 @@ class RunManifest:
 
     @property
     def kind(self) -> Kind:
-        """What the run makes: labels of a corpus, images with their labels, or labels by a segmenter."""
+        """What the run makes: labels of a corpus, images with their labels, labels by a segmenter, or a segmenter."""
         if "synthesis.version" in self.fingerprint:
             return "synthetic images"
+        if "segmenter.version" in self.fingerprint:
+            return "a segmenter"
         return "predictions" if "segmenter_weights" in self.fingerprint else "labels"
+
+    @property
+    def holds(self) -> str:
+        """That and its maker, for a person: ``labels of jobs/label.py``."""
+        return f"{self.kind} of {MAKERS[self.kind]}"
 
     def differences(self, other: RunManifest) -> list[str]:
         """Each fingerprint field that differs, as ``name: value here -> value in other``, sorted by name."""

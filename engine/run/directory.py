@@ -200,7 +200,8 @@ def check_manifest(url: str, manifest: RunManifest, *, option: str = "--run") ->
         option: by which the user names the directory.
 
     Raises:
-        RunError: it has another fingerprint (every difference is named), or `run.json` is unreadable.
+        RunError: it is of another job, or has another fingerprint (every difference is named), or `run.json` is
+            unreadable.
     """
     path = storage.join(url, "run.json")
     try:
@@ -211,6 +212,8 @@ def check_manifest(url: str, manifest: RunManifest, *, option: str = "--run") ->
         raise RunError(f"cannot read the run directory: {error}; use another {option}") from error
     except ValueError as error:
         raise RunError(f"{storage.redact(path)} is {error}; use another {option}") from error
+    if found.kind != manifest.kind:
+        raise RunError(f"{storage.redact(url)} holds {found.holds}, not {manifest.kind}; give another {option}")
     if differences := found.differences(manifest):
         named = f"{storage.redact(url)} was started with other settings ({'; '.join(differences)})"
         if any(line.partition(":")[0].endswith("version") for line in differences):

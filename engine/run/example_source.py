@@ -140,6 +140,7 @@ def find_corpus(
     Raises:
         ValueError: no such corpus or labels; the message says what to do.
     """
+    refuse_segmenter(run_url, labelled)
     made = labelled.kind == "synthetic images"
     where = input_url
     if where is None:
@@ -186,6 +187,15 @@ def find_corpus(
         gone=len(gone),
         gone_labels=sum(gone),
     )
+
+
+def refuse_segmenter(run_url: str, manifest: RunManifest) -> None:
+    """Raises RunError for a directory that has a manifest as runs do, and no labels."""
+    if manifest.kind == "a segmenter":
+        raise RunError(
+            f"{storage.redact(run_url)} holds {manifest.holds}, and no labels; give the run that it was trained on, or "
+            "what jobs/predict.py has made with it"
+        )
 
 
 def find_synthetic(run_url: str) -> tuple[ExampleSource, RunManifest]:

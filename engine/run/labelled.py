@@ -13,7 +13,7 @@ from engine.corpus.lease import Lease
 from engine.corpus.reader import open_lease
 from engine.corpus.sample import Sample
 from engine.run.directory import FIRST, STAGE_FOLDERS, RunError, read_manifest, read_receipts
-from engine.run.example_source import ExampleSource, find_corpus
+from engine.run.example_source import ExampleSource, find_corpus, refuse_segmenter
 from engine.run.names import index_folder
 from engine.segmenter.examples import Row, read_rows
 from schemas.receipt import Receipt
@@ -117,6 +117,7 @@ def open_labelled(run: str, stage: str | None = None) -> LabelledRun:
         raise ValueError(f"stage is {stage!r}; give {' or '.join(stages)}")
     url = storage.absolute(run)
     manifest = read_manifest(url)
+    refuse_segmenter(url, manifest)
     for name in [stage] if stage else stages:
         if receipts := read_receipts(url, name):
             return LabelledRun(url=url, manifest=manifest, stage=name, receipts=receipts)

@@ -78,7 +78,7 @@ def find_origin(
     shown = storage.redact(url)
     manifest = read_manifest(url)
     if manifest.kind != "labels":
-        raise RunError(f"{shown} holds {manifest.kind}; this takes a run of jobs/label.py, and its diffusion model")
+        raise RunError(f"{shown} holds {manifest.holds}; this takes a run of jobs/label.py, and its diffusion model")
     several, own = (manifest.fingerprint.get(name) for name in ("concepts", "concept"))
     if several and concept is None:
         raise RunError(f"{shown} is a run of several concepts ({own}); name one of them with --concept")

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from typing import Literal
 
 from engine import storage
-from engine.run.directory import STAGE_FOLDERS, read_manifest, read_receipts
+from engine.run.directory import STAGE_FOLDERS, RunError, read_manifest, read_receipts
 from engine.run.heartbeat import EVERY, snapshot_url
 from engine.run.names import CONCEPT, SEGMENTER, concept_url
 from engine.run.segmenter import CHECKPOINTS
@@ -97,10 +97,14 @@ def read_status(url: str, *, now: datetime | None = None) -> RunStatus:
     """How the run at the URL stands.
 
     Raises:
-        RunError: there is no run, or a file of it is unreadable.
+        RunError: there is no run, or a segmenter, or a file of it is unreadable.
     """
     url = storage.absolute(url)
     manifest = read_manifest(url, first="name a run directory that jobs/label.py made")
+    if manifest.kind == "a segmenter":
+        raise RunError(
+            f"{storage.redact(url)} holds {manifest.holds}; name the run directory that it lies in, which tells of it"
+        )
     now = now or datetime.now(timezone.utc)
     stages = [read_stage(url, stage, stage, now) for stage in STAGE_FOLDERS]
     synthetic = storage.join(url, SYNTHETIC)

@@ -86,7 +86,12 @@ def test_an_unfinished_concept_and_a_missing_run_are_refused_with_the_way_out(tm
 
 
 @pytest.mark.parametrize(
-    ("fields", "kind"), [({"synthesis.version": 1}, "synthetic images"), ({"segmenter_weights": "0"}, "predictions")]
+    ("fields", "kind"),
+    [
+        ({"synthesis.version": 1}, "synthetic images of jobs/synthesize.py"),
+        ({"segmenter_weights": "0"}, "predictions of jobs/predict.py"),
+        ({"segmenter.version": 1}, "a segmenter of jobs/train.py"),
+    ],
 )
 def test_what_no_diffusion_model_has_labelled_is_refused_by_what_it_is(
     tmp_path: Path, fields: dict[str, object], kind: str

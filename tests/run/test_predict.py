@@ -19,7 +19,7 @@ from engine.segmenter.files import SegmenterConfig, SegmenterError
 from engine.segmenter.segmenter import Segmenter
 from engine.segmenter.unet import build_unet
 from schemas.label import LABEL_SCHEMA
-from tests.segmenter.bright import draw_box, to_png, write_corpus, write_tar
+from tests.segmenter.bright import draw_box, label, to_png, write_corpus, write_tar
 
 
 @pytest.fixture
@@ -76,6 +76,13 @@ def test_resuming_does_what_is_left_and_another_model_is_refused(model: Path, tm
     Segmenter(build_unet(2, seed=4), SegmenterConfig(concept="box", width=2, short_side=32)).save_pretrained(model)
     with pytest.raises(RunError, match="segmenter_weights"):
         plan_prediction(model=str(model), input_url=str(corpus), output_url=str(out))
+
+
+def test_masks_are_not_written_among_the_labels_of_a_run(model: Path, tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus", shards=1)
+    label(corpus, tmp_path / "run")
+    with pytest.raises(RunError, match=r"run holds labels of jobs/label\.py, not predictions; give another --output$"):
+        plan_prediction(model=str(model), input_url=str(corpus), output_url=str(tmp_path / "run"))
 
 
 def test_other_images_are_refused_with_the_options_that_the_job_has(model: Path, tmp_path: Path) -> None:

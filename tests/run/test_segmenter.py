@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from engine.run.directory import RunError, start_run
+from engine.run.labelled import open_labelled
 from engine.run.segmenter import SegmenterTask, make_segmenter, plan_training, read_task
 from engine.segmenter.segmenter import Segmenter
 from engine.segmenter.spec import SegmenterSpec
@@ -279,3 +280,14 @@ def test_labels_of_other_settings_are_not_learned_from(run: Path) -> None:
     receipt.write_text(json.dumps({**json.loads(receipt.read_text()), "fingerprint": "other"}))
     with pytest.raises(RunError, match=r"the receipt of 000001 .* has the fingerprint other"):
         plan(run)
+
+
+def test_what_another_job_has_made_is_neither_learned_from_nor_written_over(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"run holds labels of jobs/label\.py, not a segmenter; give another --output$"):
+        plan(run, output_url=str(run))
+    task = plan(run)
+    start_run(task.url, task.manifest)
+    with pytest.raises(RunError, match=r"segmenter holds a segmenter of jobs/train\.py, and no labels; give the run"):
+        plan(run / "segmenter", output_url=str(tmp_path / "other"))
+    with pytest.raises(RunError, match=r"segmenter holds a segmenter of jobs/train\.py, and no labels; give the run"):
+        open_labelled(task.url)

@@ -13,7 +13,7 @@ import pytest
 
 from engine import storage
 from engine.corpus.lease import Lease
-from engine.run.directory import make_manifest, start_run
+from engine.run.directory import RunError, make_manifest, start_run
 from engine.run.fake import FakeLabeller
 from engine.run.heartbeat import Heartbeat, snapshot_url
 from engine.run.plan import LabelPlan
@@ -110,6 +110,14 @@ def test_json_tells_the_same(hostile_run: LabelPlan, capsys: pytest.CaptureFixtu
 def test_a_folder_that_is_no_run_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--status", str(tmp_path)]) == 2
     assert "run.json" in capsys.readouterr().err
+
+
+def test_a_segmenter_is_no_run_that_has_a_status(tmp_path: Path) -> None:
+    plan = start_origin(tmp_path)
+    folder = storage.join(plan.run.url, "segmenter")
+    start_run(folder, make_manifest(SegmenterSpec().fingerprint_fields(), None))
+    with pytest.raises(RunError, match=r"segmenter holds a segmenter of jobs/train\.py; name the run directory that"):
+        read_status(folder)
 
 
 def test_a_run_in_which_nothing_has_happened_says_so(tmp_path: Path) -> None:
