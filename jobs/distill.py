@@ -48,6 +48,8 @@ from engine.synthesis.spec import SynthesisSpec
 
 logger = logging.getLogger(__name__)
 
+NO_TEST = "skipped, the images have no ground truth (name some that do with --test)"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Test:
@@ -106,7 +108,7 @@ def main(arguments: list[str] | None = None) -> int:
             source.check_synthesis(settings)
         test = _find_test(options, labelling)
         _check_what_is_there(labelling, settings, training)
-        print(labelling.describe(), flush=True)
+        print(f"{labelling.describe()}\n{_describe_rest(labelling, settings, training, test)}", flush=True)
         if options.execution.dry_run:
             return 0
         tell = functools.partial(print, flush=True)
@@ -189,6 +191,21 @@ def _check_what_is_there(labelling: LabelPlan, settings: SynthesisSpec, training
         )
 
 
+def _describe_rest(labelling: LabelPlan, settings: SynthesisSpec, training: SegmenterSpec, test: str | None) -> str:
+    """What the stages after the labelling will do, for a person, as far as it is known before there are labels."""
+    samples = (
+        f"{settings.count} samples, strength {settings.strength:g}, guidance {settings.guidance:g}"
+        if training.synthetic
+        else "none, the segmenter learns from the corpus alone"
+    )
+    facts = [
+        ("synthesis", samples),
+        ("training", f"{training.describe()}, into {storage.redact(storage.join(labelling.run.url, SEGMENTER))}"),
+        ("evaluation", f"on {storage.redact(test)}" if test is not None else NO_TEST),
+    ]
+    return "\n".join(f"{name:<12}{fact}" for name, fact in facts)
+
+
 def _stop_where_leases_failed(outcome: Outcome) -> None:
     """What comes next must begin with all of them; RuntimeError."""
     if left := list(outcome.failed_leases):
@@ -238,7 +255,7 @@ def _evaluate(
     from engine.pipeline.predict import run_prediction
 
     if test is None:
-        tell("evaluation: skipped, the images have no ground truth (name some that do with --test)")
+        tell(f"evaluation: {NO_TEST}")
         return []
     concept, run, corpus = labelling.spec.concept, labelling.run.url, labelling.input_url
     results: dict[str, Any] = {}

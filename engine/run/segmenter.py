@@ -102,7 +102,6 @@ class SegmenterTask:
 
     def describe(self) -> str:
         """The plan for a person, one fact per line."""
-        spec = self.spec
         facts = [("concept", repr(self.concept))]
         if self.concepts:
             classes = [f"{number} {name!r}" for number, name in enumerate(self.concepts, 1)]
@@ -110,9 +109,8 @@ class SegmenterTask:
         for source in self.sources:
             what = {"refined": "M", "preliminary": "M_pre", "truth": "the corpus's own masks"}[source.labels]
             facts.append((source.name, f"{len(source.leases)} leases, labels: {what}{source.describe_missing()}"))
-        side = f"{spec.crop} x {spec.crop}"
         facts += [
-            ("training", f"{spec.steps} steps of {spec.batch_size} crops of {side}, width {spec.width}"),
+            ("training", self.spec.describe()),
             ("fingerprint", self.manifest.hash),
             ("segmenter", storage.redact(self.url) + (" (to be resumed)" if self.resumed else " (new)")),
         ]

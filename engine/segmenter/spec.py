@@ -78,6 +78,10 @@ class SegmenterSpec:
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be positive")
 
+    def describe(self) -> str:
+        """What will be done, for a person: ``7 steps of 32 crops of 128 x 128, width 32``."""
+        return f"{self.steps} steps of {self.batch_size} crops of {self.crop} x {self.crop}, width {self.width}"
+
     def fingerprint_fields(self) -> dict[str, Any]:
         """Everything of this spec that a training's fingerprint covers, as JSON values."""
         values = {**dataclasses.asdict(self), "drop_flags": sorted(self.drop_flags)}
