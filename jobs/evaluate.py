@@ -19,7 +19,7 @@ from engine.evaluation.evaluate import evaluate_run
 from engine.evaluation.report import compare_concepts, format_mean, format_report
 from engine.evaluation.rows import EvaluationError, find_labels
 from engine.run.command import run_command
-from engine.run.directory import find_corpus_url, find_input, read_manifest
+from engine.run.directory import find_corpus_url, find_input, find_moved, read_manifest
 from engine.run.names import to_folder
 from engine.run.options import Int, Moved
 from engine.run.what_next import describe_next
@@ -144,8 +144,16 @@ def _compare(job: Evaluate) -> int:
         _write(whole, job.json)
     texts = [*map(format_report, results), *(f"{name}: {reason}" for name, reason in not_compared.items())]
     print("\n\n".join([*texts, *([format_mean(whole)] if len(names) > 1 else [])]))
-    print(describe_next("evaluate", run=run, one_of=names[0] if several else None))
+    moved = _find_moved(job, run, names[0])
+    print(describe_next("evaluate", run=run, one_of=names[0] if several else None, input_url=moved))
     return 0
+
+
+def _find_moved(job: Evaluate, run: str, concept: str) -> str | None:
+    """Where the images lie, if the next command has to be told; labels without a run.json are compared as well."""
+    if job.input is None or not storage.exists(storage.join(run, "run.json")):
+        return None
+    return find_moved(run, _corpus(job, concept))
 
 
 def _study(job: Evaluate) -> int:

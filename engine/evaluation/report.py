@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+MISSING = {
+    "rows_without_truth": "labels without ground truth",
+    "truth_without_row": "images with ground truth and without a label",
+    "no_truth": "images of the corpus without ground truth",
+    "bad_truth": "images with ground truth that cannot be used",
+    "shards_without_row": "tars without labels",
+}
+"""What is not compared, for a person."""
+
 
 def format_report(result: dict[str, Any]) -> str:
     """A table of what `evaluate_run` returns, in percent as papers print them."""
@@ -13,7 +22,7 @@ def format_report(result: dict[str, Any]) -> str:
     if boxes := result["box_iou"]:
         values = " and ".join(f"{_percent(boxes[name]).strip()} ({name})" for name in ("preliminary", "refined"))
         lines += ["", f"IoU of the boxes around the masks: {values}, mean of {boxes['images']} images with a box only"]
-    absent = [f"{count} {name.replace('_', ' ')}" for name, count in result["missing"].items() if count]
+    absent = [f"{count} {MISSING[name]}" for name, count in result["missing"].items() if count]
     if absent:
         lines += ["", f"not compared: {', '.join(absent)}"]
     return "\n".join(lines)

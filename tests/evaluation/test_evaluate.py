@@ -17,6 +17,9 @@ from engine.evaluation.report import format_report
 from engine.evaluation.rows import EvaluationError, find_labels
 from engine.evaluation.truth import find_box, has_truth
 from jobs.evaluate import main
+from jobs.report import main as report
+from tests.jobs.parse import find_commands
+from tests.segmenter.bright import label, write_corpus
 
 PERFECT = {"acc": 1.0, "iou": 1.0, "miou": 1.0, "images": 6}
 
@@ -108,7 +111,10 @@ def test_what_cannot_be_compared_is_counted(world: Any) -> None:
         "bad_truth": 1,
         "shards_without_row": 1,
     }
-    assert "1 truth without row, 1 bad truth, 1 shards without row" in format_report(found)
+    said = format_report(found)
+    assert "not compared: 3 labels without ground truth, 1 images with ground truth and without a label, 1 " in said
+    assert "1 images with ground truth that cannot be used, 1 tars without labels" in said
+    assert "images of the corpus without ground truth" not in said
 
 
 def test_a_tar_without_labels_is_not_opened(world: Any) -> None:
@@ -224,6 +230,22 @@ def test_the_json_may_go_anywhere_and_where_it_cannot_is_said_at_once(
     assert main([*given, "nonsense://out.json"]) == 2
     said = capsys.readouterr()
     assert "nonsense" in said.err and said.out == ""
+
+
+def test_the_report_that_follows_is_told_where_the_images_lie_now_if_they_have_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_corpus(tmp_path / "corpus", shards=1)
+    label(tmp_path / "corpus", tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    for options in ([], ["--input", "corpus/"]):
+        assert main(["--run", "run", *options]) == 0
+        ((_, arguments),) = find_commands(capsys.readouterr().out)
+        assert arguments == ["--run", str(tmp_path / "run")]
+    (tmp_path / "corpus").rename(tmp_path / "moved")
+    assert main(["--run", "run", "--input", "moved"]) == 0
+    ((job, arguments),) = find_commands(capsys.readouterr().out)
+    assert job == "report" and report([*arguments, "--rows", "2"]) == 0
 
 
 @pytest.mark.parametrize("corpus", ["nowhere", "corpus"])
