@@ -72,22 +72,24 @@ class LabelFiles:
 
 
 def find_label_files(run: str, folder: str, most: int | None = None) -> LabelFiles | None:
-    """The label files in ``run/folder``, None if there are none.
+    """The label files in ``run/folder`` that have a receipt, None if there are none.
 
     Args:
         most: so many of them at most, evenly spread; all if not given.
 
     Raises:
-        EvaluationError: two rows of one image and concept, or a file that is not a label file.
+        EvaluationError: two rows of one image and concept, or a file that is not a label file, or is not there.
     """
     files: dict[str, list[str]] = defaultdict(list)
     rows: dict[str, list[tuple[str, str]]] = defaultdict(list)
     concepts: dict[str, None] = {}
     place = storage.join(run, folder)
-    names = [name for name in storage.list_names(place) if name.endswith(".parquet") and not name.startswith(".")]
-    count = len(names) if most is None else min(most, len(names))
-    for name in (names[index * len(names) // count] for index in range(count)):
-        url = storage.join(place, name)
+    # The names tell which leases are done: of a large run not every receipt is read to draw some of its labels.
+    there = storage.list_names(place)
+    leases = [name[: -len(".json")] for name in there if name.endswith(".json") and not name.startswith(".")]
+    count = len(leases) if most is None else min(most, len(leases))
+    for lease in (leases[index * len(leases) // count] for index in range(count)):
+        url = storage.join(place, f"{lease}.parquet")
         for batch in _batches(url, ["shard", "key", "concept"]):
             for row in batch.to_pylist():
                 if url not in files[row["shard"]]:
@@ -98,7 +100,7 @@ def find_label_files(run: str, folder: str, most: int | None = None) -> LabelFil
         if len(set(found)) < len(found):
             twice = next(key for key, concept in found if found.count((key, concept)) > 1)
             raise EvaluationError(f"{storage.redact(place)} holds two rows of {shard} {twice}; label into an empty run")
-    return LabelFiles(files=dict(files), rows=dict(rows), concepts=tuple(concepts)) if names else None
+    return LabelFiles(files=dict(files), rows=dict(rows), concepts=tuple(concepts)) if leases else None
 
 
 def find_labels(run: str, most: int | None = None) -> tuple[LabelFiles, str]:
@@ -114,7 +116,7 @@ def find_labels(run: str, most: int | None = None) -> tuple[LabelFiles, str]:
         files = find_label_files(run, folder, most)
         if files is not None and files.count:
             return files, folder
-    raise EvaluationError(f"{storage.redact(run)} holds no labels; label into it first, or name another run")
+    raise EvaluationError(f"{storage.redact(run)} holds no finished labels; label into it first, or name another run")
 
 
 def _batches(url: str, columns: list[str]) -> Iterator[Any]:
@@ -124,5 +126,10 @@ def _batches(url: str, columns: list[str]) -> Iterator[Any]:
             if absent := set(columns) - set(parquet.schema_arrow.names):
                 raise ValueError(f"it has no column {', '.join(sorted(absent))}")
             yield from parquet.iter_batches(batch_size=256, columns=columns)
+    except FileNotFoundError as error:
+        raise EvaluationError(
+            f"there is no {storage.redact(url)}, though a receipt says that it was written; delete the receipt and "
+            "label its lease again"
+        ) from error
     except ValueError as error:  # pyarrow.ArrowInvalid is a ValueError
         raise EvaluationError(f"{storage.redact(url)} is not a label file: {error}") from error

@@ -55,9 +55,11 @@ class World:
         return {**row, **pngs, "bbox": [0, 0, 0, 0], "area": float(mask.mean()), "flags": [], **other}
 
     def write_rows(self, file: str, rows: list[dict[str, Any]]) -> None:
+        """A label file, and that it is done."""
         path = self.run / file
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.Table.from_pylist(rows, schema=LABEL_SCHEMA), path)
+        path.with_suffix(".json").touch()
 
 
 @pytest.fixture

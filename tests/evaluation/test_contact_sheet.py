@@ -65,7 +65,7 @@ def test_final_labels_are_preferred(world: Any, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_without_labels_or_images_there_is_an_error(world: Any) -> None:
-    with pytest.raises(EvaluationError, match="no labels"):
+    with pytest.raises(EvaluationError, match="no finished labels"):
         write_contact_sheet(str(world.run), list_shards(str(world.corpus)), str(world.run / "sheet.png"))
     world.write_rows("preliminary/x.parquet", [world.row("x.tar", "0", np.ones((9, 9), dtype=bool))])
     with pytest.raises(EvaluationError, match="in the corpus"):

@@ -65,6 +65,15 @@ def test_measures_are_those_of_the_protocol_over_all_images(world: Any) -> None:
     assert found["refined"] == {**finals.result(), "images": 6}
 
 
+def test_labels_that_are_not_done_are_not_compared_and_done_ones_must_be_there(world: Any) -> None:
+    write_truth_as_rows(world, "labels")
+    (world.run / "labels" / "000001.json").unlink()
+    assert evaluate(world)["images"] == 3
+    (world.run / "labels" / "000000.parquet").unlink()
+    with pytest.raises(EvaluationError, match=r"there is no .*000000\.parquet, though a receipt says"):
+        evaluate(world)
+
+
 def test_a_run_with_final_labels_only_is_evaluated_in_both_ways(world: Any) -> None:
     write_truth_as_rows(world, "labels")
     found = evaluate(world)
@@ -194,7 +203,7 @@ def test_boxes_are_compared_where_there_are_no_masks(world: Any) -> None:
 
 
 def test_nothing_to_compare_is_an_error_with_the_reason(world: Any) -> None:
-    with pytest.raises(EvaluationError, match="holds no labels"):
+    with pytest.raises(EvaluationError, match="holds no finished labels"):
         evaluate(world)
     world.write_rows("preliminary/x.parquet", [world.row("x.tar", "000", np.ones((9, 9), dtype=bool))])
     with pytest.raises(EvaluationError, match="2 shards without row"):
