@@ -76,22 +76,53 @@ def valid_cells(places: list[Placement]) -> Tensor:
 
 def upsample_mask(mask: np.ndarray, width: int, height: int) -> np.ndarray:
     """(h, w) bool at latent size -> (height, width) bool at image size, each pixel taking the cell it lies in."""
-    picture = Image.fromarray(mask.astype(np.uint8))
-    return np.asarray(picture.resize((width, height), Image.Resampling.NEAREST)).astype(bool)
+    rows, columns = (_nearest(*sides) for sides in zip(mask.shape, (height, width), strict=True))
+    return mask.astype(bool).take(columns, axis=1).take(rows, axis=0)
+
+
+def _nearest(cells: int, pixels: int) -> np.ndarray:
+    """The cell that each pixel along a side lies in, rounded as Pillow does."""
+    line = Image.fromarray(np.arange(cells, dtype=np.int32)[None])
+    return np.asarray(line.resize((pixels, 1), Image.Resampling.NEAREST))[0]
 
 
 def resize_mask(mask: np.ndarray, width: int, height: int) -> np.ndarray:
     """(h, w) bool at the model's resolution -> (height, width) bool at image size, with smooth edges between pixels."""
     if mask.shape == (height, width):
         return mask
-    picture = Image.fromarray(mask.astype(np.uint8) * 255)
-    return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR)) >= 128
+    grey = mask.astype(np.uint8) * 255
+    if height < len(mask):
+        return _resize(grey, width, height) >= 128
+    # What grows in height is resized along its rows first, then along its columns: here that is done by hand, and left
+    # out where the object is not.
+    rows = _extent(mask, 0)
+    wide = np.zeros((len(mask), width), np.uint8)
+    if rows.stop:
+        wide[rows] = _resize(grey[rows], width, rows.stop - rows.start)
+    columns = _extent(wide, 1)
+    full = np.zeros((height, width), bool)
+    if columns.stop:
+        full[:, columns] = _resize(wide[:, columns], columns.stop - columns.start, height) >= 128
+    return full
+
+
+def _resize(values: np.ndarray, width: int, height: int) -> np.ndarray:
+    return np.asarray(Image.fromarray(values).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def bounding_box(mask: np.ndarray) -> tuple[int, int, int, int]:
     """x, y, width, height in pixels of the smallest box around the mask ((H, W) bool); zeros if it is empty."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not len(rows):
-        return 0, 0, 0, 0
-    x, y = int(columns[0]), int(rows[0])
-    return x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1
+    rows = _extent(mask, 0)
+    columns = _extent(mask[rows], 1)
+    return columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start
+
+
+def _extent(mask: np.ndarray, axis: int) -> slice:
+    """From the first row (axis 0) or column (1) with anything in it to the last; an empty slice at 0 without any."""
+    places = np.flatnonzero(mask.any(axis=1 - axis))
+    return slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 0)
+
+
+def covered(mask: np.ndarray) -> float:
+    """Fraction of the pixels ((H, W) bool) that are True."""
+    return float(np.count_nonzero(mask) / mask.size)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.diffusion.geometry import Placement, bounding_box, canvas_to_image, resize_mask, upsample_mask
+from engine.diffusion.geometry import Placement, bounding_box, canvas_to_image, covered, resize_mask, upsample_mask
 from engine.diffusion.model import LatentDiffusion
 from engine.diffusion.prompt import ConceptPrompt
 from engine.distillation.weights import ConceptModel
@@ -137,7 +137,7 @@ class Labeller:
             preliminary_mask=inside,
             mask=full_size,
             bbox=bounding_box(full_size),
-            area=float(full_size.mean()),
+            area=covered(full_size),
             separation=separation,
             refined_separation=float("nan"),
             presence=presence,
@@ -194,7 +194,7 @@ class Labeller:
             label,
             mask=full_size,
             bbox=bounding_box(full_size),
-            area=float(full_size.mean()),
+            area=covered(full_size),
             refined_separation=float(refined.mixture.separation[k]),
             quality=0.0 if USELESS & set(flags) else quality_of(signals),
             flags=flags,

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from engine.diffusion.geometry import bounding_box
+from engine.diffusion.geometry import bounding_box, covered
 from engine.labelling.heatmap import bytes_to_advantage
 from engine.labelling.label import USELESS, Label
 
@@ -67,7 +67,7 @@ def _with_mask(label: Label, mask: np.ndarray) -> Label:
         label,
         mask=mask,
         bbox=bounding_box(mask),
-        area=float(mask.mean()),
+        area=covered(mask),
         quality=label.quality if mask.any() else 0.0,
         flags=flags,
     )

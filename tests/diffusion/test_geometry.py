@@ -5,8 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from scipy import ndimage
 
-from engine.diffusion.geometry import Placement, canvas_to_image, image_to_canvas, upsample_mask, valid_cells
+from engine.diffusion.geometry import (
+    Placement,
+    bounding_box,
+    canvas_to_image,
+    covered,
+    image_to_canvas,
+    resize_mask,
+    upsample_mask,
+    valid_cells,
+)
 
 SIZES = [(512, 512), (640, 427), (427, 640), (31, 17), (1, 900), (5000, 8), (128, 96)]
 
@@ -57,3 +68,29 @@ def test_an_image_comes_back_from_its_canvas(size):
     if (width, height) == (place.columns * 8, place.rows * 8):
         assert np.array_equal(back, image)
     assert np.abs(back.astype(int) - image).mean() < 3
+
+
+def masks_and_sizes() -> list[tuple[np.ndarray, int, int]]:
+    """Blobs, nothing and everything; taller, wider, both or neither than the masks."""
+    rng, drawn = np.random.default_rng(0), []
+    for number in range(60):
+        blobs = ndimage.gaussian_filter(rng.standard_normal(rng.integers(1, 90, 2)), 4)
+        mask = blobs > (0, 0.5, 2, 99, -99)[number % 5] * blobs.std()
+        width, height = (int(side) for side in rng.integers(1, (9, 90, 400)[number % 3], 2))
+        drawn.append((mask, width, height))
+    return drawn
+
+
+def test_masks_are_resized_bit_for_bit_as_by_pillow():
+    for mask, width, height in masks_and_sizes():
+        coarse = Image.fromarray(mask.astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST)
+        assert np.array_equal(upsample_mask(mask, width, height), np.asarray(coarse).astype(bool))
+        smooth = Image.fromarray(mask.astype(np.uint8) * 255).resize((width, height), Image.Resampling.BILINEAR)
+        assert np.array_equal(resize_mask(mask, width, height), np.asarray(smooth) >= 128)
+
+
+def test_the_box_and_the_area_of_a_mask_are_those_of_its_pixels():
+    for mask, _, _ in masks_and_sizes():
+        y, x = np.nonzero(mask)
+        box = (x.min(), y.min(), np.ptp(x) + 1, np.ptp(y) + 1) if len(x) else (0, 0, 0, 0)
+        assert bounding_box(mask) == box and covered(mask) == mask.mean()
