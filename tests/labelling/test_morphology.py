@@ -87,6 +87,34 @@ def test_opening_takes_away_what_is_thin_and_leaves_the_border_alone():
     assert not got[10, 25:].any() and bool(got[:17, :17].all())
 
 
+def tidy_plainly(mask: np.ndarray, heat: np.ndarray, wanted: RefinementSpec) -> np.ndarray:
+    """With scipy's morphology, on the mask with its border repeated."""
+    for name in ("closing", "fill_holes", "opening"):
+        radius = int(getattr(wanted, name))
+        disc = np.hypot(*np.mgrid[-radius : radius + 1, -radius : radius + 1]) <= radius
+        if name == "fill_holes" and radius:
+            mask = ndimage.binary_fill_holes(mask)
+        elif radius:
+            padded = np.pad(mask, radius, mode="edge")
+            mask = getattr(ndimage, f"binary_{name}")(padded, disc)[radius:-radius, radius:-radius]
+    pieces, count = ndimage.label(mask, np.ones((3, 3)))
+    peaks = [heat[pieces == piece].max() for piece in range(1, count + 1)]
+    hot = [piece for piece, peak in enumerate(peaks, 1) if peak >= wanted.component_heat * max(peaks)]
+    return np.isin(pieces, hot)
+
+
+@pytest.mark.parametrize(("closing", "opening"), [(0, 1), (1, 2), (3, 3), (5, 0)])
+@pytest.mark.parametrize("fill_holes", [False, True])
+def test_a_mask_is_tidied_as_by_scipy(closing, opening, fill_holes):
+    wanted = settings(closing=closing, opening=opening, fill_holes=fill_holes, component_heat=0.7)
+    rng = np.random.default_rng(0)
+    for shape, cut in [((60, 80), 0.0), ((60, 80), 0.8), ((60, 80), -1.0), ((7, 50), 0.0), ((1, 1), -9.0)]:
+        blobs = ndimage.gaussian_filter(rng.standard_normal(shape), 2)
+        mask, heat = blobs > cut * blobs.std(), rng.random(shape).astype(np.float32)
+        got = tidy(torch.from_numpy(mask), torch.from_numpy(heat), wanted).numpy()
+        assert np.array_equal(got, tidy_plainly(mask, heat, wanted))
+
+
 def test_an_empty_mask_stays_empty():
     empty = torch.zeros(9, 9, dtype=torch.bool)
     assert not tidy(empty, torch.ones(9, 9), settings(closing=2, opening=1, fill_holes=True, component_heat=0.9)).any()
