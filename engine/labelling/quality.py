@@ -36,7 +36,9 @@ class Signals:
 def _correlation(heatmap: np.ndarray, mask: np.ndarray) -> float:
     """Of the heatmap's cells with the fraction of each that the mask covers; 0 where either is constant."""
     (rows, columns), factor = heatmap.shape, len(mask) // len(heatmap)
-    covered = mask.reshape(rows, factor, columns, factor).mean((1, 3)).ravel()
+    # Counted in integers, a row of pixels at a time.
+    counts = mask.view(np.uint8).reshape(rows, factor, columns, factor).sum(1, dtype=np.uint16).sum(2)
+    covered = counts.ravel() / factor**2
     shades = heatmap.astype(np.float64).ravel()
     if not covered.std() or not shades.std():
         return 0.0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from engine.diffusion.geometry import covered
+
 WEAKNESSES = ("low_contrast", "several_contrasts", "colourless", "uniform_background", "covers_most")
 """All flags of `find_weaknesses`."""
 
@@ -33,17 +35,30 @@ def find_weaknesses(
         pixels: (3, H, W) in [-1, 1]; mask, region: (H, W) bool, M and the pixels painted over.
         contrast, clusters, missed: of `engine.labelling.refinement.Refined`.
     """
-    unit = (pixels + 1) / 2
+    unit_CN = ((pixels + 1) / 2).reshape(3, -1)
     flags = []
     if contrast < LOW_CONTRAST:
         flags.append("low_contrast")
     if clusters == 3 and missed > MISSED:
         flags.append("several_contrasts")
-    if mask.any() and (unit.max(0) - unit.min(0))[mask].mean() < COLOURLESS:
+    object_CN = unit_CN.compress(mask.ravel(), axis=1)
+    if object_CN.size and (object_CN.max(0) - object_CN.min(0)).mean() < COLOURLESS:
         flags.append("colourless")
-    around = unit[:, ~region]
-    if around.size and around.std(axis=1).mean() < UNIFORM:
+    around_CN = unit_CN.compress(~region.ravel(), axis=1)
+    if around_CN.size and _deviation(around_CN).mean() < UNIFORM:
         flags.append("uniform_background")
-    if region.mean() > MOST:
+    if covered(region) > MOST:
         flags.append("covers_most")
     return flags
+
+
+def _deviation(values_CN: np.ndarray) -> np.ndarray:
+    """Standard deviation of each channel: [C].
+
+    Added up one by one, in float32, and not pairwise as `std` does with a channel that lies by itself in memory: flags
+    at the edge of `UNIFORM` hang on the last digits, and must stay what they were.
+    """
+    count = values_CN.shape[1]
+    mean_C1 = np.add.accumulate(values_CN, axis=1)[:, -1:] / count
+    squares_CN = np.square(values_CN - mean_C1)
+    return np.sqrt(np.add.accumulate(squares_CN, axis=1)[:, -1] / count)

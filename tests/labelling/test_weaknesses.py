@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.labelling.weaknesses import find_weaknesses
+from engine.labelling.weaknesses import UNIFORM, find_weaknesses
 
 
 def scene(*, thing=(0.9, 0.1, 0.1), noise: float = 0.2) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -58,3 +58,16 @@ def test_a_background_of_one_colour_is_uniform_whatever_the_colour():
     pixels, mask, region = scene()
     pixels[:, ~region] = np.array([[-0.8], [-0.8], [0.9]])
     assert find_weaknesses(pixels, mask, region, contrast=0.4, clusters=2, missed=0.1) == ["uniform_background"]
+
+
+def test_a_background_is_uniform_by_numpys_deviation_of_pixels_with_their_channels_side_by_side():
+    """Down to the last bit of float32, in which a labelling has its pixels: its flags must not change."""
+    pixels, mask, region = scene(noise=UNIFORM)
+    pixels = np.tile(pixels, (1, 8, 8)).astype(np.float32)
+    mask, region = np.tile(mask, (8, 8)), np.tile(region, (8, 8))
+    for step in range(-40, 41):  # brings the deviation to the limit, and beyond it by less than pairwise sums differ
+        scaled = pixels * np.float32(UNIFORM / ((pixels + 1) / 2)[:, ~region].std(axis=1).mean())
+        scaled = scaled * np.float32(1 + step * 2e-7)
+        uniform = ((scaled + 1) / 2)[:, ~region].std(axis=1).mean() < UNIFORM
+        flags = find_weaknesses(scaled, mask, region, contrast=0.4, clusters=2, missed=0.1)
+        assert ("uniform_background" in flags) == uniform
