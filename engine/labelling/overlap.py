@@ -106,9 +106,10 @@ def resolve_overlap(
         priors: added to each score, in its unit: how likely the concept is to be in the image at all.
     """
     owned = [np.asarray(mask, bool) for mask in masks]
-    while np.sum(owned, 0).max(initial=0) > 1:
-        kept = _give_to_one(owned, scores, priors)
-        shares = [own.sum() / mask.sum() if mask.any() else 1.0 for own, mask in zip(kept, owned, strict=True)]
+    while (contested := _contested(owned)).any():
+        kept = _give_to_one(owned, bounding_box(contested), scores, priors)
+        counts = [(np.count_nonzero(own), np.count_nonzero(mask)) for own, mask in zip(kept, owned, strict=True)]
+        shares = [own / total if total else 1.0 for own, total in counts]
         least = int(np.argmin(shares))
         if shares[least] >= CRUMBS:
             return kept
@@ -116,21 +117,45 @@ def resolve_overlap(
     return owned
 
 
+def _contested(masks: Sequence[np.ndarray]) -> np.ndarray:
+    """Pixels of more than one mask: (H, W) bool."""
+    once, again = np.zeros((2, *masks[0].shape), bool)
+    for mask in masks:
+        again |= once & mask
+        once |= mask
+    return again
+
+
 def _give_to_one(
-    masks: Sequence[np.ndarray], scores: Sequence[np.ndarray], priors: Sequence[float] | None
+    masks: Sequence[np.ndarray],
+    box: tuple[int, int, int, int],
+    scores: Sequence[np.ndarray],
+    priors: Sequence[float] | None,
 ) -> list[np.ndarray]:
-    claims = np.stack(masks)
-    rows, columns = scores[0].shape
-    claimed = _resize(np.asarray(claims.any(0)), columns, rows, Image.Resampling.BOX)
+    """Masks that do not overlap; outside of the box (x, y, width, height) they do not anyway."""
+    (height, width), (rows, columns) = masks[0].shape, scores[0].shape
+    x, y, across, down = box
+    inside = (slice(y, y + down), slice(x, x + across))
+    claimed = _resize(np.logical_or.reduce(masks), columns, rows, Image.Resampling.BOX)
     share = np.maximum(_blur(claimed), 1e-6)
-    height, width = claims.shape[1:]
-    means = np.stack(
-        [_resize(_blur(score * claimed) / share, width, height, Image.Resampling.BILINEAR) for score in scores]
-    )
+    means = np.stack([_enlarge(_blur(score * claimed) / share, width, height, inside) for score in scores])
     if priors is not None:
         means += np.asarray(priors, np.float32)[:, None, None]
-    winner = np.where(claims, means, -np.inf).argmax(0)
-    return [mask & (winner == place) for place, mask in enumerate(masks)]
+    winner = np.where([mask[inside] for mask in masks], means, -np.inf).argmax(0)
+    kept = [mask.copy() for mask in masks]
+    for place, own in enumerate(kept):
+        own[inside] &= winner == place
+    return kept
+
+
+def _enlarge(values: np.ndarray, width: int, height: int, part: tuple[slice, slice]) -> np.ndarray:
+    """The part (of rows and columns) of values (h, w) brought to (height, width)."""
+    rows, columns = part
+    if height < len(values):
+        return _resize(values, width, height, Image.Resampling.BILINEAR)[part]
+    # As in `resize_mask`: along the rows first, then along those columns that are asked for.
+    wide = _resize(values, width, len(values), Image.Resampling.BILINEAR)[:, columns]
+    return _resize(wide, wide.shape[1], height, Image.Resampling.BILINEAR)[rows]
 
 
 def _resize(values: np.ndarray, width: int, height: int, how: Image.Resampling) -> np.ndarray:

@@ -3,11 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy import ndimage
 
 from engine.labelling.heatmap import advantage_to_bytes
 from engine.labelling.label import USELESS, Label
-from engine.labelling.overlap import make_disjoint, resolve_overlap, share_pixels
+from engine.labelling.overlap import CRUMBS, make_disjoint, resolve_overlap, share_pixels
 
 
 def halves() -> tuple[np.ndarray, np.ndarray]:
@@ -114,6 +115,42 @@ def test_masks_larger_than_their_scores_are_shared_as_the_cells_say_with_smooth_
     found = resolve_overlap(masks, scores)
     assert np.mean([(a != b).mean() for a, b in zip(found, expected, strict=True)]) < 0.01
     assert np.array_equal(np.stack(found).any(0), np.stack(masks).any(0))
+
+
+def share_everywhere(masks: list[np.ndarray], scores: list[np.ndarray]) -> list[np.ndarray]:
+    """`resolve_overlap` with its means enlarged to all of the image, wherever masks overlap."""
+    (height, width), (rows, columns) = masks[0].shape, scores[0].shape
+
+    def resize(values: np.ndarray, size: tuple[int, int], how: Image.Resampling) -> np.ndarray:
+        return np.asarray(Image.fromarray(values.astype(np.float32)).resize(size, how))
+
+    def blur(values: np.ndarray) -> np.ndarray:
+        return ndimage.gaussian_filter(values, 0.15 * max(rows, columns), mode="nearest")
+
+    masks = list(masks)
+    while np.sum(masks, 0).max() > 1:
+        anyone = resize(np.any(masks, 0), (columns, rows), Image.Resampling.BOX)
+        means = [blur(score * anyone) / np.maximum(blur(anyone), 1e-6) for score in scores]
+        large = np.stack([resize(mean, (width, height), Image.Resampling.BILINEAR) for mean in means])
+        winner = np.where(masks, large, -np.inf).argmax(0)
+        kept = [mask & (winner == place) for place, mask in enumerate(masks)]
+        shares = [own.sum() / mask.sum() if mask.any() else 1.0 for own, mask in zip(kept, masks, strict=True)]
+        least = int(np.argmin(shares))
+        if shares[least] >= CRUMBS:
+            return kept
+        masks[least] = masks[least] & False
+    return masks
+
+
+def test_pixels_are_shared_bit_for_bit_as_if_means_were_taken_everywhere() -> None:
+    rng = np.random.default_rng(0)
+    for number in range(60):
+        count, size, cells = rng.integers(2, 5), rng.integers(1, (9, 200)[number % 2], 2), rng.integers(1, 20, 2)
+        blobs = [ndimage.gaussian_filter(rng.standard_normal(size), 8) for _ in range(count)]
+        masks = [blob > (-0.3, 0.3, 1.0)[number % 3] * blob.std() for blob in blobs]
+        scores = [rng.random(cells).astype(np.float32) for _ in masks]
+        found = resolve_overlap(masks, scores)
+        assert all(np.array_equal(a, b) for a, b in zip(found, share_everywhere(masks, scores), strict=True))
 
 
 def label_of(mask: np.ndarray, *, heat: int = 0, advantage: float | None = None, **changes) -> Label:
