@@ -51,9 +51,11 @@ def image_to_canvas(image: np.ndarray, place: Placement) -> Tensor:
     if (place.width, place.height) != size:
         image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
     side = place.cells * place.factor
-    canvas = torch.zeros(3, side, side)
-    canvas[:, : size[1], : size[0]] = torch.from_numpy(image.copy()).permute(2, 0, 1) / 127.5 - 1
-    return canvas
+    canvas = np.zeros((3, side, side), np.float32)
+    inside = canvas[:, : size[1], : size[0]]
+    np.divide(image.transpose(2, 0, 1), np.float32(127.5), out=inside)
+    inside -= 1
+    return torch.from_numpy(canvas)
 
 
 def canvas_to_image(canvas: Tensor, place: Placement) -> np.ndarray:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from engine.diffusion.geometry import Placement, image_to_canvas, valid_cells
 from engine.diffusion.model import LatentDiffusion
+from engine.labelling.for_each import ForEach
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +32,13 @@ class Encoded:
     z0: Tensor
 
 
-def encode_images(model: LatentDiffusion, images: list[np.ndarray], keys: list[str]) -> Encoded:
+def encode_images(
+    model: LatentDiffusion, images: list[np.ndarray], keys: list[str], *, for_each: ForEach = map
+) -> Encoded:
     """Upright RGB images ((H, W, 3) uint8, any sizes, at least one) as the model sees them."""
     places = [
         Placement.fit(image.shape[1], image.shape[0], cells=model.latent_size, factor=model.factor) for image in images
     ]
-    canvases = torch.stack([image_to_canvas(i, p) for i, p in zip(images, places, strict=True)]).to(model.device)
+    canvases = torch.stack(list(for_each(image_to_canvas, images, places))).to(model.device)
     valid = valid_cells(places).to(model.device)
     return Encoded(keys=keys, places=places, canvases=canvases, valid=valid, z0=model.encode(canvases))

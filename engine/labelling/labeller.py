@@ -16,6 +16,7 @@ from engine.labelling.attend import Attention, attend
 from engine.labelling.batch import fit_batch
 from engine.labelling.difference import difference
 from engine.labelling.encode import Encoded, encode_images
+from engine.labelling.for_each import for_each_on
 from engine.labelling.heatmap import advantage_to_bytes, scale_to_bytes, weigh
 from engine.labelling.inpainting import grow, remove_object
 from engine.labelling.label import USELESS, Label
@@ -56,7 +57,7 @@ class Labeller:
         self.spec = spec
         self.keep_backgrounds = keep_backgrounds
         self.prompt = ConceptPrompt.parse(model.tokenizer, spec.prompt, [spec.concept])
-        self.stopwatch = Stopwatch(model.device)
+        self.stopwatch, self.for_each = Stopwatch(model.device), for_each_on(model.device)
         self.concept = ConceptModel.load(model, weights).merged()
         self.batch_size = batch_size or fit_batch(self.distilled())
         if compiled:
@@ -75,7 +76,7 @@ class Labeller:
             return []
         model = self.original()
         self.stopwatch.start()
-        batch = encode_images(model, images, keys)
+        batch = encode_images(model, images, keys, for_each=self.for_each)
         self.stopwatch.lap("encode")
         found = attend(model, batch.z0, keys, self.prompt, self.spec, valid=batch.valid, batch_size=self.batch_size)
         self.stopwatch.lap("attention")
@@ -94,10 +95,8 @@ class Labeller:
         advantage_Bhw = advantage_to_bytes(attention.advantage).cpu().numpy()
         masks, mixture, presence = preliminary.mask.cpu().numpy(), preliminary.mixture, attention.presence.tolist()
         separation, one_mode = mixture.separation.tolist(), mixture.one_mode.tolist()
-        labels = [
-            self._preliminary(place, bytes_Bhw[i], advantage_Bhw[i], masks[i], separation[i], one_mode[i], presence[i])
-            for i, place in enumerate(batch.places)
-        ]
+        found = (bytes_Bhw, advantage_Bhw, masks, separation, one_mode, presence)
+        labels: list[Label] = list(self.for_each(self._preliminary, batch.places, *found))
         self.stopwatch.lap("mixture")
         if (stage or self.spec.stage) == "refined":
             # Where there is nothing to paint over, or nothing to paint from, M_pre stays.
@@ -159,16 +158,21 @@ class Labeller:
         watch.lap("inpainting")
         images = model.decode(z0).float().clamp(-1, 1) if settings.reference == "decoded" else canvases
         apart = difference(images, inpainted, settings)
-        refined = refine(canvases, apart, heat, region, valid, settings).cpu()
+        refined = refine(canvases, apart, heat, region, valid, settings, for_each=self.for_each).cpu()
         pixels, shades = canvases.cpu(), heat.cpu().numpy()
-        for k, i in enumerate(usable):
-            place = batch.places[i]
+
+        def finish(k: int) -> Label:
+            place = batch.places[usable[k]]
             height, width = place.rows * place.factor, place.columns * place.factor
             mask = refined.mask[k, :height, :width].numpy()
             own = shades[k, : place.rows, : place.columns]
-            labels[i] = self._finish(labels[i], place, mask, refined, k, own, pixels[k, :, :height, :width])
+            return self._finish(labels[usable[k]], place, mask, refined, k, own, pixels[k, :, :height, :width])
+
+        finished = list(self.for_each(finish, range(len(usable))))
+        for k, i in enumerate(usable):
+            labels[i] = finished[k]
             if self.keep_backgrounds:
-                labels[i] = replace(labels[i], background=canvas_to_image(inpainted[k, 0], place))
+                labels[i] = replace(labels[i], background=canvas_to_image(inpainted[k, 0], batch.places[i]))
         watch.lap("refinement")
 
     def _finish(

@@ -11,6 +11,7 @@ from PIL import Image
 from scipy import ndimage
 
 from engine.diffusion.geometry import bounding_box, covered
+from engine.labelling.for_each import ForEach
 from engine.labelling.heatmap import bytes_to_advantage
 from engine.labelling.label import USELESS, Label
 
@@ -27,14 +28,16 @@ OF_A_MASK = ("empty", "touches_border")
 part of it."""
 
 
-def share_pixels(concepts: Sequence[str], found: Sequence[Sequence[Label]]) -> list[list[Label]]:
+def share_pixels(
+    concepts: Sequence[str], found: Sequence[Sequence[Label]], *, for_each: ForEach = map
+) -> list[list[Label]]:
     """For each image its labels of all concepts, by name, with masks that do not overlap.
 
     Args:
         found: of each concept, its labels of all images.
     """
     named = [[replace(label, concept=name) for label in own] for name, own in zip(concepts, found, strict=True)]
-    return [make_disjoint(labels) for labels in zip(*named, strict=True)]
+    return list(for_each(make_disjoint, zip(*named, strict=True)))
 
 
 def make_disjoint(labels: Sequence[Label]) -> list[Label]:

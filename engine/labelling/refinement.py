@@ -17,6 +17,7 @@ from dataclasses import dataclass, fields
 from torch import Tensor
 
 from engine.labelling.components import count_components
+from engine.labelling.for_each import ForEach
 from engine.labelling.heatmap import enlarge, enlarge_smoothly
 from engine.labelling.mixture import Mixture, fit_mixture
 from engine.labelling.morphology import smooth, tidy
@@ -66,7 +67,14 @@ def weigh_difference(apart: Tensor, heat: Tensor, settings: RefinementSpec) -> T
 
 
 def refine(
-    images: Tensor, apart: Tensor, heatmap: Tensor, preliminary: Tensor, valid: Tensor, settings: RefinementSpec
+    images: Tensor,
+    apart: Tensor,
+    heatmap: Tensor,
+    preliminary: Tensor,
+    valid: Tensor,
+    settings: RefinementSpec,
+    *,
+    for_each: ForEach = map,
 ) -> Refined:
     """M of differences: g on the pixels that count, within M_pre, then what the settings ask for.
 
@@ -85,18 +93,22 @@ def refine(
     mixture = fit_mixture(evidence, counted, rule=settings.refined_mixture_rule)
     mask = (evidence > mixture.threshold[:, None, None]) & region
     stability, missed = evidence.new_zeros(2, len(mask))
-    for i in range(len(mask)):  # each in its own shape
-        height, width = int(inside[i, :, 0].sum()), int(inside[i, 0].sum())
-        own = (i, slice(height), slice(width))
+    sides = zip(inside[:, :, 0].sum(1).tolist(), inside[:, 0].sum(1).tolist(), strict=True)
+    shapes = [(i, slice(height), slice(width)) for i, (height, width) in enumerate(sides)]  # each in its own
+    for own in shapes:
+        i, rows, columns = own
         if mask[i].any():
             step = 2 / (mixture.means[i, 1] - mixture.means[i, 0])
             likely = ((evidence[own] - mixture.threshold[i]) * step).sigmoid().float() * region[own]
             if settings.smoothing:
-                likely = smooth(images[i, :, :height, :width], likely, settings.smoothing)
+                likely = smooth(images[i, :, rows, columns], likely, settings.smoothing)
                 mask[own] = (likely > 0.5) & region[own]
             wide, tight = (((likely > p) & region[own]).sum() for p in (0.5 - MARGIN, 0.5 + MARGIN))
             stability[i] = tight / wide.clamp(min=1)
-        mask[own] = tidy(mask[own], heat[own], settings) & region[own]
+    cut, heated = mask.cpu(), heat.cpu()
+    tidied = list(for_each(lambda own: tidy(cut[own], heated[own], settings), shapes))
+    for i, own in enumerate(shapes):
+        mask[own] = tidied[i].to(mask.device) & region[own]
         warm = apart[own] * (heat[own] > WARM)
         missed[i] = (warm * ~mask[own]).sum() / warm.sum().clamp(min=1e-6)
     return Refined(

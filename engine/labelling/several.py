@@ -15,6 +15,7 @@ from engine.diffusion.model import LatentDiffusion
 from engine.labelling.attend import attend_each
 from engine.labelling.batch import fit_batch
 from engine.labelling.encode import encode_images
+from engine.labelling.for_each import for_each_on
 from engine.labelling.label import Label
 from engine.labelling.labeller import Labeller
 from engine.labelling.overlap import share_pixels
@@ -51,9 +52,9 @@ class SeveralLabeller:
         self.each = [Labeller(model, own, weights=data, batch_size=1) for own, data in pairs]
         self.batch_size = batch_size or fit_batch(self.each[-1].distilled())
         self.spec = spec
-        self.stopwatch = Stopwatch(model.device)
+        self.stopwatch, self.for_each = Stopwatch(model.device), for_each_on(model.device)
         for labeller in self.each:
-            labeller.stopwatch = self.stopwatch
+            labeller.stopwatch, labeller.for_each = self.stopwatch, self.for_each
         if compiled:
             for unet in {own.unet for one in self.each for own in (one.original(), one.distilled())}:
                 unet.compile()
@@ -80,12 +81,12 @@ class SeveralLabeller:
             return []
         model, watch = self.each[0].original(), self.stopwatch
         watch.start()
-        batch = encode_images(model, images, keys)
+        batch = encode_images(model, images, keys, for_each=self.for_each)
         watch.lap("encode")
         prompts, shared = [one.prompt for one in self.each], self.spec.specs[0]
         attentions = attend_each(model, batch.z0, keys, prompts, shared, valid=batch.valid, batch_size=self.batch_size)
         watch.lap("attention")
         found = [one.label(batch, own, stage) for one, own in zip(self.each, attentions, strict=True)]
-        labels = share_pixels(self.spec.concepts, found)
+        labels = share_pixels(self.spec.concepts, found, for_each=self.for_each)
         watch.lap("overlap")
         return labels

@@ -109,7 +109,8 @@ class Synthesizer:
         square = Placement.fit(model.resolution, model.resolution, cells=model.latent_size, factor=model.factor)
         places = [square] * len(indices)
         if starts:
-            begun = encode_images(model, [start.image for start in starts], [start.key for start in starts])
+            images, keys = [start.image for start in starts], [start.key for start in starts]
+            begun = encode_images(model, images, keys, for_each=self.labeller.for_each)
             # What lies beside an image on the canvas stays as it is.
             known = Known(z0=begun.z0.float(), region=begun.valid, noise=noise)
             places = begun.places
