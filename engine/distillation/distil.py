@@ -120,9 +120,9 @@ class _FineTuning:
             copy_into(self.weights, dict(found.weights["weights"]))
             copy_into(self.average, dict(found.weights["average"]))
         self.losses = found.losses
-        self.unet: Any
-        self.optimizer: Any
-        self.unet, self.optimizer = self.accelerator.prepare(self.tuned.unet, optimizer)
+        self.unet: Any = self.tuned.unet
+        self.optimizer: Any = self.accelerator.prepare_optimizer(optimizer)
+        self.ready = False
         self.context = model.encode_text(list(prompts))
 
     def learn(self, batch: Batch) -> None:
@@ -131,6 +131,8 @@ class _FineTuning:
         Raises:
             FloatingPointError: the loss is no number any more.
         """
+        if not self.ready:
+            self._get_ready(batch)
         step = len(self.losses)
         rate = warmup_cosine(step, self.spec.steps, peak=self.spec.peak_rate, warmup=self.spec.warmup)
         for group in self.optimizer.param_groups:
@@ -146,14 +148,42 @@ class _FineTuning:
         if not math.isfinite(self.losses[-1]):
             raise FloatingPointError(f"the loss is {self.losses[-1]} at step {step}; lower the learning rate")
 
+    def _get_ready(self, batch: Batch) -> None:
+        """Before the first step: have the U-Net's gradients exchanged, where there is somebody to exchange them with.
+
+        From then on a process that runs out of memory cannot try again while others wait for its gradients. So all try
+        this batch alone first, and go on with as many examples at a time as fit everywhere.
+        """
+        if self.accelerator.num_processes > 1:
+            self._try(batch)
+            fitting = torch.tensor([self.micro_batch], device=self.accelerator.device)
+            self.micro_batch = int(self.accelerator.gather(fitting).min())
+            self.unet = self.accelerator.prepare_model(self.unet)
+        else:
+            # As if to evaluate, but for bfloat16 the same: on CPUs Accelerate would wrap the U-Net even of one process.
+            self.unet = self.accelerator.prepare_model(self.unet, evaluation_mode=True)
+        self.ready = True
+
+    def _try(self, batch: Batch) -> None:
+        """Find out how many examples fit, and leave everything else as it was."""
+        place = self.tuned.device
+        # What the first step adds: the moments, unless they have been read, and the buckets that gradients travel in.
+        copies = 1 if self.optimizer.state else 3
+        held = [torch.empty_like(value) for value in self.weights.values() for _ in range(copies)]
+        with torch.random.fork_rng([place] if place.type == "cuda" else []):
+            self._fit_gradients(batch)
+        self.optimizer.zero_grad()
+        del held
+        free_memory()
+
     def _fit_gradients(self, batch: Batch) -> Tensor:
         """Gradients of this process' examples, fewer at a time once the memory has not sufficed; their loss."""
         while True:
             try:
                 return self._accumulate(batch)
             except Exception as error:
-                # Of several processes, others may be waiting for this one's gradients already.
-                if not is_out_of_memory(error) or self.micro_batch == 1 or self.accelerator.num_processes > 1:
+                waited_for = self.ready and self.accelerator.num_processes > 1
+                if not is_out_of_memory(error) or self.micro_batch == 1 or waited_for:
                     raise
             self.optimizer.zero_grad()
             free_memory()
@@ -227,8 +257,8 @@ def distil(
         model: m, on the device to train on; with adapters its U-Net gets them, with ``full`` it stays as it is.
         prompts: y_f and y_b.
         checkpoint: URL of the training state.
-        micro_batch: largest number of examples of one forward pass; gradients are accumulated. Halved, by a process
-            that is alone, whenever the memory does not suffice.
+        micro_batch: largest number of examples of one forward pass; gradients are accumulated. Halved where the memory
+            does not suffice: by a process that is alone whenever that happens, by several before the first step.
         on_checkpoint: called in the first process with the steps done, all losses, and m′ as it would be.
 
     Returns:
