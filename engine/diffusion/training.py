@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -12,6 +13,9 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from engine import storage
+
+_OPTIMIZER = "optimizer-"
+"""Begins the names of a checkpoint's groups of moments."""
 
 
 def batch_generator(seed: int, step: int) -> torch.Generator:
@@ -44,11 +48,15 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """The state after `step` steps: weights, their averages, optimizer moments, as one safetensors file.
+    """The state after `step` steps: weights, their averages, optimizer moments, as safetensors files.
+
+    The file at the URL names others beside it, one for each group of tensors: of a large model, only one group at a
+    time has its copy in memory. It is written last, so that one checkpoint is whole whenever a training is killed.
 
     Attributes:
         losses: of every step.
-        weights: named groups of named tensors, such as a module's state and its moving average.
+        weights: named groups of named tensors, such as a module's state and its moving average. Of a checkpoint that
+            was loaded, a group is read when it is asked for.
     """
 
     step: int = 0
@@ -56,38 +64,67 @@ class Checkpoint:
     weights: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
     def save(self, url: str, optimizer: torch.optim.Optimizer) -> None:
-        """Write it and the optimizer's state; the file appears under its name only when complete."""
-        tensors = {f"{group}/{key}": value for group, own in self.weights.items() for key, value in own.items()}
+        """Write it and the optimizer's state; the file appears under its name only when all is complete."""
+        groups = {name: dict(own) for name, own in self.weights.items()}
         for index, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer/{index}/{key}": torch.as_tensor(value) for key, value in state.items()}
-        # The JSON travels as bytes beside the tensors: safetensors gives metadata of local files only.
-        notes = json.dumps({"step": self.step, "losses": self.losses}).encode()
-        tensors["notes"] = torch.frombuffer(bytearray(notes), dtype=torch.uint8)
-        data = save(
-            {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
-        )
-        storage.atomic_put(data, url)
+            for moment, value in state.items():
+                groups.setdefault(f"{_OPTIMIZER}{moment}", {})[str(index)] = torch.as_tensor(value)
+        folder, stem, ending = _split(url)
+        files = {group: f"{stem}-{self.step:06d}-{group}{ending}" for group in groups}
+        for group, tensors in groups.items():
+            storage.atomic_put(_pack(tensors), folder + files[group])
+        # The JSON travels as bytes in a tensor: safetensors gives metadata of local files only.
+        notes = json.dumps({"step": self.step, "losses": self.losses, "files": files}).encode()
+        storage.atomic_put(_pack({"notes": torch.frombuffer(bytearray(notes), dtype=torch.uint8)}), url)
+        former = re.compile(rf"{re.escape(stem)}-\d{{6,}}-.+{re.escape(ending)}")
+        for name in storage.list_names(folder or "."):
+            if former.fullmatch(name) and name not in files.values():
+                storage.remove(folder + name)
 
     @classmethod
     def load(cls, url: str, optimizer: torch.optim.Optimizer) -> Checkpoint:
-        """Read it, with the optimizer's state restored in place; step 0 without a file."""
+        """Read it, with the optimizer's state restored in place; step 0 without a file, or with one of before."""
         try:
-            tensors = load(storage.read_bytes(url))
-        except FileNotFoundError:
+            notes = json.loads(load(storage.read_bytes(url))["notes"].numpy().tobytes())
+            urls = {group: _split(url)[0] + name for group, name in notes["files"].items()}
+        except (FileNotFoundError, KeyError):
             return cls()
-        notes = json.loads(tensors.pop("notes").numpy().tobytes())
-        weights: dict[str, dict[str, Tensor]] = {}
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            group, _, key = name.partition("/")
-            if group == "optimizer":
-                index, _, moment = key.partition("/")
-                moments.setdefault(int(index), {})[moment] = value
-            else:
-                weights.setdefault(group, {})[key] = value
-        optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-        for parameter, state in optimizer.state.items():
-            for name, value in state.items():
+        for group in [group for group in urls if group.startswith(_OPTIMIZER)]:
+            for index, value in load(storage.read_bytes(urls.pop(group))).items():
+                parameter = parameters[int(index)]
                 if value.shape == parameter.shape:  # fused optimizers expect the parameter's own layout in memory
-                    state[name] = torch.empty_like(parameter).copy_(value)
-        return cls(step=notes["step"], losses=notes["losses"], weights=weights)
+                    value = torch.empty_like(parameter).copy_(value)
+                moments.setdefault(int(index), {})[group.removeprefix(_OPTIMIZER)] = value
+        optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+        return cls(step=notes["step"], losses=notes["losses"], weights=_Groups(urls))
+
+
+class _Groups(Mapping[str, Mapping[str, Tensor]]):
+    """Tensors of files, by the names of groups; read anew each time."""
+
+    def __init__(self, urls: dict[str, str]) -> None:
+        self._urls = urls
+
+    def __getitem__(self, group: str) -> Mapping[str, Tensor]:
+        return load(storage.read_bytes(self._urls[group]))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._urls)
+
+    def __len__(self) -> int:
+        return len(self._urls)
+
+
+def _split(url: str) -> tuple[str, str, str]:
+    """Folder with its slash, stem, and ending with its dot."""
+    folder, slash, name = url.rpartition("/")
+    stem, dot, ending = name.partition(".")
+    return folder + slash, stem, dot + ending
+
+
+def _pack(tensors: Mapping[str, Tensor]) -> bytes:
+    return save(
+        {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
+    )
