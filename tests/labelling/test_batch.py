@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
+import torch
 
 from engine.labelling.batch import fit_batch, largest_batch
 from tests.diffusion.models import make_model
@@ -26,3 +29,12 @@ def test_on_a_cpu_nothing_is_tried(monkeypatch):
     model = make_model()
     monkeypatch.setattr(model.unet, "forward", None)
     assert fit_batch(model) == 64
+
+
+def test_memory_that_this_process_keeps_unused_is_free(monkeypatch):
+    kept = [60 * GB]
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", kept.clear)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (70 * GB - sum(kept), 80 * GB))
+    monkeypatch.setattr("engine.labelling.batch.largest_batch", lambda peak, *, free: free)
+    assert fit_batch(SimpleNamespace(device=torch.device("cuda"))) == 70 * GB  # type: ignore[arg-type]
