@@ -10,7 +10,15 @@ from pathlib import Path
 
 _MEMINFO = Path("/proc/meminfo")
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "ALLOC_FAILED")
+_WORDS = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "ALLOC_FAILED",
+    # What libraries of a GPU say that got no room to work in. Where it is another trouble, smaller batches don't help.
+    "unable to find an engine to execute this computation",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -79,6 +79,8 @@ def test_one_image_that_is_too_large_does_not_make_the_others_slow() -> None:
             True,
         ),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("GET was unable to find an engine to execute this computation"), True),
         (RuntimeError("shapes differ"), False),
         (ValueError("out of memory"), False),
     ],
