@@ -38,8 +38,9 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine import storage
-from engine.benchmark.bench import BenchSpec, run_bench
+from engine.benchmark.bench import BenchSpec, run_bench, start_report
 from engine.benchmark.rows import Report
+from engine.memory import free_memory
 from engine.run.command import run_command
 from engine.run.options import Int
 
@@ -87,7 +88,7 @@ Examples:
   python jobs/bench.py --json cpu.json
   python jobs/bench.py --shape sd15 --device cuda --precision bfloat16 --images 32 --json gpu.json
 
-Exit code: 0 done, 1 stopped, 2 wrong usage."""
+Exit code: 0 done, 1 stopped (what was measured until then is told and written all the same), 2 wrong usage."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -103,14 +104,25 @@ def main(arguments: list[str] | None = None) -> int:
             torch.set_num_threads(options.threads)
         torch.set_flush_denormal(True)
         spec = BenchSpec(**{name: getattr(options, name) for name in BenchSpec.__dataclass_fields__})
-        report = run_bench(spec, command=shlex.join(["python", "jobs/bench.py", *given]), tell=_tell)
-        _add_ray(report, options)
-        print(report.describe())
-        if figures is not None:
-            storage.atomic_put(report.to_json().encode(), figures)
+        report = start_report(spec, command=shlex.join(["python", "jobs/bench.py", *given]))
+        try:
+            run_bench(report, spec, tell=_tell)
+            _add_ray(report, options)
+        except BaseException as error:
+            report.about["stopped"] = (str(error) or type(error).__name__).partition("\n")[0]
+            raise
+        finally:
+            if report.rows:
+                _hand_out(report, figures)
         return 0
 
     return run_command(Bench, run, job="bench", description=DESCRIPTION, arguments=arguments)
+
+
+def _hand_out(report: Report, url: str | None) -> None:
+    print(report.describe())
+    if url is not None:
+        storage.atomic_put(report.to_json().encode(), url)
 
 
 def _add_ray(report: Report, options: Bench) -> None:
@@ -124,6 +136,7 @@ def _add_ray(report: Report, options: Bench) -> None:
         report.add(RAY_ROW, None, note=f"Ray cannot be imported here ({error})")
         return
     _tell("Ray")
+    free_memory()  # its worker is another process, for which what this one keeps is taken
     measure_ray(report, images=4 * options.images, repeats=options.repeats, shorten=options.shorten)
 
 

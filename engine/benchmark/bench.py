@@ -53,8 +53,8 @@ class BenchSpec:
             raise ValueError(f"--batches is {self.batches}; give at least one size of at least 1")
 
 
-def run_bench(spec: BenchSpec, *, command: str, tell: Callable[[str], None] = lambda text: None) -> Report:
-    """All rows but Ray's.
+def start_report(spec: BenchSpec, *, command: str) -> Report:
+    """A report without a row as yet.
 
     Raises:
         ValueError: no such device.
@@ -64,9 +64,17 @@ def run_bench(spec: BenchSpec, *, command: str, tell: Callable[[str], None] = la
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device is {spec.device!r}, which cannot be used here ({error})") from error
+    return Report(about=_about(spec, device, command))
+
+
+def run_bench(report: Report, spec: BenchSpec, *, tell: Callable[[str], None] = lambda text: None) -> None:
+    """Adds all rows but Ray's, each as soon as it is measured.
+
+    Raises:
+        ValueError: a clock that the device cannot be measured with.
+    """
+    device, dtype = torch.device(spec.device), PRECISIONS[spec.precision]
     clock = Clock(device=device, repeats=spec.repeats, kind=spec.clock)
-    dtype = PRECISIONS[spec.precision]
-    report = Report(about=_about(spec, device, command))
     tell("matmul")
     report.about["P"] = float(f"{measure_peak(clock, dtype, side=spec.matmul):.4g}")
     report.add("P, matmul", report.about["P"] / 1e12, "TFLOP/s")
@@ -76,12 +84,18 @@ def run_bench(spec: BenchSpec, *, command: str, tell: Callable[[str], None] = la
     report.add("U-Net, one latent", operations.unet / 1e9, "GFLOP")
     tell("forward")
     measure_forward(report, subject, clock, spec.batches, operations=operations.unet, compiled=spec.compile != "none")
-    measure_capture(report, subject, clock, spec.batches)
+    report.attempt("capture ÷ plain forward, time", lambda: measure_capture(report, subject, clock, spec.batches))
     tell("labelling")
-    measure_labelling(report, subject, clock, operations, shorten=spec.shorten, compiled=spec.compile == "all")
+    whole = spec.compile == "all"
+    report.attempt(
+        "labelling",
+        lambda: measure_labelling(report, subject, clock, operations, shorten=spec.shorten, compiled=whole),
+    )
     tell("lease")
-    measure_lease(report, subject, repeats=spec.repeats, shorten=spec.shorten)
-    return report
+    report.attempt(
+        "lease, share without the labeller",
+        lambda: measure_lease(report, subject, repeats=spec.repeats, shorten=spec.shorten),
+    )
 
 
 def _about(spec: BenchSpec, device: torch.device, command: str) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -26,22 +28,22 @@ def measure_forward(
     """
     unet = subject.model.unet
     quick = torch.compile(unet) if compiled else None
-    for batch in batches:
-        try:
-            inputs = make_inputs(subject, batch)
-            works: list[Work] = [lambda inputs=inputs: unet(*inputs)]  # type: ignore[misc]
-            if quick is not None:
-                works.append(lambda inputs=inputs: quick(*inputs))  # type: ignore[misc]
-            seconds = clock.seconds(*works)
-        except torch.OutOfMemoryError:
-            report.add(f"forward, batch {batch}", None, note="does not fit into the device's memory")
-            continue
+
+    def measure(batch: int) -> None:
+        inputs = make_inputs(subject, batch)
+        works: list[Work] = [lambda: unet(*inputs)]
+        if quick is not None:
+            works.append(lambda: quick(*inputs))
+        seconds = clock.seconds(*works)
         report.add(f"forward, batch {batch}", batch / seconds[0], "latents/s")
         report.add(f"forward, batch {batch}, achieved ÷ P", batch * operations / seconds[0] / report.about["P"])
         if compiled:
             report.add(f"compiled ÷ eager, batch {batch}", seconds[0] / seconds[1])
         else:
             report.add(f"compiled ÷ eager, batch {batch}", None, note="not asked for")
+
+    for batch in batches:
+        report.attempt(f"forward, batch {batch}", partial(measure, batch))
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from engine.benchmark.clock import Clock, Work
 from engine.benchmark.naive import NaiveLabeller
 from engine.benchmark.operations import Operations
-from engine.benchmark.rows import Report
+from engine.benchmark.rows import UNFIT, Report
 from engine.benchmark.stages import add_stages
 from engine.benchmark.subject import CONCEPT, Subject, make_model
 from engine.diffusion.model import LatentDiffusion
@@ -54,19 +55,29 @@ def measure_labelling(
         return lambda: labels.__setitem__(name, labellers[name](subject.images, subject.keys))
 
     naive = NaiveLabeller(another(subject), specs["paper"], weights=subject.weights)
-    works = [*map(work, specs), lambda: naive(subject.images, subject.keys)]
-    count = len(subject.images)
-    times = clock.seconds(*works, warm_up=compiled or clock.device.type != "cpu")
-    each = {name: seconds / count for name, seconds in zip((*specs, "naive"), times, strict=True)}
+    works: dict[str, Work] = {name: work(name) for name in specs}
+    works["naive"] = partial(naive, subject.images, subject.keys)
+    each: dict[str, float] = {}
+
+    def time(*names: str) -> None:
+        times = clock.seconds(*map(works.__getitem__, names), warm_up=compiled or clock.device.type != "cpu")
+        each.update((name, seconds / len(subject.images)) for name, seconds in zip(names, times, strict=True))
+
+    if not report.attempt("naive, whole", lambda: time(*works)):  # it keeps all maps
+        time(*specs)
     for name, seconds in each.items():
         report.add(f"{name}, whole", 1 / seconds, "images/s")
-    large = "" if subject.model.resolution < 512 else " at 512²"
-    report.add(f"paper ÷ naive{large}, images/s", each["naive"] / each["paper"])
+    ratio = f"paper ÷ naive{'' if subject.model.resolution < 512 else ' at 512²'}, images/s"
+    if "naive" in each:
+        report.add(ratio, each["naive"] / each["paper"])
+    else:
+        report.add(ratio, None, note=UNFIT)
     report.add("fast ÷ paper, images/s", each["paper"] / each["fast"])
     for name, spec in specs.items():
         achieved = operations.of_image(spec) / each[name]
         report.add(f"{name}, achieved ÷ P", achieved / report.about["P"], note=_unpainted(labels[name]))
-        add_stages(report, name, subject, labellers[name], clock, operations, whole=each[name])
+        stages = partial(add_stages, report, name, subject, labellers[name], clock, operations, whole=each[name])
+        report.attempt(f"{name}, mixtures' share", stages)
     _add_overlaps(report, subject, specs["paper"], labels)
 
 
@@ -77,13 +88,17 @@ def _add_overlaps(report: Report, subject: Subject, spec: LabelSpec, labels: dic
         for name in names:
             report.add(name, None, note="masks of random weights mean nothing")
         return
-    reference = another(subject, dtype=torch.float32)
-    for network in (reference.unet, reference.vae):
-        network.to(memory_format=torch.contiguous_format)
-    plain = Labeller(reference, spec, batch_size=8)
-    plain.concept = ConceptModel.load(reference, subject.weights)  # its adapters as they are
     report.add(names[0], overlap(labels["fast"], labels["paper"]))
-    report.add(names[1], overlap(labels["paper"], plain(subject.images, subject.keys)))
+
+    def compare() -> None:
+        reference = another(subject, dtype=torch.float32)
+        for network in (reference.unet, reference.vae):
+            network.to(memory_format=torch.contiguous_format)
+        plain = Labeller(reference, spec, batch_size=8)
+        plain.concept = ConceptModel.load(reference, subject.weights)  # its adapters as they are
+        report.add(names[1], overlap(labels["paper"], plain(subject.images, subject.keys)))
+
+    report.attempt(names[1], compare)
 
 
 def overlap(labels: list[Label], others: list[Label]) -> float:

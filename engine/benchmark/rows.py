@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from engine.memory import free_memory, is_out_of_memory
+
+UNFIT = "does not fit into the device's memory"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +96,19 @@ class Report:
         if goal and not (self.about["kind"] in goal.devices and self.about["shape"] in goal.shapes):
             goal = None
         self.rows.append(Row(name=name, value=value, unit=unit, note=note, goal=goal))
+
+    def attempt(self, name: str, measure: Callable[[], None]) -> bool:
+        """Have something measured; where the memory does not suffice, the row says so and the answer is False."""
+        try:
+            measure()
+            return True
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        self.add(name, None, note=UNFIT)
+        # Only here, with the error gone, is nothing held by the frames it came through.
+        free_memory()
+        return False
 
     def value(self, name: str) -> float | None:
         """Of a row that is there."""

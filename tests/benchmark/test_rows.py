@@ -38,3 +38,17 @@ def test_goals_of_other_devices_do_not_apply_and_what_is_missing_says_why():
     assert rows[1]["floor"] == GOALS["paper ÷ naive, images/s"].floor
     assert rows[2]["value"] is None and rows[2]["note"] == "no Ray here"
     assert "SKIPPED · no Ray here" in report.describe()
+
+
+def test_what_does_not_fit_the_memory_is_a_row_and_other_errors_are_errors():
+    report = Report(about={"kind": "cpu", "shape": "miniature"})
+
+    def fail(error: Exception) -> None:
+        raise error
+
+    assert report.attempt("one", lambda: report.add("one", 1.0))
+    assert not report.attempt("two", lambda: fail(RuntimeError("CUDA out of memory")))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        report.attempt("three", lambda: fail(RuntimeError("shapes differ")))
+    assert [(row.name, row.value) for row in report.rows] == [("one", 1.0), ("two", None)]
+    assert "SKIPPED · does not fit into the device's memory" in report.describe()

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import engine
 from engine.benchmark.rows import GOALS
@@ -35,6 +36,50 @@ def test_every_ratio_of_the_miniature_is_in_the_table_and_the_json_where_ray_can
     assert all(value > 0 for value in shares)
     out = capsys.readouterr().out
     assert "SKIPPED · Ray cannot be imported here" in out and "paper ÷ naive, images/s" in out
+
+
+def run_out(*arguments: object, **options: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_what_the_memory_does_not_suffice_for_is_marked_and_the_rest_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.benchmark.bench.measure_capture", run_out)
+    monkeypatch.setattr("engine.benchmark.labelling.NaiveLabeller.__call__", run_out)
+    monkeypatch.setattr("engine.benchmark.labelling.add_stages", run_out)
+    assert main([*TINY, "--no-ray", "--json", str(tmp_path / "bench.json")]) == 0
+    rows = {row["name"]: row for row in json.loads((tmp_path / "bench.json").read_text())["rows"]}
+    unfit = {name for name, row in rows.items() if row.get("note") == "does not fit into the device's memory"}
+    assert unfit == {
+        "capture ÷ plain forward, time",
+        "naive, whole",
+        "paper ÷ naive, images/s",
+        "paper, mixtures' share",
+        "fast, mixtures' share",
+    }
+    measured = {
+        "paper, whole",
+        "fast, whole",
+        "paper against float32 eager, mask IoU",
+        "lease, share without the labeller",
+    }
+    assert all(rows[name]["value"] is not None for name in measured)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error: device lost\nand more"), KeyboardInterrupt()])
+def test_what_was_measured_before_a_stage_failed_is_told_and_written(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr("engine.benchmark.bench.measure_labelling", fail)
+    assert main([*TINY, "--json", str(tmp_path / "bench.json")]) == (1 if isinstance(error, RuntimeError) else 130)
+    found = json.loads((tmp_path / "bench.json").read_text())
+    assert found["stopped"] in ("CUDA error: device lost", "KeyboardInterrupt")
+    assert "forward, batch 1" in {row["name"] for row in found["rows"]}
+    assert "forward, batch 1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
