@@ -11,7 +11,6 @@ from engine.diffusion.geometry import upsample_mask
 from engine.evaluation.contact_sheet import read_spread
 from engine.evaluation.rows import find_labels
 from engine.evaluation.studies.charts import draw_tiles
-from engine.labelling.labeller import Labeller
 from engine.run.origin import Origin
 from engine.segmenter.segmenter import Segmenter
 
@@ -41,9 +40,7 @@ def write_story(
     files, _ = find_labels(origin.url, most=4 * SHOWN)
     chosen = list(read_spread(files, list_shards(corpus), count=SHOWN))
     images = [image for image, _ in chosen]
-    weights = storage.read_bytes(origin.weights) if origin.weights else None
-    labeller = Labeller(origin.source.load(device=device), origin.spec, weights=weights, keep_backgrounds=True)
-    labels = labeller(images, [row["key"] for _, row in chosen])
+    labels = origin.build_labeller(device=device)(images, [row["key"] for _, row in chosen])
     unet = Segmenter.from_pretrained(segmenter, device)
     tiles = []
     for image, label in zip(images, labels, strict=True):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine import storage
-from engine.labelling.labeller import Labeller
 from engine.report.report import Painter
 from engine.run.origin import find_origin
 
@@ -19,7 +17,7 @@ def make_painter(
     adapter: str | None = None,
     device: str = "cpu",
 ) -> Painter:
-    """What paints as the run painted, with its model and its noise.
+    """What paints as the run painted, with its model, in its precision, and with its noise.
 
     Args:
         concept: of a run of several, the one that is painted over.
@@ -29,8 +27,7 @@ def make_painter(
         ValueError: no run of a diffusion model, or a model that cannot be used.
     """
     origin = find_origin(run, concept=concept, model=model, revision=revision, adapter=adapter)
-    weights = storage.read_bytes(origin.weights) if origin.weights else None
-    labeller = Labeller(origin.source.load(device=device), origin.spec, weights=weights, keep_backgrounds=True)
+    labeller = origin.build_labeller(device=device)
 
     def paint(image: np.ndarray, key: str) -> np.ndarray | None:
         (label,) = labeller([image], [key], stage="refined")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from engine import storage
 from engine.labelling.spec import LabelSpec, SeveralSpec
@@ -17,6 +17,7 @@ from schemas.run import RunManifest
 
 if TYPE_CHECKING:
     from engine.distillation.weights import ConceptModel
+    from engine.labelling.labeller import Labeller
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +44,15 @@ class Origin:
     input: str | None = None
     several: bool = False
 
+    def build_labeller(self, *, device: str) -> Labeller:
+        """What labels as the run did, in its precision, and hands out backgrounds as well."""
+        weights = [storage.read_bytes(self.weights)] if self.weights else []
+        labeller = cast("Labeller", self.source.build(self.spec, device=device, weights=weights))
+        labeller.keep_backgrounds = True
+        return labeller
+
     def load(self, *, device: str) -> ConceptModel:
-        """m, and m′ where the run has made it."""
+        """m, and m′ where the run has made it; in float32, whatever the run labelled in."""
         from engine.distillation.weights import ConceptModel
 
         weights = storage.read_bytes(self.weights) if self.weights else None
