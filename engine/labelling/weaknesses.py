@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine.diffusion.geometry import covered
-
 WEAKNESSES = ("low_contrast", "several_contrasts", "colourless", "uniform_background", "covers_most")
 """All flags of `find_weaknesses`."""
 
@@ -47,7 +45,7 @@ def find_weaknesses(
     around_CN = unit_CN.compress(~region.ravel(), axis=1)
     if around_CN.size and _deviation(around_CN).mean() < UNIFORM:
         flags.append("uniform_background")
-    if covered(region) > MOST:
+    if np.count_nonzero(region) / region.size > MOST:
         flags.append("covers_most")
     return flags
 
