@@ -19,7 +19,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.modules.module import register_module_forward_hook
 
-from tests.distillation.test_distil import SPEC_OF_SEVERAL, run
+from tests.distillation.test_distil import make_spec, run
+
+SPEC = make_spec(steps=2, batch_size=6)
 
 
 def main(folder: str, room: int, rank: int) -> None:
@@ -36,7 +38,7 @@ def main(folder: str, room: int, rank: int) -> None:
             found.register_hook(run_out)
 
     register_module_forward_hook(watch)
-    weights, losses = run(SPEC_OF_SEVERAL, Path(folder, "state"))
+    weights, losses = run(SPEC, Path(folder, "state"))
     Path(folder, f"{rank}.json").write_text(json.dumps({"losses": losses, "sizes": sizes}))
     save_file({name: value.contiguous() for name, value in weights.items()}, Path(folder, f"{rank}.safetensors"))
 
