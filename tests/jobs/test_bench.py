@@ -12,7 +12,7 @@ from engine.benchmark.rows import GOALS
 from jobs.bench import main
 
 TINY = ["--images", "1", "--repeats", "1", "--shorten", "25", "--batches", "1", "--matmul", "64"]
-TINY += ["--compile", "none", "--threads", "1"]
+TINY += ["--compile", "none", "--threads", "1", "--clock", "cpu"]  # which other tests at work do not disturb
 
 
 def test_every_ratio_of_the_miniature_is_in_the_table_and_the_json_where_ray_cannot_be_imported(
