@@ -33,6 +33,8 @@ PROFILES: dict[str, dict[str, Any]] = {
 """Settings that a profile stands for; each is a flag of its own, too."""
 CONCEPT = "{concept}"
 """What stands for the concept in a prompt."""
+AT_MOST = ("attention_steps", "propagation_steps", "presence_steps")
+"""Those that count some of the timesteps: where there are fewer, a profile means all of them."""
 
 Int = Annotated[int | None, tyro.conf.arg(metavar="INT")]
 Float = Annotated[float | None, tyro.conf.arg(metavar="FLOAT")]
@@ -106,7 +108,7 @@ class Method:
     seed: int = 0
     """An image's noise depends on this and its key only, not on batches or workers."""
     timesteps: Int = None
-    """T: steps of the sampler's schedule. (paper 50, fast 10)"""
+    """T: steps of the sampler's schedule; of fewer than a profile counts below, it counts all. (paper 50, fast 10)"""
     attention_steps: Int = None
     """T0: how many of them, least noise first, the attention is averaged over. (paper 40, fast 8)"""
     propagation_steps: Int = None
@@ -234,6 +236,9 @@ def label_spec(what: What, method: Method, refinement: Refinement, stage: str) -
     given = {**dataclasses.asdict(method), **dataclasses.asdict(refinement)}
     profile = PROFILES[given.pop("profile")]
     values = {name: profile[name] if value is None else value for name, value in given.items()}
+    for name in AT_MOST:
+        if given[name] is None and values["timesteps"] > 0:
+            values[name] = min(values[name], values["timesteps"])
     refine = {field.name: values.pop(field.name) for field in dataclasses.fields(RefinementSpec)}
     return LabelSpec(
         concept=what.concept,

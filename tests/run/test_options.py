@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -139,7 +140,18 @@ def test_one_distractor_may_come_as_a_string_from_python() -> None:
 
 def test_settings_that_contradict_a_profile_are_refused_by_name():
     with pytest.raises(ValueError, match="attention_steps is 8; it must be between 1 and timesteps"):
-        spec(Method(profile="fast", timesteps=5))
+        spec(Method(profile="fast", timesteps=5, attention_steps=8))
+
+
+@pytest.mark.parametrize(("profile", "steps"), [("paper", (20, 20, 10, 20)), ("fast", (20, 8, 4, 8))])
+def test_fewer_timesteps_alone_are_enough(profile: Literal["paper", "fast"], steps: tuple[int, ...]) -> None:
+    found = spec(Method(profile=profile, timesteps=20))
+    assert (found.timesteps, found.attention_steps, found.propagation_steps, found.presence_steps) == steps
+
+
+def test_fewer_timesteps_than_any_count_of_the_profile_are_all_taken() -> None:
+    found = spec(Method(timesteps=3))
+    assert (found.timesteps, found.attention_steps, found.propagation_steps, found.presence_steps) == (3, 3, 3, 3)
 
 
 def test_the_batch_size_of_the_training_is_a_flag_of_its_own():
