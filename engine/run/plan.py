@@ -87,12 +87,15 @@ class LabelPlan:
         """The plan for a person, one fact per line."""
         done = sum(receipt.seen for receipt in self.receipts.values())
         size = sum(lease.shard.size / lease.parts for lease in self.leases)
+        model = storage.redact(self.run.model) + (f" at {self.run.revision}" if self.run.revision else "")
+        if self.run.model == "miniature":
+            model += " (of drawn scenes; for photographs give --model)"
         facts = [
             ("concept", repr(self.spec.concept) + (f" in the prompt {self.spec.prompt!r}" if self.spec.prompt else "")),
             ("stage", self.spec.stage),
             ("input", storage.redact(self.input_url)),
             ("shards", f"{self.shards} ({format_bytes(size)}), in {len(self.leases)} leases"),
-            ("model", storage.redact(self.run.model) + (f" at {self.run.revision}" if self.run.revision else "")),
+            ("model", model),
             ("fingerprint", self.run.fingerprint),
             ("run", storage.redact(self.run.url) + (" (to be resumed)" if self.resumed else " (new)")),
             ("done", f"{len(self.leases) - len(self.remaining)} leases with {done} images"),

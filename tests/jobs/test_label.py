@@ -62,6 +62,16 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
     assert not run.exists()
 
 
+def test_the_plan_says_what_the_bundled_model_knows(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--concept", "car", "--input", str(corpus), "--run", str(tmp_path / "run"), "--dry-run"]
+    assert main(arguments) == 0
+    assert "model       miniature (of drawn scenes; for photographs give --model)\n" in capsys.readouterr().out
+    assert main(arguments, source=FakeSource()) == 0
+    assert "drawn" not in capsys.readouterr().out
+
+
 def test_a_finished_run_says_so_without_ray(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     finish(corpus, tmp_path / "run")
     assert run_job("--concept", "car", "--input", corpus, "--run", tmp_path / "run") == 0

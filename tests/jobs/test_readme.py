@@ -70,6 +70,15 @@ def test_every_command_that_a_job_ends_with_is_understood() -> None:
             check(find_commands(f"python jobs/{job}.py {options}"))
 
 
+def test_whoever_follows_the_readme_labels_photographs_with_a_model_and_has_the_tars_of_its_example() -> None:
+    section = README[README.index("## Label your own images") :].partition("\n## ")[0]
+    commands = find_commands(section)
+    assert commands[0][0] == "label" and "--model" in commands[0][1]
+    assert section.index("make setup") < section.index(". .venv/bin/activate")
+    using = next(place for place, (_, arguments) in enumerate(commands) if any("tars/" in a for a in arguments))
+    assert commands[using - 1][0] == "miniature" and "tars" in commands[using - 1][1]
+
+
 def test_a_command_that_is_wrong_is_found() -> None:
     text = "`python jobs/label.py --concept car --limt 3` or\n    python jobs/label.py \\\n      --concept dog  # all\n"
     commands = find_commands(text)
