@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 
 def check_finite(owner: object, *names: str) -> None:
@@ -18,3 +22,22 @@ def check_at_least(owner: object, minimum: float, *names: str) -> None:
     for name in names:
         if not getattr(owner, name) >= minimum:
             raise ValueError(f"{name} is {getattr(owner, name)}; it must be at least {minimum:g}")
+
+
+@contextmanager
+def naming_flags(*options: Any, prefix: str = "", **renamed: str) -> Iterator[None]:
+    """Has a ValueError that begins with the name of a setting begin with its flag: ``steps is 0`` -> ``--steps is 0``.
+
+    Args:
+        options: dataclasses whose fields are flags.
+        prefix: of the flags.
+        renamed: fields by the settings that they stand for, where the names differ.
+    """
+    fields = {field.name: field.name for group in options for field in dataclasses.fields(group)} | renamed
+    try:
+        yield
+    except ValueError as error:
+        name, space, rest = str(error).partition(" ")
+        if name not in fields:
+            raise
+        raise ValueError(f"--{prefix}{fields[name].replace('_', '-')}{space}{rest}") from error

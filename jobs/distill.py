@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from engine import storage
 from engine.run.command import run_command
 from engine.run.directory import RunError, find_input, find_moved
-from engine.run.later_options import Segmentation, Synthesis, segmenter_spec
+from engine.run.later_options import Segmentation, Synthesis, segmenter_spec, synthesis_spec
 from engine.run.names import SEGMENTER, default_run_url
 from engine.run.options import (
     Distillation,
@@ -102,8 +102,8 @@ def main(arguments: list[str] | None = None) -> int:
         source = source_of(options.model)
         labelling = _plan_labels(options, source)
         # What makes no sense is refused now rather than after hours of labelling.
-        settings = SynthesisSpec(**dataclasses.asdict(options.synthesis))
-        training = segmenter_spec(options.training)
+        settings = synthesis_spec(options.synthesis, prefix="synthesis.")
+        training = segmenter_spec(options.training, prefix="training.")
         if training.synthetic:
             source.check_synthesis(settings)
         test = _find_test(options, labelling)

@@ -13,6 +13,7 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine import storage
+from engine.checks import naming_flags
 from engine.labelling.label import USELESS
 from engine.run.command import run_command
 
@@ -102,13 +103,15 @@ def _export_labels(options: Export) -> int:
     labels = options.labels
     if labels.run is None or options.model is not None:
         raise ValueError(f"--format {options.format} exports the labels of a --run, not a --model; give --run")
-    settings = ExportOptions(
-        format=options.format,
-        polygons=labels.polygons,
-        min_quality=labels.min_quality,
-        drop_flags=labels.drop_flags,
-        review=read_review(labels.review)[0],
-    )
+    review = read_review(labels.review)[0]
+    with naming_flags(labels):
+        settings = ExportOptions(
+            format=options.format,
+            polygons=labels.polygons,
+            min_quality=labels.min_quality,
+            drop_flags=labels.drop_flags,
+            review=review,
+        )
     exported = export_labels(
         labels.run, options.output, settings, input_url=labels.input, concept=labels.concept, stage=labels.stage
     )

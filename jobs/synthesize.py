@@ -19,14 +19,13 @@ from engine import storage
 from engine.run.command import run_command
 from engine.run.directory import read_manifest
 from engine.run.example_source import explain_synthetic
-from engine.run.later_options import Synthesis
+from engine.run.later_options import Synthesis, synthesis_spec
 from engine.run.options import Moved, Running
 from engine.run.origin import find_origin
 from engine.run.source import SynthesizerSource
 from engine.run.summary import Outcome
 from engine.run.synthesis import FOLDER, SynthesisPlan, plan_synthesis
 from engine.run.what_next import describe_next
-from engine.synthesis.spec import SynthesisSpec
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +91,7 @@ def _plan(options: Synthesize, source: SynthesizerSource | None) -> SynthesisPla
     manifest = read_manifest(storage.absolute(where.run))
     if manifest.kind == "labels" and (several := manifest.fingerprint.get("concepts")):
         raise ValueError(explain_synthetic(where.run, several))
-    settings = SynthesisSpec(**dataclasses.asdict(options.samples))
+    settings = synthesis_spec(options.samples)
     if where.input is not None and not settings.begins_from_images:
         raise ValueError(
             f"--input {storage.redact(where.input)} names the images that objects begin from, and with --strength "

@@ -22,7 +22,7 @@ from engine.notebook.image_label import ImageLabel
 from engine.run.concept import check_adapter
 from engine.run.fitting import Fitting
 from engine.run.names import concept_url
-from engine.run.options import Method, Refinement, What, label_spec
+from engine.run.options import Method, Refinement, What, settings_to_spec
 from engine.run.origin import find_origin
 from engine.run.shard import MAX_BATCH_PIXELS, Labels
 from engine.run.source import ModelSource, Precision
@@ -190,7 +190,7 @@ def _make_spec(stage: str, **settings: Any) -> LabelSpec:
     def make(group: Any) -> Any:
         return group(**{name: value for name, value in settings.items() if groups[name] is group})
 
-    return label_spec(make(What), make(Method), make(Refinement), stage)
+    return settings_to_spec(make(What), make(Method), make(Refinement), stage)
 
 
 def _check_choice(name: str, value: object, kind: Any) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
+from engine.checks import naming_flags
 from engine.segmenter.spec import SegmenterSpec
 from engine.synthesis.spec import SynthesisSpec
 
@@ -76,8 +77,20 @@ class Segmentation:
     """Of the forward pass; what does not compute bfloat16 in hardware, as many CPUs, takes float32."""
 
 
-def segmenter_spec(options: Segmentation) -> SegmenterSpec:
-    """The settings of a segmenter's training; ValueError for one that makes no sense, or has no use."""
+def synthesis_spec(options: Synthesis, *, prefix: str = "") -> SynthesisSpec:
+    """The settings of a synthesis; ValueError, naming the flag with its prefix, for one that makes no sense."""
+    with naming_flags(options, prefix=prefix):
+        return SynthesisSpec(**dataclasses.asdict(options))
+
+
+def segmenter_spec(options: Segmentation, *, prefix: str = "") -> SegmenterSpec:
+    """The settings of a segmenter's training; ValueError, likewise, for one that makes no sense, or has no use."""
+    with naming_flags(options, prefix=prefix):
+        _refuse_useless(options)
+        return SegmenterSpec(**dataclasses.asdict(options))
+
+
+def _refuse_useless(options: Segmentation) -> None:
     if options.labels == "truth" and not options.synthetic:
         for name in ("min_quality", "drop_flags"):
             if (value := getattr(options, name)) != getattr(SegmenterSpec, name):
@@ -85,4 +98,3 @@ def segmenter_spec(options: Segmentation) -> SegmenterSpec:
                     f"{name} is {value}, but the corpus's own masks, which labels truth takes, have no quality and no "
                     "flags; leave it out, or learn from the labels of a run"
                 )
-    return SegmenterSpec(**dataclasses.asdict(options))

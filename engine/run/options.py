@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from engine.checks import naming_flags
 from engine.distillation.spec import DistillationSpec
 from engine.labelling.spec import LabelSpec, RefinementSpec
 from engine.run.source import LabellerSource, ModelSource
@@ -227,7 +228,13 @@ def fill_in(prompt: str, word: str) -> str:
 
 
 def label_spec(what: What, method: Method, refinement: Refinement, stage: str) -> LabelSpec:
-    """The settings of a labelling; ValueError for one that makes no sense."""
+    """The settings of a labelling; ValueError, naming the flag, for one that makes no sense."""
+    with naming_flags(method, refinement):
+        return settings_to_spec(what, method, refinement, stage)
+
+
+def settings_to_spec(what: What, method: Method, refinement: Refinement, stage: str) -> LabelSpec:
+    """The same for a caller in Python: ValueError names the setting."""
     distractors = (what.distractor,) if isinstance(what.distractor, str) else tuple(what.distractor)
     if what.concept in distractors:
         raise ValueError(f"--distractor {what.concept!r} is the concept itself; name other things that the images show")
@@ -266,6 +273,7 @@ def settings_to_config(options: Any, source: LabellerSource) -> dict[str, Any]:
 
 
 def distillation_spec(options: Distillation) -> DistillationSpec:
-    """The settings of a fine-tuning; ValueError for one that makes no sense."""
+    """The settings of a fine-tuning; ValueError, naming the flag, for one that makes no sense."""
     values = dataclasses.asdict(options)
-    return DistillationSpec(batch_size=values.pop("train_batch_size"), **values)
+    with naming_flags(options, batch_size="train_batch_size"):
+        return DistillationSpec(batch_size=values.pop("train_batch_size"), **values)

@@ -206,7 +206,7 @@ def test_an_object_store_gets_the_same_files(run: Path, tmp_path: Path, memory: 
         (["--format", "coco"], "exports the labels of a --run"),
         (["--format", "png", "--run", "{run}", "--polygons"], "--polygons is a choice of --format coco only"),
         (["--format", "png", "--run", "{run}", "--min-quality", "1"], "is left to export (1 flag:empty, 13 low_qual"),
-        (["--format", "png", "--run", "{run}", "--min-quality", "60"], "min_quality is 60.0; it must be from 0 to 1"),
+        (["--format", "png", "--run", "{run}", "--min-quality", "60"], "--min-quality is 60.0; it must be from 0 to 1"),
         (["--format", "png", "--run", "{run}", "--review", "/nowhere.csv"], "--review /nowhere.csv cannot be used"),
         (["--format", "png", "--run", "{run}/nothing"], "run.json; run jobs/label.py"),
         (["--run", "{run}"], "--format onnx exports a --model; for labels name their --format"),

@@ -37,3 +37,20 @@ def test_a_dry_run_tells_of_stages_that_are_left_out(tmp_path: Path, capsys: pyt
 def test_a_run_without_a_name_is_not_the_default_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert plan("") == 2
     assert "is empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--steps", "0", "--steps is 0; it must be at least 1"),
+        ("--synthesis.steps", "0", "--synthesis.steps is 0; it must be at least 1"),
+        ("--synthesis.shard-size", "0", "--synthesis.shard-size is 0; it must be at least 1"),
+        ("--training.steps", "0", "--training.steps is 0; it must be at least 1"),
+        ("--training.learning-rate", "0", "--training.learning-rate is 0.0; it must be positive"),
+    ],
+)
+def test_settings_that_make_no_sense_are_named_as_they_are_typed(
+    option: str, value: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--concept", "car", "--run", str(tmp_path / "run"), "--dry-run", option, value]) == 2
+    assert capsys.readouterr().err == f"error: {said}\n"

@@ -129,9 +129,12 @@ def test_another_corpus_in_the_run_directory_is_refused(
         (["--input", "nonsense://bucket/x"], "nonsense"),
         (["--run", "file.txt/run"], "file.txt"),
         (["--limit", "0"], "limit"),
-        (["--attention-steps", "60"], "attention_steps is 60"),
-        (["--draws", "0"], "draws is 0"),
-        (["--concept", " "], "concept is empty"),
+        (["--attention-steps", "60"], "--attention-steps is 60"),
+        (["--draws", "0"], "error: --draws is 0"),
+        (["--difference-power", "0"], "--difference-power is 0"),
+        (["--learning-rate", "0"], "--learning-rate is 0"),
+        (["--train-batch-size", "0"], "--train-batch-size is 0; it must be at least 1"),
+        (["--concept", " "], "error: the concept is empty"),
     ],
 )
 def test_wrong_usage_ends_in_one_sentence_and_code_2(

@@ -135,9 +135,9 @@ def test_other_settings_are_refused_by_name(run: Path, capsys: pytest.CaptureFix
     ("options", "said"),
     [
         (["--run", "nowhere"], "run jobs/label.py"),
-        (["--count", "0"], "count is 0"),
+        (["--count", "0"], "error: --count is 0"),
         (["--backgrounds", "2"], "backgrounds is 2.0"),
-        (["--strength", "0"], "strength is 0.0; it must be above 0 and at most 1"),
+        (["--strength", "0"], "--strength is 0.0; it must be above 0 and at most 1"),
         (["--input", "elsewhere"], "elsewhere"),
         (
             ["--input", "elsewhere", "--strength", "1"],

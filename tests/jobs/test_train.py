@@ -37,8 +37,8 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(run: Path, capsys: pytest.
         (["--synthetic"], "synthetic/run.json; run jobs/synthesize.py"),
         (["--input", "/nowhere"], "'/nowhere' does not exist"),
         (["--review", "/nowhere.csv"], "--review /nowhere.csv cannot be used"),
-        (["--labels", "truth", "--min-quality", "0.5"], "min_quality is 0.5, but the corpus's own masks"),
-        (["--labels", "truth", "--drop-flags", "full"], "drop_flags is ('full',), but the corpus's own masks"),
+        (["--labels", "truth", "--min-quality", "0.5"], "--min-quality is 0.5, but the corpus's own masks"),
+        (["--labels", "truth", "--drop-flags", "full"], "--drop-flags is ('full',), but the corpus's own masks"),
     ],
 )
 def test_wrong_usage_is_one_sentence_and_exit_code_2(

@@ -9,6 +9,7 @@ from typing import Literal
 
 import pytest
 
+from engine.checks import naming_flags
 from engine.labelling.spec import LabelSpec, RefinementSpec
 from engine.run.command import parse_options
 from engine.run.fake import FakeSource
@@ -102,7 +103,7 @@ def test_a_distractor_named_twice_is_one() -> None:
 @pytest.mark.parametrize("name", ["guidance", "presence_threshold", "heatmap_power", "difference_power"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_settings_that_are_no_finite_numbers_are_refused(name: str, value: float) -> None:
-    with pytest.raises(ValueError, match=f"{name} is {value}"):
+    with pytest.raises(ValueError, match=f"^--{name.replace('_', '-')} is {value}"):
         label_spec(
             What(concept="dog"),
             Method(**({name: value} if name == "presence_threshold" else {})),
@@ -139,7 +140,7 @@ def test_one_distractor_may_come_as_a_string_from_python() -> None:
 
 
 def test_settings_that_contradict_a_profile_are_refused_by_name():
-    with pytest.raises(ValueError, match="attention_steps is 8; it must be between 1 and timesteps"):
+    with pytest.raises(ValueError, match="--attention-steps is 8; it must be between 1 and timesteps"):
         spec(Method(profile="fast", timesteps=5, attention_steps=8))
 
 
@@ -172,3 +173,9 @@ def test_the_bundled_model_is_meant_by_its_name_also_beside_a_folder_of_that_nam
     monkeypatch.chdir(tmp_path)
     assert source_of(Model()).model == "miniature"
     assert source_of(Model(model="./miniature")).model == str(tmp_path / "miniature")
+
+
+def test_a_message_that_begins_with_no_setting_stays_as_it_is() -> None:
+    for said in ("the distractor is 3", "steps, which is 0"):
+        with pytest.raises(ValueError, match=f"^{said}$"), naming_flags(Distillation(), prefix="x."):
+            raise ValueError(said)
