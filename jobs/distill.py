@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from engine import storage
 from engine.run.command import run_command
 from engine.run.directory import RunError, find_input, find_moved
+from engine.run.ignored import tell_ignored, tell_ignored_training
 from engine.run.later_options import Segmentation, Synthesis, segmenter_spec, synthesis_spec
 from engine.run.names import SEGMENTER, default_run_url
 from engine.run.options import (
@@ -104,8 +105,11 @@ def main(arguments: list[str] | None = None) -> int:
         # What makes no sense is refused now rather than after hours of labelling.
         settings = synthesis_spec(options.synthesis, prefix="synthesis.")
         training = segmenter_spec(options.training, prefix="training.")
+        tell_ignored_training(options.distillation)
         if training.synthetic:
             source.check_synthesis(settings)
+        else:
+            tell_ignored(options.synthesis, "--training.no-synthetic", prefix="synthesis.")
         test = _find_test(options, labelling)
         _check_what_is_there(labelling, settings, training)
         print(f"{labelling.describe()}\n{_describe_rest(labelling, settings, training, test)}", flush=True)

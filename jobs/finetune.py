@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from engine import storage
 from engine.run.command import run_command
 from engine.run.directory import find_input
+from engine.run.ignored import tell_ignored_training
 from engine.run.names import concept_url, default_run_url
 from engine.run.options import (
     Distillation,
@@ -70,6 +71,7 @@ def main(arguments: list[str] | None = None, *, source: LabellerSource | None = 
         what, where, settings = options.what, options.where, distillation_spec(options.distillation)
         if settings.method == "none":
             raise ValueError("--method none leaves nothing to do; give lora or full")
+        tell_ignored_training(options.distillation)
         model = source or source_of(options.model)
         plan = plan_labelling(
             spec=label_spec(what, options.method, options.refinement, "refined"),

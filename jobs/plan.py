@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ class Probing:
     def __post_init__(self) -> None:
         if self.probe < 1:
             raise ValueError(f"--probe is {self.probe}; it must be at least 1")
+        if self.price_per_hour is not None and not 0 <= self.price_per_hour < math.inf:
+            raise ValueError(f"--price-per-hour is {self.price_per_hour}; it must be 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

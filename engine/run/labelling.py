@@ -11,6 +11,7 @@ import tyro
 from engine import storage
 from engine.labelling.spec import SeveralSpec
 from engine.run.directory import find_input
+from engine.run.ignored import tell_ignored_training
 from engine.run.names import default_run_url
 from engine.run.options import (
     CONCEPT,
@@ -94,6 +95,7 @@ def make_plan(options: Label, source: LabellerSource | None = None) -> LabelPlan
         for concept in concepts
     ]
     specs = tuple(label_spec(what, options.method, options.refinement, options.stage.stage) for what in asked)
+    tell_ignored_training(options.distillation, options.stage.adapter)
     source = source or source_of(options.model)
     config = settings_to_config(options, source)
     if options.stage.adapter is not None:

@@ -54,3 +54,13 @@ def test_settings_that_make_no_sense_are_named_as_they_are_typed(
 ) -> None:
     assert main(["--concept", "car", "--run", str(tmp_path / "run"), "--dry-run", option, value]) == 2
     assert capsys.readouterr().err == f"error: {said}\n"
+
+
+def test_settings_of_a_synthesis_that_is_left_out_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    given = ["--concept", "car", "--run", str(tmp_path / "run"), "--dry-run", "--synthesis.count", "3"]
+    assert main(given) == 0
+    assert not caplog.messages
+    assert main([*given, "--training.no-synthetic"]) == 0
+    assert caplog.messages == ["--synthesis.count does nothing with --training.no-synthetic"]

@@ -121,6 +121,23 @@ def test_another_corpus_in_the_run_directory_is_refused(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        ("--method none --steps 5 --rank 3", ["--steps, --rank do nothing with --method none"]),
+        ("--method full --rank 64 --steps 5", ["--rank does nothing with --method full"]),
+        ("--adapter X --steps 7 --method none", ["--method, --steps do nothing with --adapter"]),
+        ("--steps 5 --rank 3", []),
+        ("--method none", []),
+    ],
+)
+def test_settings_of_a_fine_tuning_that_nobody_asks_for_are_told(
+    corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, options: str, said: list[str]
+) -> None:
+    run_job("--concept", "car", "--input", corpus, "--run", tmp_path / "run", "--dry-run", *options.split())
+    assert caplog.messages == said
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
         (["--input", "nowhere"], "nowhere"),
         (["--input", "empty"], "No .tar and no .jpg"),
         (["--input", ""], "is empty"),

@@ -206,3 +206,11 @@ def test_a_cpu_decodes_instead_of_labelling_and_a_gpu_meanwhile(
 def test_images_that_are_done_count_towards_the_limit(corpus: Path, tmp_path: Path) -> None:
     plan = replace(plan_of(corpus, tmp_path / "run", limit=10), receipts={"x": make_receipt(3, 1, START)})
     assert make_forecast(plan, images=2, device="cpu", workers=1, limit=10).images == 7
+
+
+@pytest.mark.parametrize("price", ["-3", "nan", "inf"])
+def test_a_price_that_is_none_is_refused(price: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--concept", "car", "--price-per-hour", price])
+    assert end.value.code == 2
+    assert "--price-per-hour is" in capsys.readouterr().err
