@@ -12,6 +12,7 @@ from typing import TypeVar
 import tyro
 
 from engine import storage
+from engine.run.help import make_registry
 from engine.run.termination import Terminated, terminable
 
 Options = TypeVar("Options")
@@ -49,7 +50,8 @@ def parse_options(
         args=arguments,
         prog=f"python jobs/{job}.py",
         description=description,
-        config=(tyro.conf.FlagCreatePairsOff, *(() if prefixes else (tyro.conf.OmitArgPrefixes,))),
+        config=() if prefixes else (tyro.conf.OmitArgPrefixes,),
+        registry=make_registry(),
     )
 
 

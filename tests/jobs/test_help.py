@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import importlib
 import re
+from itertools import pairwise
 
 import pytest
 
+from engine.run.command import parse_options
+from engine.run.options import Refinement
 from tests.jobs.parse import JOBS, parse
 
-FEW = 12
+FEW = 13
 """Options that fit on a screen without groups."""
 
 
@@ -20,9 +23,54 @@ def test_the_help_groups_the_options_and_shows_how_to_use_them(job: str, capsys:
     assert f"usage: python jobs/{job}.py" in text
     assert re.search(rf"Examples?:(.|\n)*python jobs/{job}\.py --", text)
     assert "Exit code: 0" in text
-    groups = re.findall(r"^╭─ (.*?) ─*╮$", text, re.MULTILINE)
-    options = re.findall(r"^│ --[\w.-]+", text, re.MULTILINE)
+    # What is captured has no frames.
+    groups = re.findall(r"^ (\w.*?) *\n -{40,} $", text, re.MULTILINE)
+    options = re.findall(r"^  --[\w.-]+", text, re.MULTILINE)
+    assert groups and options
     assert len(options) <= FEW or len(groups) > 1, f"{len(options)} options in one group"
+
+
+def read_help(job: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The lines of a help for a terminal of 100 columns from the first box on."""
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit):
+        parse(job, ["--help"])
+    text = capsys.readouterr().out
+    return [line.rstrip() for line in text[text.index(" options  ") :].splitlines()]
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_the_texts_of_options_fill_their_lines_and_show_no_default_that_is_none(
+    job: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = read_help(job, capsys, monkeypatch)
+    assert not [line for line in lines if "default: None" in line]
+    # A line of a text ends where the next one's first word has no room any more.
+    texts = [(line, after) for line, after in pairwise(lines) if re.match(" {7,}", line) and re.match(" {7,}", after)]
+    assert [line for line, after in texts if len(line) + 1 + len(after.split()[0]) < 97] == []
+
+
+@pytest.mark.parametrize(
+    ("job", "option"),
+    [
+        ("label", "--fill-holes, --no-fill-holes Fill holes of the masks. (default: True)"),
+        ("train", "--flip, --no-flip Mirror half of the crops. (default: True)"),
+        ("train", "--synthetic Learn from RUN/synthetic as well (see jobs/synthesize.py). (default: False)"),
+        ("distill", "--training.synthetic, --training.no-synthetic Learn from RUN/synthetic as well"),
+        ("bench", "--ray, --no-ray Measure what Ray costs, too. (default: True)"),
+        ("pretrain", "--diffusion.positions, --diffusion.no-positions"),
+        ("label", "--dry-run Check everything, print the plan, and stop. (default: False)"),
+    ],
+)
+def test_what_is_on_by_default_is_shown_beside_what_turns_it_off(
+    job: str, option: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert option in " ".join(" ".join(read_help(job, capsys, monkeypatch)).split())
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--fill-holes", True), ("--no-fill-holes", False)])
+def test_what_is_on_by_default_is_turned_on_and_off(flag: str, value: bool) -> None:
+    assert parse_options(Refinement, job="label", description="", arguments=[flag]).fill_holes is value
 
 
 @pytest.mark.parametrize(
