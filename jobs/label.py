@@ -52,7 +52,10 @@ Examples:
   python jobs/label.py --concept "fire truck" --model OWNER/MODEL --revision COMMIT --input s3://bucket/images
   ray job submit --working-dir . -- python jobs/label.py --concept car
 
-  python jobs/label.py --status runs/bird               # how far that run is, whoever works on it; --json for programs
+  python jobs/label.py --status runs/bird               # how far that run is, whoever works on it
+  python jobs/label.py --status runs/bird --json        # the same for programs
+
+--status takes no other options but --json, and --json goes with --status only.
 
 Without a running Ray cluster one is started for as long as this takes. Interrupt at any time: the same
 command resumes. Exit code: 0 done, 1 finished with more failures than --max-failures (or stopped), 2 wrong
@@ -76,11 +79,24 @@ def main(arguments: list[str] | None = None, *, source: LabellerSource | None = 
             print(describe_next(job, run=plan.run.url, one_of=one_of, input_url=moved))
         return int(outcome.failed(options.execution.max_failures))
 
-    given = sys.argv[1:] if arguments is None else arguments
-    if any(argument.partition("=")[0] == "--status" for argument in given):
+    given = {argument.partition("=")[0] for argument in (sys.argv[1:] if arguments is None else arguments)}
+    if wrong := _refuse_mixture(given):
+        print(f"error: {wrong}", file=sys.stderr)
+        return 2
+    if "--status" in given:
         # Options of its own: what a run is to be labelled with is for the run to tell.
         return run_command(Status, _show, job="label", description="Tells how a run stands.", arguments=arguments)
     return run_command(Label, run, job="label", description=DESCRIPTION, arguments=arguments)
+
+
+def _refuse_mixture(given: set[str]) -> str:
+    """What is wrong with options of labelling beside those of --status; "" if nothing is."""
+    others = sorted(name for name in given if name.startswith("--") and name not in ("--status", "--json", "--help"))
+    if "--status" in given and others:
+        return f"--status takes no other options but --json; leave out {', '.join(others)}"
+    if "--json" in given and "--status" not in given:
+        return "--json goes with --status RUN, and no other options"
+    return ""
 
 
 def _show(options: Status) -> int:

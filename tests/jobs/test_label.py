@@ -185,6 +185,20 @@ def test_what_cannot_be_parsed_ends_with_code_2(options: list[str], capsys: pyte
     assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--status", "R", "--concept", "car"], "--status takes no other options but --json; leave out --concept"),
+        (["--status=R", "--json", "--run=x", "--limit", "3"], "no other options but --json; leave out --limit, --run"),
+        (["--json", "--concept", "car"], "--json goes with --status RUN, and no other options"),
+    ],
+)
+def test_status_and_labelling_are_not_mixed(options: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(options) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and err.endswith(f"{said}\n")
+
+
 def test_a_job_servers_address_is_explained(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
