@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+from engine import storage
 
 
 def check_finite(owner: object, *names: str) -> None:
@@ -22,6 +26,24 @@ def check_at_least(owner: object, minimum: float, *names: str) -> None:
     for name in names:
         if not getattr(owner, name) >= minimum:
             raise ValueError(f"{name} is {getattr(owner, name)}; it must be at least {minimum:g}")
+
+
+def prepare_file(url: str, flag: str) -> str:
+    """The URL, absolute, of a file that is written at the end; makes its folder where that is local.
+
+    Raises:
+        ValueError: it cannot be written; the message names the flag.
+    """
+    place = storage.absolute(url)
+    if storage.is_local(place):
+        path = Path(place)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir() or not os.access(path.parent, os.W_OK):
+                raise OSError("it is a folder" if path.is_dir() else "its folder is read-only")
+        except OSError as error:
+            raise ValueError(f"{flag} {url} cannot be written ({error.strerror or error})") from error
+    return place
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The GPU that something shall compute on: whether it can, and how exactly it does."""
+"""The device that something shall compute on: whether it can, and how exactly a GPU does."""
 
 from __future__ import annotations
 
@@ -7,6 +7,17 @@ import torch
 
 class GpuError(RuntimeError):
     """The GPU cannot be used; the message says why, and what to do."""
+
+
+def check_device(name: str) -> torch.device:
+    """The device that --device names; ValueError for one that is none, or cannot be used here."""
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"--device is {name!r}, which cannot be used here ({reason})") from error
+    return device
 
 
 def prepare_device(device: torch.device | str) -> None:

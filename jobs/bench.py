@@ -40,6 +40,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from engine import storage
 from engine.benchmark.bench import BenchSpec, run_bench, start_report
 from engine.benchmark.rows import Report
+from engine.checks import prepare_file
 from engine.memory import free_memory
 from engine.run.command import run_command
 from engine.run.options import Int
@@ -98,8 +99,7 @@ def main(arguments: list[str] | None = None) -> int:
     def run(options: Bench) -> int:
         import torch
 
-        # What is no place for them is told of now rather than after the work.
-        figures = None if options.json is None else storage.absolute(options.json)
+        figures = None if options.json is None else prepare_file(options.json, "--json")
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         torch.set_flush_denormal(True)
@@ -116,7 +116,7 @@ def main(arguments: list[str] | None = None) -> int:
                 _hand_out(report, figures)
         return 0
 
-    return run_command(Bench, run, job="bench", description=DESCRIPTION, arguments=arguments)
+    return run_command(Bench, run, job="bench", description=DESCRIPTION, arguments=arguments, resumes=False)
 
 
 def _hand_out(report: Report, url: str | None) -> None:

@@ -15,6 +15,7 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine import storage
+from engine.checks import prepare_file
 from engine.evaluation.evaluate import evaluate_run
 from engine.evaluation.report import compare_concepts, format_mean, format_report
 from engine.evaluation.rows import EvaluationError, find_labels
@@ -115,14 +116,14 @@ def main(arguments: list[str] | None = None) -> int:
 
     def run(job: Evaluate) -> int:
         if job.json is not None:
-            storage.absolute(job.json)  # what is none is told of now rather than after the work
+            prepare_file(job.json, "--json")
         if job.study:
             return _study(job)
         if job.output is not None or job.moved != Moved() or job.studies != Studies():
             raise ValueError("--output, --model and the settings of studies belong to a study; name it with --study")
         return _compare(job)
 
-    return run_command(Evaluate, run, job="evaluate", description=DESCRIPTION, arguments=arguments)
+    return run_command(Evaluate, run, job="evaluate", description=DESCRIPTION, arguments=arguments, resumes=False)
 
 
 def _compare(job: Evaluate) -> int:

@@ -93,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
     def run(options: Export) -> int:
         return _export_onnx(options) if options.format == "onnx" else _export_labels(options)
 
-    return run_command(Export, run, job="export", description=DESCRIPTION, arguments=arguments)
+    return run_command(Export, run, job="export", description=DESCRIPTION, arguments=arguments, resumes=False)
 
 
 def _export_labels(options: Export) -> int:

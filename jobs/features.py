@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(describe_next("features", output=url))
         return 0
 
-    return run_command(FeaturesJob, run, job="features", description=DESCRIPTION, arguments=arguments)
+    return run_command(FeaturesJob, run, job="features", description=DESCRIPTION, arguments=arguments, resumes=False)
 
 
 if __name__ == "__main__":

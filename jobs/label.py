@@ -85,7 +85,9 @@ def main(arguments: list[str] | None = None, *, source: LabellerSource | None = 
         return 2
     if "--status" in given:
         # Options of its own: what a run is to be labelled with is for the run to tell.
-        return run_command(Status, _show, job="label", description="Tells how a run stands.", arguments=arguments)
+        return run_command(
+            Status, _show, job="label", description="Tells how a run stands.", arguments=arguments, resumes=False
+        )
     return run_command(Label, run, job="label", description=DESCRIPTION, arguments=arguments)
 
 

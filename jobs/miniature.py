@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(describe_next("miniature", concept=job.concept or "car", output=str(output.resolve())))
         return 0
 
-    return run_command(MiniatureJob, run, job="miniature", description=DESCRIPTION, arguments=arguments)
+    return run_command(MiniatureJob, run, job="miniature", description=DESCRIPTION, arguments=arguments, resumes=False)
 
 
 if __name__ == "__main__":

@@ -67,6 +67,10 @@ def main(arguments: list[str] | None = None, *, source: LabellerSource | None = 
     given = sys.argv[1:] if arguments is None else arguments
 
     def run(options: Plan) -> int:
+        if options.probing.device is not None:
+            from engine.gpu import check_device  # which imports torch, and most plans need not wait for it
+
+            check_device(options.probing.device)
         plan = make_plan(options, source)
         print(plan.describe(), flush=True)
         if options.execution.dry_run or not plan.remaining:
@@ -84,7 +88,7 @@ def main(arguments: list[str] | None = None, *, source: LabellerSource | None = 
         print(describe_go_on("label", given, without=PROBING, run=plan.run.url))
         return 0
 
-    return run_command(Plan, run, job="plan", description=DESCRIPTION, arguments=arguments)
+    return run_command(Plan, run, job="plan", description=DESCRIPTION, arguments=arguments, resumes=False)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from engine.diffusion.pretraining.autoencoder import AutoencoderConfig
 from engine.diffusion.pretraining.latent_diffusion import LatentDiffusionConfig
 from engine.diffusion.pretraining.loop import LoopConfig
 from engine.diffusion.pretraining.pretrain import PretrainConfig, pretrain
+from engine.gpu import check_device
 from engine.run.command import run_command
 from engine.run.what_next import describe_next
 
@@ -82,6 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     def run(job: PretrainJob) -> int:
         logging.getLogger("engine.diffusion.pretraining").setLevel(logging.INFO)
+        device = check_device(job.device)
         if job.threads:
             torch.set_num_threads(job.threads)
         torch.set_flush_denormal(True)
@@ -103,7 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
             diffusion_loop=job.diffusion_loop,
         )
         command = shlex.join(["python", "jobs/pretrain.py", *given])
-        pretrain(config, output, device=torch.device(job.device), command=command)
+        pretrain(config, output, device=device, command=command)
         print(f"the model is in {output.resolve()}")
         print(describe_next("pretrain", model=str(output.resolve())))
         return 0

@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(describe_next(after, run=run, one_of=job.concept, input_url=job.input))
         return 0
 
-    return run_command(ReportJob, run, job="report", description=DESCRIPTION, arguments=arguments)
+    return run_command(ReportJob, run, job="report", description=DESCRIPTION, arguments=arguments, resumes=False)
 
 
 def _painter(job: ReportJob) -> Painter:

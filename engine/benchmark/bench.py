@@ -17,6 +17,7 @@ from engine.benchmark.lease import measure_lease
 from engine.benchmark.operations import Operations, measure_peak
 from engine.benchmark.rows import Report
 from engine.benchmark.subject import Shape, make_subject
+from engine.gpu import check_device
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -59,12 +60,7 @@ def start_report(spec: BenchSpec, *, command: str) -> Report:
     Raises:
         ValueError: no such device.
     """
-    try:
-        device = torch.device(spec.device)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device is {spec.device!r}, which cannot be used here ({error})") from error
-    return Report(about=_about(spec, device, command))
+    return Report(about=_about(spec, check_device(spec.device), command))
 
 
 def run_bench(report: Report, spec: BenchSpec, *, tell: Callable[[str], None] = lambda text: None) -> None:

@@ -64,6 +64,7 @@ def run_command(
     arguments: list[str] | None = None,
     prefixes: bool = False,
     once: str | None = None,
+    resumes: bool = True,
 ) -> int:
     """Parse `options`, call `body` with them, and return the exit code of the process.
 
@@ -76,6 +77,7 @@ def run_command(
         arguments: instead of those of the process.
         prefixes: put a group's name before its flags, where it does not say otherwise.
         once: a flag that other jobs take more than once, and this one must not.
+        resumes: whether the same command goes on where this one stopped.
     """
     # Their warnings are about parts that labelling does not use.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -93,8 +95,8 @@ def run_command(
         print(f"error: {storage.redact(str(error))}", file=sys.stderr)
         return 2
     except (RuntimeError, OSError) as error:
-        print(f"stopped: {storage.redact(str(error))}\n{RESUME}", file=sys.stderr)
+        print(f"stopped: {storage.redact(str(error))}" + (f"\n{RESUME}" if resumes else ""), file=sys.stderr)
         return 1
     except KeyboardInterrupt as interrupt:
-        print(f"\nInterrupted. {RESUME}", file=sys.stderr)
+        print("\nInterrupted." + (f" {RESUME}" if resumes else ""), file=sys.stderr)
         return 128 + (signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT)

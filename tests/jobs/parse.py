@@ -20,7 +20,9 @@ _COMMAND = re.compile(r"python (jobs/\w+\.py)([^`\n]*)")
 def parse(job: str, arguments: list[str]) -> Any:
     """What the job's own parser makes of the arguments; SystemExit as it raises it."""
     module = import_module(f"jobs.{job}")
-    with patch.object(module, "run_command", lambda options, body, **given: parse_options(options, **given)):
+    with patch.object(
+        module, "run_command", lambda options, body, resumes=True, **given: parse_options(options, **given)
+    ):
         return module.main(arguments)
 
 

@@ -90,6 +90,8 @@ def test_what_was_measured_before_a_stage_failed_is_told_and_written(
         (["--batches", "0"], ["--batches"]),
         (["--json", "nonsense://out.json"], ["nonsense"]),
         (["--json", ""], ["is empty"]),
+        (["--json", "/proc/nothing/bench.json"], ["--json /proc/nothing/bench.json cannot be written (No such file"]),
+        (["--json", "/proc"], ["--json /proc cannot be written (it is a folder)"]),
     ],
 )
 def test_wrong_usage_ends_in_one_sentence_and_code_2(

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from engine.run.command import parse_options
+from engine.run.command import RESUME, parse_options, run_command
 from engine.run.options import Refinement
 from tests.jobs.parse import JOBS, parse
 
@@ -106,8 +106,51 @@ def test_a_required_option_that_is_misspelt_is_named_beside_the_one_that_is_miss
     assert re.search(r"--concept STR(.|\n)*Unrecognized(.|\n)*--concpet", capsys.readouterr().err)
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("plan --concept car --device nope", "--device is 'nope', which cannot be used here ("),
+        ("pretrain --input i --output o --device nope", "--device is 'nope', which cannot be used here ("),
+        ("evaluate --run r --json /proc/x/y.json", "--json /proc/x/y.json cannot be written ("),
+    ],
+)
+def test_a_device_or_a_file_that_is_none_is_wrong_usage(
+    command: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job, *arguments = command.split()
+    assert importlib.import_module(f"jobs.{job}").main(arguments) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {said}") and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("resumes", "told"), [(True, f"\n{RESUME}"), (False, "")])
+@pytest.mark.parametrize("end", [OSError("no space"), KeyboardInterrupt()])
+def test_only_what_goes_on_says_so(
+    end: BaseException, resumes: bool, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def body(options: Refinement) -> int:
+        raise end
+
+    run_command(Refinement, body, job="label", description="", arguments=[], resumes=resumes)
+    assert capsys.readouterr().err.replace(" What", "\nWhat").endswith((f"no space{told}\n", f"Interrupted.{told}\n"))
+
+
 @pytest.mark.parametrize("job", ["distill", "finetune"])
 def test_a_second_concept_is_refused_where_one_is_taken(job: str, capsys: pytest.CaptureFixture[str]) -> None:
     main = importlib.import_module(f"jobs.{job}").main
     assert main(["--concept", "car", "--concept=dog", "--dry-run"]) == 2
     assert f"--concept is given more than once; jobs/{job}.py takes one" in capsys.readouterr().err
+
+
+def test_jobs_that_begin_anew_do_not_speak_of_resuming(monkeypatch: pytest.MonkeyPatch) -> None:
+    resuming = set()
+    for job in JOBS:
+        module = importlib.import_module(f"jobs.{job}")
+
+        def note(options: object, body: object, resumes: bool = True, job: str = job, **given: object) -> int:
+            resuming.update([job] if resumes else [])
+            return 0
+
+        monkeypatch.setattr(module, "run_command", note)
+        module.main([])
+    assert resuming == {"distill", "finetune", "label", "predict", "pretrain", "synthesize", "train"}
