@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import tyro
 
@@ -17,6 +17,8 @@ from engine.checks import naming_flags
 from engine.labelling.label import USELESS
 from engine.run.command import run_command
 
+Format = Literal["onnx", "coco", "yolo-seg", "cvat", "label-studio", "png", "hf", "webdataset"]
+OF_LABELS = get_args(Format)[1:]
 TOLERANCE = 1e-4
 """Largest difference of a probability that still counts as the same."""
 
@@ -49,9 +51,9 @@ class Labels:
 class Export:
     """All settings of the job."""
 
-    format: Literal["onnx", "coco", "yolo-seg", "cvat", "label-studio", "png", "hf", "webdataset"] = "onnx"
+    format: Annotated[Format | None, tyro.conf.arg(metavar="{" + ",".join(get_args(Format)) + "}")] = None
     """onnx is a segmenter, with any batch size and any height and width that are multiples of 16, from 32 on; all
-    others are labels with their images."""
+    others are labels with their images. Default: onnx with --model; with --run one has to be given."""
     output: Annotated[str, tyro.conf.arg(metavar="PATH")]
     """The file to write for onnx; else a new folder or URL."""
     model: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
@@ -91,22 +93,26 @@ def main(arguments: list[str] | None = None) -> int:
     """Parses and exports; returns the exit code."""
 
     def run(options: Export) -> int:
-        return _export_onnx(options) if options.format == "onnx" else _export_labels(options)
+        if options.format is None and options.labels.run is not None:
+            raise ValueError(f"labels of a --run can be written in several ways; give --format: {', '.join(OF_LABELS)}")
+        if options.format is None or options.format == "onnx":
+            return _export_onnx(options)
+        return _export_labels(options, options.format)
 
     return run_command(Export, run, job="export", description=DESCRIPTION, arguments=arguments, resumes=False)
 
 
-def _export_labels(options: Export) -> int:
+def _export_labels(options: Export, format: str) -> int:
     from engine.export.export import ExportOptions, export_labels
     from engine.segmenter.review import read_review
 
     labels = options.labels
     if labels.run is None or options.model is not None:
-        raise ValueError(f"--format {options.format} exports the labels of a --run, not a --model; give --run")
+        raise ValueError(f"--format {format} exports the labels of a --run, not a --model; give --run")
     review = read_review(labels.review)[0]
     with naming_flags(labels):
         settings = ExportOptions(
-            format=options.format,
+            format=format,
             polygons=labels.polygons,
             min_quality=labels.min_quality,
             drop_flags=labels.drop_flags,
@@ -132,6 +138,8 @@ def _export_onnx(options: Export) -> int:
     from engine.segmenter.export import compare_onnx, segmenter_to_onnx
     from engine.segmenter.segmenter import Segmenter
 
+    if options.model is None and options.format is None:
+        raise ValueError("nothing to export is named; give a --model, or the --run and the --format of labels")
     if options.model is None or options.labels != Labels():
         raise ValueError("--format onnx exports a --model; for labels name their --format and their --run")
     segmenter = Segmenter.from_pretrained(options.model)

@@ -209,7 +209,9 @@ def test_an_object_store_gets_the_same_files(run: Path, tmp_path: Path, memory: 
         (["--format", "png", "--run", "{run}", "--min-quality", "60"], "--min-quality is 60.0; it must be from 0 to 1"),
         (["--format", "png", "--run", "{run}", "--review", "/nowhere.csv"], "--review /nowhere.csv cannot be used"),
         (["--format", "png", "--run", "{run}/nothing"], "run.json; run jobs/label.py"),
-        (["--run", "{run}"], "--format onnx exports a --model; for labels name their --format"),
+        (["--run", "{run}"], "give --format: coco, yolo-seg, cvat, label-studio, png, hf, webdataset"),
+        (["--format", "onnx", "--run", "{run}"], "--format onnx exports a --model; for labels name their --format"),
+        ([], "nothing to export is named; give a --model, or the --run and"),
     ],
 )
 def test_wrong_usage_is_one_sentence_and_leaves_no_folder(
