@@ -46,8 +46,8 @@ clean: ## remove the virtual environment, caches and build leftovers (never labe
 # The stamp is written last: whatever was interrupted is done again. An environment that is broken, half made, or of
 # another Python than the one asked for is made anew; else pip only changes what differs.
 $(STAMP): pyproject.toml deploy/constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
-	    echo "maskmine needs Python 3.10 or later; '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo not found)." \
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null || { \
+	    echo "maskmine needs Python 3.10 to 3.14; '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo not found)." \
 	         "Name another one: make setup PYTHON=python3.11" >&2; exit 1; }
 	@version='import sys; print(sys.version_info[:2])'; \
 	if [ "$$($(BIN)/python -c "import pip; $$version" 2>/dev/null)" != "$$($(PYTHON) -c "$$version")" ]; then \
