@@ -17,6 +17,8 @@ INDEXES = ".indexes"
 
 LONGEST = 100
 """Characters of a run's name, which many concepts make long; two that are cut alike differ in their fingerprint."""
+MOST_BYTES = 255
+"""Of a name, in most filesystems: fewer than so many characters, where one takes several bytes."""
 
 _TEMPORARY = "/working_dir_files/_ray_pkg_"
 """In the path of what `ray job submit --working-dir` unpacks for a job."""
@@ -24,8 +26,9 @@ _TEMPORARY = "/working_dir_files/_ray_pkg_"
 
 def default_run_url(*concepts: str) -> str:
     """``$MASKMINE_HOME/runs/<concept>``, absolute; MASKMINE_HOME is ``~/.maskmine`` unless set."""
+    name = to_folder("-".join(concepts))[:LONGEST].encode()[:MOST_BYTES].decode(errors="ignore")
     home = os.environ.get("MASKMINE_HOME") or "~/.maskmine"
-    return storage.join(storage.absolute(home), "runs", to_folder("-".join(concepts))[:LONGEST])
+    return storage.join(storage.absolute(home), "runs", name)
 
 
 def results_url(url: str, option: str) -> str:
