@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from engine import storage
 from engine.miniature.corpus import write_corpus
 from engine.run.command import run_command
+from engine.run.quantities import format_count
 from engine.run.what_next import describe_next
 
 
@@ -67,7 +68,8 @@ def main(arguments: list[str] | None = None) -> int:
                 objects=job.objects,
             )
         )
-        print(f"wrote {job.count} scenes in {len(shards)} shards to {output.resolve()}")
+        scenes, tars = format_count(job.count, "scene"), format_count(len(shards), "shard")
+        print(f"wrote {scenes} in {tars} to {output.resolve()}")
         print(describe_next("miniature", concept=job.concept or "car", output=str(output.resolve())))
         return 0
 

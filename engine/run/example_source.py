@@ -24,6 +24,7 @@ from engine.run.directory import (
     read_receipts,
 )
 from engine.run.names import SEGMENTER, to_folder
+from engine.run.quantities import format_count
 from engine.run.training import share_out, spread
 from engine.segmenter.spec import Labels, SegmenterSpec
 from schemas.receipt import Receipt
@@ -68,9 +69,12 @@ class ExampleSource:
 
     def describe_missing(self) -> str:
         """What is not read for want of labels or images, for a person; "" where nothing is missing."""
-        unlabelled = f"; {self.unlabelled} others have no labels yet" if self.unlabelled else ""
-        gone = f"; {self.gone} others with {self.gone_labels} labels are not in this corpus" if self.gone else ""
-        return unlabelled + gone
+        unlabelled, gone = format_count(self.unlabelled, "other"), format_count(self.gone, "other")
+        text = f"; {unlabelled} {'has' if self.unlabelled == 1 else 'have'} no labels yet" if self.unlabelled else ""
+        if self.gone:
+            labels = format_count(self.gone_labels, "label")
+            text += f"; {gone} with {labels} {'is' if self.gone == 1 else 'are'} not in this corpus"
+        return text
 
     def cut(self, wanted: Sequence[int]) -> ExampleSource:
         """The source without the leases of which no example is wanted."""

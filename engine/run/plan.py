@@ -25,7 +25,7 @@ from engine.run.directory import (
     subtract_receipts,
 )
 from engine.run.names import concept_url, index_folder, results_url
-from engine.run.quantities import format_bytes
+from engine.run.quantities import format_bytes, format_count
 from engine.run.shard import LabelTask
 from engine.run.source import LabellerSource, Precision, RunSpec
 from engine.run.training import plan_sample
@@ -86,6 +86,7 @@ class LabelPlan:
     def describe(self) -> str:
         """The plan for a person, one fact per line."""
         done = sum(receipt.seen for receipt in self.receipts.values())
+        finished = len(self.leases) - len(self.remaining)
         size = sum(lease.shard.size / lease.parts for lease in self.leases)
         model = storage.redact(self.run.model) + (f" at {self.run.revision}" if self.run.revision else "")
         if self.run.model == "miniature":
@@ -94,16 +95,17 @@ class LabelPlan:
             ("concept", repr(self.spec.concept) + (f" in the prompt {self.spec.prompt!r}" if self.spec.prompt else "")),
             ("stage", self.spec.stage),
             ("input", storage.redact(self.input_url)),
-            ("shards", f"{self.shards} ({format_bytes(size)}), in {len(self.leases)} leases"),
+            ("shards", f"{self.shards} ({format_bytes(size)}), in {format_count(len(self.leases), 'lease')}"),
             ("model", model),
             ("fingerprint", self.run.fingerprint),
             ("run", storage.redact(self.run.url) + (" (to be resumed)" if self.resumed else " (new)")),
-            ("done", f"{len(self.leases) - len(self.remaining)} leases with {done} images"),
-            ("to do", f"{len(self.remaining)} leases"),
+            ("done", f"{format_count(finished, 'lease')} with {format_count(done, 'image')}"),
+            ("to do", format_count(len(self.remaining), "lease")),
         ]
         if self.concepts and self.sample:
             settings = self.concepts[0].distillation
-            images = f"of up to {settings.sample} images in {len(self.sample.leases)} leases"
+            leases = format_count(len(self.sample.leases), "lease")
+            images = f"of up to {format_count(settings.sample, 'image')} in {leases}"
             facts.insert(-2, ("fine-tuning", f"{settings.method}, on masks {images}, to be done"))
         elif self.weights:
             facts.insert(-2, ("fine-tuning", f"done: {', '.join(map(storage.redact, self.weights))}"))

@@ -23,6 +23,11 @@ def format_duration(seconds: float) -> str:
     return f"{whole}s"
 
 
+def format_count(number: int, noun: str) -> str:
+    """``1 lease``, ``2 leases``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def format_counts(counts: Mapping[str, int]) -> str:
     """``used 12, flag:empty 3``, the most first; "" of nothing."""
     return ", ".join(f"{name} {n}" for name, n in sorted(counts.items(), key=lambda item: (-item[1], item[0])))

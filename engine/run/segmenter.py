@@ -30,7 +30,7 @@ from engine.run.example_source import (
     name_concepts,
 )
 from engine.run.names import results_url
-from engine.run.quantities import format_counts
+from engine.run.quantities import format_count, format_counts
 from engine.run.training import find_training, make_receipt
 from engine.segmenter.review import read_review
 from engine.segmenter.spec import SegmenterSpec
@@ -108,7 +108,8 @@ class SegmenterTask:
             facts = [("classes", ", ".join(["0 background", *classes]))]
         for source in self.sources:
             what = {"refined": "M", "preliminary": "M_pre", "truth": "the corpus's own masks"}[source.labels]
-            facts.append((source.name, f"{len(source.leases)} leases, labels: {what}{source.describe_missing()}"))
+            leases = format_count(len(source.leases), "lease")
+            facts.append((source.name, f"{leases}, labels: {what}{source.describe_missing()}"))
         facts += [
             ("training", self.spec.describe()),
             ("fingerprint", self.manifest.hash),

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from datetime import datetime, timezone
 
-from engine.run.quantities import format_bytes, format_counts, format_duration
+from engine.run.quantities import format_bytes, format_count, format_counts, format_duration
 from engine.run.status import RunStatus, StageStatus, TrainingStatus
 
 NAMES = {"preliminary": "sample", "refined": "labels", "synthetic": "synthetic", "concept": "fine-tuning"}
@@ -51,7 +51,7 @@ def describe_progress(stage: StageStatus) -> str:
     """``running · 320 of ~1200 images (27%) · 3.2 images/s · ETA 4m35s · 3 of 12 leases · 4 workers``."""
     parts: list[str] = [stage.state]
     if stage.state == "done" or stage.planned is None:
-        parts.append(f"{stage.done} images")
+        parts.append(format_count(stage.done, "image"))
     else:
         share = f" ({100 * stage.done / stage.planned:.0f}%)" if stage.planned else ""
         parts.append(f"{stage.done} of {'~' if stage.estimated else ''}{stage.planned} images{share}")
@@ -60,9 +60,9 @@ def describe_progress(stage: StageStatus) -> str:
     if stage.eta is not None:
         parts.append(f"ETA {format_duration(stage.eta)}")
     leases = "" if stage.leases is None or stage.state == "done" else f" of {stage.leases}"
-    parts.append(f"{stage.leases_done}{leases} leases")
+    parts.append(f"{stage.leases_done}{leases} leases" if leases else format_count(stage.leases_done, "lease"))
     if stage.workers and stage.state == "running":
-        parts.append(f"{stage.workers} workers")
+        parts.append(format_count(stage.workers, "worker"))
     return " · ".join(parts)
 
 
@@ -71,11 +71,11 @@ def describe_training(training: TrainingStatus) -> str:
     if training.state != "done":
         known = f" of {training.steps}" if training.steps else ""
         return f"{training.state} · at least step {training.step}{known}"
-    parts = [training.state, f"{training.step} steps"]
+    parts = [training.state, format_count(training.step, "step")]
     if training.losses:
         parts.append(f"loss {training.losses[0]:.4f} -> {training.losses[1]:.4f}")
     if "used" in training.images:
-        parts.append(f"{training.images['used']} images")
+        parts.append(format_count(training.images["used"], "image"))
     return " · ".join(parts)
 
 

@@ -11,7 +11,7 @@ from engine import storage
 from engine.run.directory import QUARANTINE_FOLDERS, STAGE_FOLDERS
 from engine.run.harvest import LeasePlan
 from engine.run.plan import count_quarantined
-from engine.run.quantities import format_counts
+from engine.run.quantities import format_count, format_counts
 from schemas.receipt import Receipt
 
 FAILURES_SHOWN = 10
@@ -73,12 +73,13 @@ class Outcome:
             images += f", {earlier} before" if earlier else ""
         else:
             images = f"{self.seen}, everything was done already"
+        shards = len({lease.shard.name for lease in self.plan.leases})
         reasons = format_counts(count_quarantined(self.receipts.values()))
         flags = sum((Counter(receipt.flags) for receipt in self.receipts.values()), Counter[str]())
         quarantine = storage.redact(storage.join(run.url, QUARANTINE_FOLDERS[run.stage]))
         facts = [
             ("images", images),
-            ("shards", f"{len({lease.shard.name for lease in self.plan.leases})}, in {len(self.plan.leases)} leases"),
+            ("shards", f"{shards}, in {format_count(len(self.plan.leases), 'lease')}"),
             ("quarantined", f"{self.quarantined}" + (f": {reasons}; see {quarantine}" if reasons else "")),
             ("flags", format_counts(flags)),
             ("labels", f"{labels}/*.parquet"),
@@ -94,7 +95,7 @@ class Outcome:
         for lease_id, error in islice(self.failed_leases.items(), FAILURES_SHOWN):
             facts.append(("failed", f"{lease_id}: {error}"))
         if (more := len(self.failed_leases) - FAILURES_SHOWN) > 0:
-            facts.append(("failed", f"and {more} more leases"))
+            facts.append(("failed", f"and {format_count(more, 'more lease')}"))
         return "\n".join(f"{name:<13}{fact}" for name, fact in facts if fact)
 
 

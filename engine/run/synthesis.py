@@ -22,6 +22,7 @@ from engine.run.harvest import Complete
 from engine.run.names import results_url
 from engine.run.origin import Origin
 from engine.run.plan import split_done
+from engine.run.quantities import format_count
 from engine.run.source import SynthesizerSource
 from engine.run.starts import Starts
 from engine.run.synthetic_shard import synthesize_shard
@@ -79,6 +80,7 @@ class SynthesisPlan:
         settings, spec = self.settings, self.origin.spec
         pure = sum(map(settings.is_background, range(settings.count)))
         done = sum(receipt.seen for receipt in self.receipts.values())
+        finished = len(self.leases) - len(self.remaining)
         begun = (
             f"from images of {self.starts.source.digest}, strength {settings.strength:g}"
             f"{self.starts.source.describe_missing()}"
@@ -93,8 +95,8 @@ class SynthesisPlan:
             ("fine-tuned", storage.redact(self.origin.weights) if self.origin.weights else "no"),
             ("fingerprint", self.run.fingerprint),
             ("output", storage.redact(self.run.url) + (" (to be resumed)" if self.resumed else " (new)")),
-            ("done", f"{len(self.leases) - len(self.remaining)} shards with {done} samples"),
-            ("to do", f"{len(self.remaining)} shards"),
+            ("done", f"{format_count(finished, 'shard')} with {format_count(done, 'sample')}"),
+            ("to do", format_count(len(self.remaining), "shard")),
         ]
         return "\n".join(f"{name:<12}{fact}" for name, fact in facts)
 

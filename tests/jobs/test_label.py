@@ -62,6 +62,13 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
     assert not run.exists()
 
 
+def test_a_plan_of_one_lease_says_so(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (corpus / "000001.tar").unlink()
+    assert run_job("--concept", "car", "--input", corpus, "--run", tmp_path / "run", "--dry-run") == 0
+    out = capsys.readouterr().out
+    assert ", in 1 lease\n" in out and "done        0 leases with 0 images\nto do       1 lease\n" in out
+
+
 def test_the_plan_says_what_the_bundled_model_knows(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -246,6 +253,18 @@ def test_the_default_run_directory_is_named_after_the_concept(tmp_path: Path, mo
     monkeypatch.delenv("MASKMINE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert default_run_url("car") == f"{tmp_path}/.maskmine/runs/car"
+
+
+@pytest.mark.parametrize(
+    ("concept", "name"),
+    [("a" * 300, "a" * 100), ("é" * 60, "é" * 60), ("犬" * 300, "犬" * 85), ("a" + "犬" * 300, "a" + "犬" * 84)],
+)
+def test_the_default_run_directory_has_a_name_that_filesystems_take(
+    concept: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASKMINE_HOME", str(tmp_path))
+    assert default_run_url(concept) == f"{tmp_path}/runs/{name}"
+    Path(default_run_url(concept)).mkdir(parents=True)
 
 
 def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:

@@ -102,7 +102,7 @@ def test_more_labels_are_another_training(corpus: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     label(corpus, run, limit=6)
     task = plan(run)
-    assert "1 others have no labels yet" in task.describe()
+    assert "1 other has no labels yet" in task.describe()
     start_run(task.url, task.manifest)
     label(corpus, run)
     with pytest.raises(RunError, match=r"corpus\.images: 6 labels in 2 leases .* -> 12 labels in 3 leases"):
@@ -117,7 +117,7 @@ def test_labels_whose_shard_is_gone_are_told_of_and_counted(corpus: Path, tmp_pa
     for name in ("000000.tar", "000002.tar"):
         (moved / name).unlink()
     task = plan(run, input_url=str(moved))
-    assert "1 leases, labels: M; 2 others with 8 labels are not in this corpus" in task.describe()
+    assert "1 lease, labels: M; 2 others with 8 labels are not in this corpus" in task.describe()
     assert task.unread == {"corpus.label_without_image": 8}
 
 

@@ -202,7 +202,7 @@ def test_labels_that_were_added_make_another_set(origin: Origin, tmp_path: Path)
 def test_labels_whose_shard_is_gone_are_told_of(origin: Origin, tmp_path: Path) -> None:
     (tmp_path / "corpus" / "000001.tar").unlink()
     told = plan_synthesis(origin, settings()).describe()
-    assert "from images of 11 labels in 2 leases" in told and "1 others with 3 labels are not in this corpus" in told
+    assert "from images of 11 labels in 2 leases" in told and "1 other with 3 labels is not in this corpus" in told
 
 
 def test_preliminary_labels_do_not_suffice(tmp_path: Path) -> None:
