@@ -3,8 +3,7 @@
 M_pre and M are labelled with the run's own m′, in a run of several concepts without the sharing of pixels that its own
 labels, D_s, have been through. The U-Nets differ in what they are shown and in nothing else: same seed, steps and
 settings. That on M_pre sees the images that flags and quality of the run's final labels leave in, as that on D_s does.
-Whatever is finished is kept: labels lease by lease, trainings by checkpoint, rows. All is done in this process, which
-holds the examples of one U-Net at a time: steps × batch size of them, or somewhat more.
+Whatever is finished is kept: labels, checkpoints, rows. This process holds the examples of one U-Net at a time.
 
 OUTPUT/ablation/test-HASH/     the labels of the held-out corpus, a run directory
 OUTPUT/ablation/ROW-HASH/      a U-Net, and row.json, its measures
@@ -108,8 +107,7 @@ def study_ablation(task: StudyTask) -> Study:
 
 def _label_test(task: StudyTask, test: str) -> LabelPlan:
     """M_pre and M of the held-out corpus, in this process."""
-    origin = task.origin
-    spec = origin.spec.at("refined")
+    origin, spec = task.origin, task.origin.spec.at("refined")
     made_of = f"{origin.fingerprint}/{origin.fields}/{test}/{task.options.limit}"
     digest = hashlib.sha256(made_of.encode()).hexdigest()[:8]
     plan = plan_labelling(
