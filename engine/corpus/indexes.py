@@ -30,6 +30,7 @@ SLOWEST = 20 << 20
 PATIENCE = 10.0
 """Seconds that it is waited for besides."""
 LOOK_EVERY = 1.0
+_BEGUN = ".begun"
 _NO_INDEX = (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
@@ -102,13 +103,17 @@ class IndexFolder:
             other = json.loads(storage.read_bytes(url))
             left = PATIENCE + size / SLOWEST - max(0.0, begun - other["time"])
             if other["token"] == token:
-                return None
+                headers = self.find(stem, version)  # whoever had begun may have ended since this one looked
+                if headers:
+                    storage.remove(url)
+                return headers
             if other["version"] != _hash(version) or left <= 0:
                 storage.atomic_put(own, url)  # that one has died, or read what is no longer there
                 return None
         except _NO_INDEX as error:
             logger.info("nobody is waited for with the index of %s: %s: %s", stem, type(error).__name__, error)
             return None
+        logger.warning("another worker reads the headers of %s; its index is waited for, %.0f s at most", stem, left)
         until = time.monotonic() + left
         while time.monotonic() < until:
             time.sleep(LOOK_EVERY)
@@ -127,11 +132,17 @@ class IndexFolder:
         except OSError as error:
             logger.warning("the index of %s is not kept, every worker reads it from the tar: %s", stem, error)
 
+    def sweep(self) -> None:
+        """Removes what those have left who were killed while they made an index: nobody is to wait for them."""
+        for name in storage.list_names(self.url):
+            if name.endswith(_BEGUN):
+                storage.remove(storage.join(self.url, name))
+
     def _index_url(self, stem: str) -> str:
         return storage.join(self.url, f"{stem}.json.gz")
 
     def _begun_url(self, stem: str) -> str:
-        return storage.join(self.url, f"{stem}.begun")
+        return storage.join(self.url, stem + _BEGUN)
 
 
 def headers_to_json(headers: Headers, version: str) -> bytes:

@@ -76,18 +76,21 @@ class Checkpoint:
         # The JSON travels as bytes in a tensor: safetensors gives metadata of local files only.
         notes = json.dumps({"step": self.step, "losses": self.losses, "files": files}).encode()
         storage.atomic_put(_pack({"notes": torch.frombuffer(bytearray(notes), dtype=torch.uint8)}), url)
-        former = re.compile(rf"{re.escape(stem)}-\d{{6,}}-.+{re.escape(ending)}")
+        former = re.compile(rf"{re.escape(stem)}-(\d{{6,}})-.+{re.escape(ending)}")
         for name in storage.list_names(folder or "."):
-            if former.fullmatch(name) and name not in files.values():
+            if (found := former.fullmatch(name)) and int(found[1]) < self.step:
                 storage.remove(folder + name)
 
     @classmethod
     def load(cls, url: str, optimizer: torch.optim.Optimizer) -> Checkpoint:
-        """Read it, with the optimizer's state restored in place; step 0 without a file, or with one of before."""
+        """Read it, with the optimizer's state restored in place; step 0 where files are missing, or of before."""
+        folder, *_ = _split(url)
         try:
             notes = json.loads(load(storage.read_bytes(url))["notes"].numpy().tobytes())
-            urls = {group: _split(url)[0] + name for group, name in notes["files"].items()}
+            urls = {group: folder + name for group, name in notes["files"].items()}
         except (FileNotFoundError, KeyError):
+            return cls()
+        if not set(notes["files"].values()) <= set(storage.list_names(folder or ".")):
             return cls()
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         moments: dict[int, dict[str, Tensor]] = {}

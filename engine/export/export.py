@@ -17,6 +17,7 @@ from engine.labelling.label import USELESS, check_flags
 from engine.run.directory import RunError
 from engine.run.example_source import name_concepts
 from engine.run.labelled import Extent, LabelledRun, find_images, open_labelled, read_labelled
+from engine.run.quantities import format_count
 from engine.segmenter.examples import why_left_out
 
 
@@ -92,8 +93,8 @@ def export_labels(
     if stage is None and run.unfinished:
         raise RunError(
             f"{storage.redact(run.url)} has no refined labels yet, only the coarse masks that they begin with, of "
-            f"{len(run.receipts)} leases; run jobs/label.py with this --run to its end, or take these with --stage "
-            "preliminary"
+            f"{format_count(len(run.receipts), 'lease')}; run jobs/label.py with this --run to its end, or take these "
+            "with --stage preliminary"
         )
     if concept is not None:
         run = run.of(concept)

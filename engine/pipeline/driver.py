@@ -25,6 +25,7 @@ from engine.run.attempts import clear_attempts
 from engine.run.claim import occupy
 from engine.run.harvest import LeasePlan
 from engine.run.heartbeat import Heartbeat, timestamp
+from engine.run.names import index_folder
 from engine.run.plan import LabelPlan
 from engine.run.summary import Outcome
 from engine.run.termination import terminable
@@ -72,8 +73,8 @@ def make_concepts_of(plan: LabelPlan, *, workers: int | None, tell: Callable[[st
             if outcome.failed_leases:
                 lease, error = next(iter(outcome.failed_leases.items()))
                 raise LabellingError(
-                    f"{lease}: {error}. The concept is learned from a sample with this shard: mend it, or leave it out "
-                    "of --input"
+                    f"{lease}: {error}. The concept is learned from a sample with this shard: mend what is wrong, or "
+                    "leave the shard out of --input"
                 )
         else:
             tell("sample: preliminary masks, skipped, they are there")
@@ -104,9 +105,11 @@ def drive(plan: LeasePlan, *, workers: int | None = None, tell: Callable[[str], 
     if plan.remaining:
         with at_work(plan):
             check_reach(plan.places)
+            with suppress(OSError):  # only tidiness: whoever is gone is waited for but a while
+                index_folder(plan.run.url).sweep()
             pool = divide(leases=len(plan.remaining), wanted=workers)
             tell(f"workers: {pool.describe()}")
-            board, gauges = start_board(), DriverGauges(plan.run.stage)
+            board, gauges = start_board(pool.ready), DriverGauges(plan.run.stage)
             before = sum(receipt.seen for receipt in receipts.values())
             heart = Heartbeat(plan.run.url, _first_snapshot(plan, pool.count))
 

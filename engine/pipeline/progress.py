@@ -6,67 +6,35 @@ import shutil
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, TextIO, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from engine.corpus.lease import Lease
+from engine.pipeline.health import Health
 from engine.run.harvest import LeaseProgress
 from engine.run.quantities import format_duration
 from schemas.receipt import Receipt
 
-Verdict = Literal["try again", "fail the lease", "fail the run"]
-MAX_BROKEN = 2
-"""So often is a lease tried anew whose worker turned out to be broken."""
 
+class Board(Health):
+    """State of the actor: the last word of each lease, and how its workers are."""
 
-class Board:
-    """State of the actor: the last word of each lease, the starts of each worker that came to nothing yet, and how
-    often workers turned out to be broken.
-    """
-
-    def __init__(self) -> None:
+    def __init__(self, expected: int = 1) -> None:
+        super().__init__(expected)
         self._leases: dict[str, LeaseProgress] = {}
-        self._starting: Counter[str] = Counter()
-        self._workers: set[str] = set()
-        self._broken: Counter[str] = Counter()
-        self._in_a_row = 0
-        self._finished = 0
         self._first: float | None = None
 
     def report(self, progress: LeaseProgress) -> None:
         self._first = self._first or time.monotonic()
         self._leases[progress.lease_id] = progress
         if progress.finished:
-            self._finished += 1
-            self._in_a_row = 0
-
-    def count_finished(self) -> int:
-        """Leases that were finished, by all workers."""
-        return self._finished
-
-    def broke(self, lease_id: str) -> Verdict:
-        """A worker is broken: whether it is to try its lease again, or that is to fail, or the run, as all are."""
-        self._broken[lease_id] += 1
-        self._in_a_row += 1
-        if self._in_a_row >= max(len(self._workers), 1 + MAX_BROKEN if self._finished else 1):
-            return "fail the run"
-        return "try again" if self._broken[lease_id] <= MAX_BROKEN else "fail the lease"
-
-    def starting(self, worker: str) -> int:
-        """A worker begins to load; returns how often it has died at that since any last succeeded."""
-        self._workers.add(worker)
-        self._starting[worker] += 1
-        return self._starting[worker] - 1
-
-    def started(self) -> None:
-        self._starting.clear()
+            self.finish()
 
     def state(self, settled: Sequence[str] = ()) -> tuple[list[LeaseProgress], float | None]:
         """Progress of every lease, and the seconds since the first of them was opened.
@@ -80,11 +48,15 @@ class Board:
         return list(self._leases.values()), age
 
 
-def start_board() -> Any:
-    """The board as an actor that takes no CPU, beside the driver, and is started anew if its process goes."""
+def start_board(expected: int) -> Any:
+    """The board as an actor that takes no CPU, beside the driver, and is started anew if its process goes.
+
+    Args:
+        expected: workers that there is room for.
+    """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     board = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Board)
-    return board.options(scheduling_strategy=here).remote()
+    return board.options(scheduling_strategy=here).remote(expected)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -72,7 +72,9 @@ class Notice:
         self._state = State(text=text)
 
     def tell(self, text: str, step: int) -> None:
-        self._state = replace(self._state, text=text, step=max(step, self._state.step))
+        if step > self._state.step:  # whatever it was, it has been got over
+            self._state = replace(self._state, step=step, error=None)
+        self._state = replace(self._state, text=text)
 
     def fail(self, error: str) -> None:
         """An error that no repetition heals."""

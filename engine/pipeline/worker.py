@@ -23,7 +23,7 @@ from engine.pipeline.cluster import Workers
 from engine.pipeline.metrics import WorkerMetrics
 from engine.remote import LASTING_ERRORS
 from engine.run.directory import RunError, read_manifest
-from engine.run.harvest import Complete, LabellerBroken, LeaseProgress, LeaseTask
+from engine.run.harvest import Complete, Hopeless, LabellerBroken, LeaseProgress, LeaseTask
 from engine.storage import NoRoom
 from schemas.receipt import Receipt
 
@@ -35,10 +35,6 @@ REST = 5.0
 """Seconds that a broken worker waits before it starts anew."""
 PATIENCE = (1.0, 5.0, 20.0)
 """Seconds to wait before each new try of what could not be reached."""
-HOLDING = (0.0, 5.0, 30.0, 120.0)
-"""Seconds that a worker waits after each lease in a row that failed, if others finish theirs meanwhile: a machine that
-sees no corpus fails a lease in no time, and would come by all of them."""
-
 Result = TypeVar("Result")
 
 
@@ -46,8 +42,7 @@ class LeaseWorker:
     """Ray Data keeps one of these in each worker process, and gives it leases."""
 
     def __init__(self, put_task: ray.ObjectRef[LeaseTask], workers: Workers, board: Any) -> None:
-        self._board = board
-        self._failures, self._finished = 0, 0
+        self._board, self._name = board, ray.get_runtime_context().get_actor_id()
         task = ray.get(put_task)
         self._metrics = WorkerMetrics(task.run.stage)
         # An error that left this method would end the run, whatever other workers do.
@@ -65,21 +60,21 @@ class LeaseWorker:
         lease = Lease.from_json(json.loads(batch["lease"][0]))
         try:
             receipt = be_patient(lambda: self._complete(lease, self._report), f"lease {lease.id}")
-        except NoRoom as error:
+        except (NoRoom, Hopeless) as error:
             return _row(lease, error=str(error), fatal=True)
         except LabellerBroken as error:
             return self._start_anew(lease, str(error))
         except Exception as error:
             logger.warning("lease %s failed", lease.id, exc_info=True)
-            self._hold_back()
+            self._hold_back(broken=False)
             return _row(lease, error=storage.redact(f"{type(error).__name__}: {error}"))
-        self._failures = 0
+        self._board.succeed.remote(self._name)
         self._metrics.finish(receipt)
         return _row(lease, receipt=receipt.to_json())
 
     def _load(self, task: LeaseTask, device: str) -> Complete:
         # Ray starts an actor again whose process died in here, for ever: somebody has to count.
-        deaths = ray.get(self._board.starting.remote(ray.get_runtime_context().get_actor_id()))
+        deaths = ray.get(self._board.starting.remote(self._name))
         if deaths > MAX_FAILED_STARTS:
             raise LabellerBroken(f"{deaths} worker processes have died while they loaded the model {task.model}")
         be_patient(partial(check_run, task), "the run directory")
@@ -91,19 +86,17 @@ class LeaseWorker:
 
     def _start_anew(self, lease: Lease, error: str) -> dict[str, list[Any]]:
         """Ends this process, which Ray replaces; a GPU that failed once fails every later call of its process."""
-        verdict = ray.get(self._board.broke.remote(lease.id))
-        if verdict != "try again":
-            return _row(lease, error=error, fatal=verdict == "fail the run")
-        logger.warning("a worker on %s is broken (%s) and starts anew", socket.gethostname(), error)
-        time.sleep(REST)
-        os._exit(1)
+        verdict = ray.get(self._board.breaks.remote(self._name, lease.id))
+        if verdict == "try again":
+            logger.warning("a worker on %s is broken (%s) and starts anew", socket.gethostname(), error)
+            time.sleep(REST)
+            os._exit(1)
+        if verdict == "fail the lease":
+            self._hold_back(broken=True)
+        return _row(lease, error=error, fatal=verdict == "fail the run")
 
-    def _hold_back(self) -> None:
-        finished = ray.get(self._board.count_finished.remote())
-        if finished > self._finished:
-            time.sleep(HOLDING[min(self._failures, len(HOLDING) - 1)])
-            self._failures += 1
-        self._finished = finished
+    def _hold_back(self, *, broken: bool) -> None:
+        time.sleep(ray.get(self._board.hold.remote(self._name, broken=broken)))
 
     def _report(self, progress: LeaseProgress) -> None:
         self._metrics.report(progress)
@@ -111,11 +104,18 @@ class LeaseWorker:
 
 
 def check_run(task: LeaseTask) -> None:
-    """Raises LabellerBroken unless this machine sees the run: else it would begin one of its own, on its own disk."""
+    """Nothing where this machine sees the run; else it would begin one of its own, on its own disk.
+
+    Raises:
+        LabellerBroken: it sees none, or another.
+        OSError: that may heal.
+    """
     url = task.run.url
     try:
         found = read_manifest(url).hash
     except RunError as error:
+        if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, LASTING_ERRORS):
+            raise error.__cause__ from error
         raise LabellerBroken(f"node {socket.gethostname()} does not see the run directory: {error}") from error
     if found != task.run.fingerprint:
         raise LabellerBroken(f"node {socket.gethostname()} sees another run in {storage.redact(url)}")

@@ -95,6 +95,10 @@ class LabellerBroken(RuntimeError):
     """The labeller fails whatever it is given: it is not the corpus that is at fault."""
 
 
+class Hopeless(LabellerBroken):
+    """It is not this worker, either: whoever tried would fail."""
+
+
 @dataclass(kw_only=True)
 class Harvest:
     """What the work on a lease brings.
@@ -138,7 +142,7 @@ def complete_lease(
     *,
     work: Callable[[Harvest, Attempt], None],
 ) -> Receipt:
-    """Does the work on a lease and returns its receipt; a lease that has one is returned at once.
+    """Does the work on a lease and returns its receipt; one that settles the lease already is returned at once.
 
     May be killed at any instant, and run again or twice at the same time: what `work` brings depends on the lease and
     the run's settings only, and every file appears whole.

@@ -15,6 +15,7 @@ from engine.corpus.sample import Sample
 from engine.run.directory import FIRST, STAGE_FOLDERS, RunError, read_manifest, read_receipts
 from engine.run.example_source import ExampleSource, find_corpus, refuse_segmenter
 from engine.run.names import index_folder
+from engine.run.quantities import format_count
 from engine.segmenter.examples import Row, read_rows
 from schemas.receipt import Receipt
 from schemas.run import RunManifest
@@ -173,13 +174,13 @@ class Extent:
 
     def describe(self) -> str:
         """For a person: a line about what there is, and one about what is missing, if anything is."""
-        coarse = " (coarse masks)" if self.stage == "preliminary" else ""
-        lines = [f"stage       {self.stage}{coarse}, of {self.leases} of {self.leases + self.unlabelled} leases"]
+        coarse, total = " (coarse masks)" if self.stage == "preliminary" else "", self.leases + self.unlabelled
+        lines = [f"stage       {self.stage}{coarse}, of {self.leases} of {format_count(total, 'lease')}"]
         missing = [
-            (self.unlabelled, f"{self.unlabelled} leases have no labels yet"),
-            (self.in_part, f"{self.in_part} leases have labels of their first images only"),
-            (self.gone, f"{self.gone} leases with {self.gone_labels} labels are not in this corpus"),
-            (self.quarantined, f"{self.quarantined} images are in quarantine"),
+            (self.unlabelled, f"{format_count(self.unlabelled, 'lease')} without labels as yet"),
+            (self.in_part, f"{format_count(self.in_part, 'lease')} with labels of the first images only"),
+            (self.gone, f"{format_count(self.gone, 'lease')} with {self.gone_labels} labels, not in this corpus"),
+            (self.quarantined, f"{format_count(self.quarantined, 'image')} in quarantine"),
         ]
         if any(count for count, _ in missing):
             lines.append("missing     " + ", ".join(text for count, text in missing if count))

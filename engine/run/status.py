@@ -102,9 +102,7 @@ def read_status(url: str, *, now: datetime | None = None) -> RunStatus:
     url = storage.absolute(url)
     manifest = read_manifest(url, first="name a run directory that jobs/label.py made")
     if manifest.kind == "a segmenter":
-        raise RunError(
-            f"{storage.redact(url)} holds {manifest.holds}; name the run directory that it lies in, which tells of it"
-        )
+        raise RunError(f"{storage.redact(url)} holds {manifest.holds}; name the run directory that it has learned from")
     now = now or datetime.now(timezone.utc)
     stages = [read_stage(url, stage, stage, now) for stage in STAGE_FOLDERS]
     synthetic = storage.join(url, SYNTHETIC)

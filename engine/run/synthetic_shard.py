@@ -12,7 +12,7 @@ from typing import Any
 from engine.corpus.lease import Lease
 from engine.run.attempts import Attempt
 from engine.run.directory import LabelRun
-from engine.run.harvest import Harvest, LabellerBroken, LeaseProgress, Report, complete_lease
+from engine.run.harvest import Harvest, Hopeless, LabellerBroken, LeaseProgress, Report, complete_lease
 from engine.run.prefetch import Picture
 from engine.run.rows import make_row
 from engine.run.starts import NoStart, Starts
@@ -35,20 +35,21 @@ def synthesize_shard(
 
     Raises:
         LabellerBroken: samples cannot be made.
+        Hopeless: by nobody.
         OSError: the output, or what samples begin from, cannot be reached.
     """
 
     def work(harvest: Harvest, attempt: Attempt) -> None:
         if attempt.careful:
             # Unlike an image of a corpus, no sample is to blame, so none is left out.
-            raise LabellerBroken(f"{attempt.deaths.total()} worker processes died while they made {lease.shard.name}")
+            raise Hopeless(f"{attempt.deaths.total()} worker processes died while they made {lease.shard.name}")
         began = time.perf_counter()
         try:
             with starts.open(int(lease.shard.stem)) if starts else nullcontext(_begin_from_noise) as begin:
                 harvest.seconds["open"] += time.perf_counter() - began
                 _make(lease, samples, begin, settings, run, report, harvest)
         except NoStart as error:
-            raise LabellerBroken(f"samples of {lease.shard.name} have nothing to begin from: {error}") from error
+            raise Hopeless(f"samples of {lease.shard.name} have nothing to begin from: {error}") from error
 
     return complete_lease(lease, run, report, work=work)
 

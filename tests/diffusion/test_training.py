@@ -109,3 +109,20 @@ def test_without_a_file_or_with_one_of_an_earlier_version_a_training_begins(form
         save_file({"notes": notes, "weights/w": torch.zeros(4)}, tmp_path / "state")
     found = Checkpoint.load(str(tmp_path / "state"), make_state(0)[1])
     assert (found.step, found.losses, dict(found.weights)) == (0, [], {})
+
+
+def test_a_checkpoint_of_which_a_file_is_gone_is_none(tmp_path: Path) -> None:
+    url = str(tmp_path / "state.safetensors")
+    checkpoint, optimizer = make_state(2)
+    checkpoint.save(url, optimizer)
+    (tmp_path / "state-000002-average.safetensors").unlink()
+    assert Checkpoint.load(url, make_state(0)[1]) == Checkpoint()
+
+
+def test_who_is_late_leaves_the_files_of_a_later_checkpoint(tmp_path: Path) -> None:
+    url = str(tmp_path / "state.safetensors")
+    (late, its_optimizer), (later, optimizer) = make_state(1), make_state(2)
+    later.save(url, optimizer)
+    before = {path.name for path in tmp_path.glob("state-000002-*")}
+    late.save(url, its_optimizer)
+    assert before and before == {path.name for path in tmp_path.glob("state-000002-*")}

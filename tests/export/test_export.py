@@ -113,7 +113,7 @@ def test_an_export_of_a_part_says_what_is_missing(
     (copied / "labels" / "000001.json").unlink()
     assert export(copied, tmp_path / "part") == 0
     out = capsys.readouterr().out
-    assert "stage       refined, of 1 of 2 leases\nmissing     1 leases have no labels yet\n" in out
+    assert "stage       refined, of 1 of 2 leases\nmissing     1 lease without labels as yet\n" in out
     extent = json.loads((tmp_path / "part" / "export.json").read_text())["labels"]
     assert (extent["stage"], extent["leases"], extent["unlabelled"]) == ("refined", 1, 1)
 
@@ -131,7 +131,7 @@ def test_coarse_masks_of_a_run_that_was_to_have_others_are_exported_if_asked_for
     assert not (tmp_path / "out").exists()
     assert export(copied, tmp_path / "out", "--stage", "preliminary") == 0
     out = capsys.readouterr().out
-    assert "preliminary (coarse masks), of 2 of 2 leases" in out and "1 leases have labels of their first" in out
+    assert "preliminary (coarse masks), of 2 of 2 leases" in out and "1 lease with labels of the first" in out
     assert json.loads((tmp_path / "out" / "export.json").read_text())["labels"]["stage"] == "preliminary"
     manifest = RunManifest.from_json((copied / "run.json").read_text())
     manifest.config["stage"] = {"stage": "preliminary"}

@@ -95,13 +95,6 @@ def test_the_board_forgets_leases_of_which_the_driver_knows_the_end() -> None:
         assert [progress.lease_id for progress in board.state(settled)[0]] == list(left)
 
 
-def test_the_board_counts_starts_that_came_to_nothing() -> None:
-    board = Board()
-    assert [board.starting("a"), board.starting("b"), board.starting("a")] == [0, 0, 1]
-    board.started()
-    assert board.starting("a") == 0
-
-
 def test_a_log_gets_whole_lines_and_always_the_last_one() -> None:
     stream = io.StringIO()
     tally = Tally(done=4, planned=4, estimated=False, quarantined=0, leases_done=1, leases=1)

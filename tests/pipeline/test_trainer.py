@@ -67,18 +67,25 @@ def test_lost_workers_do_not_end_a_training_that_gets_further() -> None:
 
 def test_an_error_that_no_repetition_heals_ends_a_training_at_once() -> None:
     notice = Notice("")
-    notice.tell("step 5", 5)
+    notice.tell("step 9", 9)
     notice.fail("nothing to learn from")
     with pytest.raises(ValueError, match="nothing to learn from"):
         lead_on(script(notice, (9, LOST)), notice.state, alone=True)
 
 
+def test_an_error_that_was_got_over_is_not_told_of_a_later_loss() -> None:
+    notice = Notice("")
+    notice.fail("no model for a moment")
+    with pytest.raises(TrainingError, match="failed 4 times"):
+        lead_on(script(notice, (9, LOST), (9, LOST)), notice.state, alone=False)
+
+
 def test_several_workers_may_get_over_an_error_that_one_of_them_has_told_of() -> None:
     notice = Notice("")
     notice.fail("no model for a moment")
-    lead_on(script(notice, (9, None)), notice.state, alone=False)
+    lead_on(script(notice, (0, None)), notice.state, alone=False)
     with pytest.raises(ValueError, match="no model for a moment"):
-        lead_on(script(notice, (9, None)), notice.state, alone=True)
+        lead_on(script(notice, (0, None)), notice.state, alone=True)
 
 
 @pytest.mark.parametrize(

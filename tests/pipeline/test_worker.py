@@ -16,7 +16,7 @@ from engine.pipeline import worker as module
 from engine.pipeline.progress import Board
 from engine.pipeline.worker import LeaseWorker, check_run
 from engine.run.directory import LabelRun, start_run
-from engine.run.harvest import LabellerBroken, LeaseProgress
+from engine.run.harvest import Hopeless, LabellerBroken
 from engine.storage import NoRoom
 from schemas.run import RunManifest
 from tests.corpus.hostile import make_corpus_tar
@@ -34,10 +34,6 @@ class Near:
 
     def __getattr__(self, name: str) -> Any:
         return SimpleNamespace(remote=getattr(self.board, name))
-
-    def finish(self, lease_id: str = "x") -> None:
-        """Some other worker finishes a lease."""
-        self.board.report(LeaseProgress(lease_id=lease_id, planned=1, labelled=1, quarantined=0, finished=True))
 
 
 @pytest.fixture
@@ -67,8 +63,8 @@ def make_worker(board: Near, error: Exception) -> LeaseWorker:
         raise error
 
     worker = LeaseWorker.__new__(LeaseWorker)
-    worker._board, worker._complete, worker._failures, worker._finished = board, complete, 0, 0  # type: ignore[assignment]
-    board.board.starting("this worker")
+    worker._board, worker._complete, worker._name = board, complete, "this"  # type: ignore[assignment]
+    board.board.starting("this")
     return worker
 
 
@@ -85,54 +81,48 @@ def test_what_waiting_does_not_mend_is_not_waited_for(
     waits: list[float], lease: dict[str, list[str]], raised: Exception, error: str, fatal: bool
 ) -> None:
     row = make_worker(Near(), raised)(lease)
-    assert (row["fatal"], row["error"], waits) == ([fatal], [error], [])
+    assert (row["fatal"], row["error"], [w for w in waits if w]) == ([fatal], [error], [])
 
 
 def test_what_cannot_be_reached_is_tried_again_for_a_while(waits: list[float], lease: dict[str, list[str]]) -> None:
     row = make_worker(Near(), ConnectionError("reset"))(lease)
-    assert (row["fatal"], row["error"], waits) == ([False], ["ConnectionError: reset"], [1.0, 5.0, 20.0])
+    assert (row["fatal"], row["error"], waits) == ([False], ["ConnectionError: reset"], [1.0, 5.0, 20.0, 0.0])
 
 
-def test_a_worker_that_fails_while_others_do_not_waits_longer_and_longer(
+def test_what_nobody_can_do_ends_the_run(waits: list[float], lease: dict[str, list[str]]) -> None:
+    board = Near()
+    board.board.starting("another")
+    assert make_worker(board, Hopeless("nothing to begin from"))(lease)["fatal"] == [True]
+
+
+def test_a_worker_that_is_broken_ends_its_process_and_in_the_end_the_lease_then_waits(
     waits: list[float], lease: dict[str, list[str]]
 ) -> None:
     board = Near()
-    worker = make_worker(board, FileNotFoundError("not mounted"))
-    worker(lease), worker(lease)
-    assert waits == [], "nobody finishes anything: it is not this worker's fault"
-    for _ in range(5):
-        board.finish()
-        worker(lease)
-    assert waits == [0.0, 5.0, 30.0, 120.0, 120.0]
+    worker = make_worker(board, LabellerBroken("device lost"))
+    board.board.starting("another")
+    for _ in range(2):
+        with pytest.raises(Exited):
+            worker(lease)
+    row = worker(lease)
+    assert (row["fatal"], row["error"], waits) == ([False], ["device lost"], [5.0, 5.0, 0.0])
+    worker(lease)
+    assert waits[-1] == 5.0
 
 
-def test_a_labeller_that_is_broken_from_the_start_ends_the_run(waits: list[float], lease: dict[str, list[str]]) -> None:
+def test_workers_that_are_all_broken_end_the_run(waits: list[float], lease: dict[str, list[str]]) -> None:
     row = make_worker(Near(), LabellerBroken("device lost"))(lease)
     assert (row["fatal"], row["error"]) == ([True], ["device lost"])
 
 
-def test_a_worker_that_breaks_later_starts_anew_twice_at_a_lease_and_then_the_lease_fails(
-    waits: list[float], lease: dict[str, list[str]]
-) -> None:
-    board = Near()
-    worker = make_worker(board, LabellerBroken("device lost"))
-    board.finish()
-    for _ in range(2):
-        with pytest.raises(Exited):
-            worker(lease)
-        board.finish()
-    row = worker(lease)
-    assert (row["fatal"], row["error"]) == ([False], ["device lost"])
+def test_a_store_that_does_not_answer_for_a_moment_is_no_missing_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(url: str) -> bytes:
+        raise ConnectionError("reset")
 
-
-def test_workers_that_are_all_broken_end_the_run(waits: list[float], lease: dict[str, list[str]]) -> None:
-    board = Near()
-    worker = make_worker(board, LabellerBroken("device lost"))
-    for name in "abc":
-        board.board.starting(name)
-    verdicts = [board.board.broke(name) for name in "xyz"]
-    assert verdicts == ["try again"] * 3, "there is a fourth one"
-    assert worker(lease)["fatal"] == [True]
+    monkeypatch.setattr("engine.run.directory.storage.read_bytes", read)
+    task: Any = SimpleNamespace(run=SimpleNamespace(url="memory://run", fingerprint="x"))
+    with pytest.raises(ConnectionError):
+        check_run(task)
 
 
 def test_a_machine_that_does_not_see_the_run_does_not_begin_one_of_its_own(tmp_path: Path) -> None:

@@ -259,5 +259,5 @@ def test_a_report_says_how_much_of_the_corpus_its_labels_are_of(
     (part / "labels" / "000002.json").unlink()
     assert main(["--run", str(part), "--rows", "2", "--output", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
-    assert "stage       refined, of 2 of 3 leases\nmissing     1 leases have no labels yet\nlabels      60," in out
+    assert "stage       refined, of 2 of 3 leases\nmissing     1 lease without labels as yet\nlabels      60," in out
     assert read_data((tmp_path / "out" / "data.js").read_text())["unlabelled"] == 1
