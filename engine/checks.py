@@ -37,9 +37,10 @@ def prepare_file(url: str, flag: str) -> str:
     place = storage.absolute(url)
     if storage.is_local(place):
         path = Path(place)
+        special = storage.is_special(place)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if path.is_dir() or not os.access(path.parent, os.W_OK):
+            if path.is_dir() or not os.access(path if special else path.parent, os.W_OK):
                 raise OSError("it is a folder" if path.is_dir() else "its folder is read-only")
         except OSError as error:
             raise ValueError(f"{flag} {url} cannot be written ({error.strerror or error})") from error

@@ -1,8 +1,7 @@
 """Files of a run on any fsspec filesystem: whole files only, visible all at once or not at all.
 
-A local file is written under a hidden temporary name in its own folder, flushed to the disk and renamed. On
-an object store a single put is atomic already (and a rename would be a copy): the bytes go there in one put, which
-may be repeated when its answer is lost.
+A local file is written under a hidden temporary name in its own folder, flushed to the disk and renamed. On an object
+store a single put is atomic already, and a rename would be a copy; it may be repeated when its answer is lost.
 """
 
 from __future__ import annotations
@@ -137,6 +136,9 @@ def atomic_put(data: bytes, url: str, *, token: str | None = None) -> None:
     if not isinstance(filesystem, LocalFileSystem):
         ask(filesystem, "pipe_file", path, data)
         return
+    if is_special(path):
+        Path(path).write_bytes(data)
+        return
     folder = os.path.dirname(path)
     temporary = temporary_url(path, token or uuid.uuid4().hex)
     for attempt in range(3):
@@ -150,6 +152,11 @@ def atomic_put(data: bytes, url: str, *, token: str | None = None) -> None:
                 raise
         else:
             return
+
+
+def is_special(path: str) -> bool:
+    """Whether there is a device or a pipe, which is written into and never replaced."""
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 
 @contextlib.contextmanager

@@ -15,12 +15,13 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine import storage
-from engine.checks import prepare_file
+from engine.checks import naming_flags, prepare_file
 from engine.evaluation.evaluate import evaluate_run
 from engine.evaluation.report import compare_concepts, format_mean, format_report
 from engine.evaluation.rows import EvaluationError, find_labels
 from engine.run.command import run_command
 from engine.run.directory import find_corpus_url, find_input, find_moved, read_manifest
+from engine.run.example_source import refuse_segmenter
 from engine.run.names import to_folder
 from engine.run.options import Int, Moved
 from engine.run.what_next import describe_next
@@ -128,6 +129,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _compare(job: Evaluate) -> int:
     run = storage.absolute(job.run)
+    if storage.exists(storage.join(run, "run.json")):
+        refuse_segmenter(run, read_manifest(run))
     labels = find_labels(run)
     there = labels[0].concepts
     several = len(there) > 1
@@ -174,13 +177,15 @@ def _study(job: Evaluate) -> int:
     values["parts"] = tuple(filter(None, map(str.strip, values.get("parts", "").split(","))))
     if job.studies.test is not None:
         values["test"] = storage.absolute(find_input(job.studies.test, origin.spec.concept))
+    with naming_flags(job.studies, batch_size="train_batch_size"):
+        options = StudyOptions(**values)
     folder = f"studies-{to_folder(origin.spec.concept)}" if origin.several else "studies"
     task = StudyTask(
         origin=origin,
         corpus=_corpus(job, origin.spec.concept),
         output=storage.absolute(job.output if job.output is not None else storage.join(origin.url, folder)),
         device="cuda" if torch.cuda.is_available() else "cpu",
-        options=StudyOptions(**values),
+        options=options,
         tell=functools.partial(print, flush=True),
     )
     study = run_study(job.study, task)

@@ -93,7 +93,9 @@ def main(arguments: list[str] | None = None, *, source: LabellerSource | None = 
 
 def _refuse_mixture(given: set[str]) -> str:
     """What is wrong with options of labelling beside those of --status; "" if nothing is."""
-    others = sorted(name for name in given if name.startswith("--") and name not in ("--status", "--json", "--help"))
+    if given & {"--help", "-h"}:
+        return ""
+    others = sorted(name for name in given if name.startswith("--") and name not in ("--status", "--json"))
     if "--status" in given and others:
         return f"--status takes no other options but --json; leave out {', '.join(others)}"
     if "--json" in given and "--status" not in given:

@@ -159,3 +159,12 @@ def test_names_that_look_like_patterns_are_names(tmp_path: Path, memory: str) ->
         assert dict(storage.read_many(root, names)) == {name: name.encode() for name in names}
         storage.remove_folder(root)
         assert storage.list_names(root) == []
+
+
+def test_a_pipe_is_written_into_and_stays(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    storage.atomic_put(b"data", str(pipe))
+    assert os.read(reader, 10) == b"data" and pipe.is_fifo()
+    os.close(reader)

@@ -64,7 +64,10 @@ def _format_masks(result: dict[str, Any]) -> list[str]:
             values = "".join(_percent(measures[key]) for key in ("acc", "iou", "miou"))
             lines.append(f"{name + ' masks':<18}{values}{measures['images']:>10}")
     if result["refined"]:
-        lines += ["", "preliminary masks: before images were called absent and concepts shared pixels"]
+        lines += [
+            "",
+            "preliminary masks: as they were painted over, before any was called absent or shared its pixels",
+        ]
     return lines
 
 

@@ -186,11 +186,17 @@ def find_corpus(
         digest=_digest(own, receipts),
         counts=tuple(receipts[lease.id].labelled for lease in own),
         # A shard that was made has the limit of the samples that it was to hold.
-        in_part=0 if made else sum(lease.limit is not None for lease in own),
+        in_part=0 if made else sum(_is_cut(receipts[lease.id], lease) for lease in own),
         unlabelled=len(leases) - len(own),
         gone=len(gone),
         gone_labels=sum(gone),
     )
+
+
+def _is_cut(receipt: Receipt, lease: Lease) -> bool:
+    """Whether the limit of a labelled lease has left out images that it holds, or may hold."""
+    full = lease.limit is None or receipt.seen < lease.limit
+    return not full and (receipt.samples is None or receipt.samples > receipt.seen)
 
 
 def refuse_segmenter(run_url: str, manifest: RunManifest) -> None:

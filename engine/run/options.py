@@ -243,12 +243,8 @@ def settings_to_spec(what: What, method: Method, refinement: Refinement, stage: 
     given = {**dataclasses.asdict(method), **dataclasses.asdict(refinement)}
     profile = PROFILES[given.pop("profile")]
     values = {name: profile[name] if value is None else value for name, value in given.items()}
-    for name in AT_MOST:
-        if given[name] is None and values["timesteps"] > 0:
-            values[name] = min(values[name], values["timesteps"])
-    for name in ("propagation_steps", "presence_steps"):
-        if (given[name] or 0) > values["attention_steps"] > 0:
-            raise ValueError(f"{name} is {given[name]}; attention is at {values['attention_steps']} timesteps, no more")
+    if given["attention_steps"] is None and values["timesteps"] > 0:
+        values |= {name: min(values[name], values["timesteps"]) for name in AT_MOST if given[name] is None}
     refine = {field.name: values.pop(field.name) for field in dataclasses.fields(RefinementSpec)}
     return LabelSpec(
         concept=what.concept,

@@ -9,8 +9,10 @@ from typing import Any, Literal
 from engine.checks import check_at_least
 from engine.labelling.label import USELESS, check_flags
 
-SEGMENTER_VERSION = 7
+SEGMENTER_VERSION = 6
 """Raised whenever the code trains to other weights for unchanged settings."""
+PRELIMINARY_VERSION = 7
+"""Likewise, on preliminary masks."""
 
 Labels = Literal["refined", "preliminary", "truth"]
 
@@ -85,7 +87,8 @@ class SegmenterSpec:
     def fingerprint_fields(self) -> dict[str, Any]:
         """Everything of this spec that a training's fingerprint covers, as JSON values."""
         values = {**dataclasses.asdict(self), "drop_flags": sorted(self.drop_flags)}
-        return {"segmenter.version": SEGMENTER_VERSION, **{f"segmenter.{name}": v for name, v in values.items()}}
+        version = PRELIMINARY_VERSION if self.labels == "preliminary" else SEGMENTER_VERSION
+        return {"segmenter.version": version, **{f"segmenter.{name}": v for name, v in values.items()}}
 
 
 def features(width: int) -> tuple[int, ...]:

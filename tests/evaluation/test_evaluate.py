@@ -82,11 +82,11 @@ def test_a_run_of_the_preliminary_stage_is_compared_by_the_masks_that_it_deliver
 
     coarse = compare("preliminary")
     assert (coarse["images"], coarse["preliminary"]["iou"], coarse["box_iou"]["preliminary"]) == (2, 1.0, 1.0)
-    assert "before images were called absent" not in format_report(coarse)
+    assert "as they were painted over" not in format_report(coarse)
     whole = compare("labels")
     assert (whole["images"], whole["preliminary"]["iou"], whole["refined"]["iou"]) == (2, 0.0, 1.0)
     assert whole["box_iou"]["preliminary"] < 1
-    assert "before images were called absent" in format_report(whole)
+    assert "as they were painted over" in format_report(whole)
 
 
 def test_what_cannot_be_compared_is_counted(world: Any) -> None:

@@ -124,7 +124,7 @@ def test_coarse_masks_of_a_run_that_was_to_have_others_are_exported_if_asked_for
     (copied / "labels").rename(copied / "preliminary")
     receipt = copied / "preliminary" / "000001.json"
     values = json.loads(receipt.read_text())
-    receipt.write_text(json.dumps(values | {"lease": values["lease"] | {"limit": 7}}))
+    receipt.write_text(json.dumps(values | {"lease": values["lease"] | {"limit": values["seen"]}, "samples": 99}))
     assert export(copied, tmp_path / "out") == 2
     error = capsys.readouterr().err
     assert "no refined labels yet" in error and "take these with --stage preliminary" in error

@@ -144,13 +144,9 @@ def test_settings_that_contradict_a_profile_are_refused_by_name():
         spec(Method(profile="fast", timesteps=5, attention_steps=8))
 
 
-@pytest.mark.parametrize("name", ["presence_steps", "propagation_steps"])
-def test_more_steps_than_the_attention_is_looked_at_are_refused_where_they_are_given(name: str) -> None:
-    assert getattr(spec(Method(profile="fast", **{name: 8})), name) == 8
-    said = f"--{name.replace('_', '-')} is 9; attention is at 8 timesteps, no more"
-    with pytest.raises(ValueError, match=said):
-        spec(Method(profile="fast", **{name: 9}))
-    assert spec(Method(attention_steps=5)).presence_steps == 20, "a profile's number means as many as there are"
+def test_where_the_attention_is_given_the_other_numbers_of_a_profile_stay_what_they_are_in_runs_of_before() -> None:
+    found = spec(Method(timesteps=10, attention_steps=10))
+    assert (found.attention_steps, found.propagation_steps, found.presence_steps) == (10, 10, 20)
 
 
 @pytest.mark.parametrize(("profile", "steps"), [("paper", (20, 20, 10, 20)), ("fast", (20, 8, 4, 8))])
