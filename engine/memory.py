@@ -9,7 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 
 _MEMINFO = Path("/proc/meminfo")
-_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+_CGROUPS = (
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+"""Folder, limit, use, and what of it is but a cache in memory.stat; of cgroups version 2 and 1."""
 _WORDS = (
     "out of memory",
     "can't allocate memory",
@@ -30,13 +34,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def available_memory() -> int | None:
-    """Bytes that a process can have without swapping, no more than its container may hold; None if nobody says."""
+    """Bytes that a process can have without swapping, no more than its container has left; None if nobody says."""
     found = []
     with suppress(OSError):
         found += [1024 * int(kilobytes) for kilobytes in re.findall(r"MemAvailable: *(\d+) kB", _MEMINFO.read_text())]
-    for path in _LIMITS:
+    for folder, limit, used, cached in _CGROUPS:
         with suppress(OSError, ValueError):  # "max" where there is no limit
-            found.append(int(path.read_text()))
+            left = int((folder / limit).read_text()) - int((folder / used).read_text())
+            cache = re.search(rf"^{cached} (\d+)$", (folder / "memory.stat").read_text(), re.MULTILINE)
+            found.append(max(0, left + (int(cache[1]) if cache else 0)))
     return min(found, default=None)
 
 

@@ -22,7 +22,7 @@ from engine.run.command import run_command
 from engine.run.directory import RunError, find_input, find_moved
 from engine.run.ignored import tell_ignored, tell_ignored_training
 from engine.run.later_options import Segmentation, Synthesis, segmenter_spec, synthesis_spec
-from engine.run.names import SEGMENTER, default_run_url
+from engine.run.names import SEGMENTER, choose_run_url
 from engine.run.options import (
     Distillation,
     Execution,
@@ -226,7 +226,7 @@ def _plan_labels(options: Distill, source: ModelSource) -> LabelPlan:
         spec=label_spec(what, options.method, options.refinement, "refined"),
         source=source,
         input_url=find_input(where.input, what.concept),
-        run_url=where.run if where.run is not None else default_run_url(what.concept),
+        run_url=choose_run_url(where.run, what.concept),
         distillation=distillation_spec(options.distillation),
         limit=where.limit,
         batch_size=options.execution.batch_size,

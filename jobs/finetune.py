@@ -14,7 +14,7 @@ from engine import storage
 from engine.run.command import run_command
 from engine.run.directory import find_input
 from engine.run.ignored import tell_ignored_training
-from engine.run.names import concept_url, default_run_url
+from engine.run.names import choose_run_url, concept_url
 from engine.run.options import (
     Distillation,
     Execution,
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None, *, source: LabellerSource | None = 
             spec=label_spec(what, options.method, options.refinement, "refined"),
             source=model,
             input_url=find_input(where.input, what.concept),
-            run_url=where.run if where.run is not None else default_run_url(what.concept),
+            run_url=choose_run_url(where.run, what.concept),
             distillation=settings,
             limit=where.limit,
             batch_size=options.execution.batch_size,

@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from typing import Any
 
 from engine import storage
 from engine.corpus.members import Member, split_tar_name
@@ -100,7 +101,7 @@ class IndexFolder:
         own = json.dumps({"token": token, "version": _hash(version), "time": begun}).encode()
         try:
             storage.create(own, url)
-            other = json.loads(storage.read_bytes(url))
+            other = _read_begun(url)
             left = PATIENCE + size / SLOWEST - max(0.0, begun - other["time"])
             if other["token"] == token:
                 headers = self.find(stem, version)  # whoever had begun may have ended since this one looked
@@ -143,6 +144,14 @@ class IndexFolder:
 
     def _begun_url(self, stem: str) -> str:
         return storage.join(self.url, stem + _BEGUN)
+
+
+def _read_begun(url: str) -> dict[str, Any]:
+    try:
+        return json.loads(storage.read_bytes(url))
+    except ValueError:  # it may be there, and not written yet
+        time.sleep(LOOK_EVERY)
+        return json.loads(storage.read_bytes(url))
 
 
 def headers_to_json(headers: Headers, version: str) -> bytes:

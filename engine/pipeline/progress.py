@@ -32,9 +32,10 @@ class Board(Health):
 
     def report(self, progress: LeaseProgress) -> None:
         self._first = self._first or time.monotonic()
+        before = self._leases.get(progress.lease_id)
         self._leases[progress.lease_id] = progress
-        if progress.finished:
-            self.finish()
+        if progress.finished or progress.labelled > (before.labelled if before else 0):
+            self.stride()
 
     def state(self, settled: Sequence[str] = ()) -> tuple[list[LeaseProgress], float | None]:
         """Progress of every lease, and the seconds since the first of them was opened.

@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import time
+import traceback
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -35,6 +36,7 @@ REST = 5.0
 """Seconds that a broken worker waits before it starts anew."""
 PATIENCE = (1.0, 5.0, 20.0)
 """Seconds to wait before each new try of what could not be reached."""
+
 Result = TypeVar("Result")
 
 
@@ -49,7 +51,7 @@ class LeaseWorker:
         try:
             self._complete = self._load(task, workers.device)
         except Exception as error:
-            logger.warning("a worker could not load the model", exc_info=True)
+            logger.warning("a worker could not load the model:\n%s", storage.redact(traceback.format_exc()))
             self._complete = partial(_fail, storage.redact(str(error)) or type(error).__name__)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
@@ -61,11 +63,11 @@ class LeaseWorker:
         try:
             receipt = be_patient(lambda: self._complete(lease, self._report), f"lease {lease.id}")
         except (NoRoom, Hopeless) as error:
-            return _row(lease, error=str(error), fatal=True)
+            return _row(lease, error=storage.redact(str(error)), fatal=True)
         except LabellerBroken as error:
-            return self._start_anew(lease, str(error))
+            return self._start_anew(lease, storage.redact(str(error)))
         except Exception as error:
-            logger.warning("lease %s failed", lease.id, exc_info=True)
+            logger.warning("lease %s failed:\n%s", lease.id, storage.redact(traceback.format_exc()))
             self._hold_back(broken=False)
             return _row(lease, error=storage.redact(f"{type(error).__name__}: {error}"))
         self._board.succeed.remote(self._name)

@@ -12,7 +12,7 @@ from engine import storage
 from engine.labelling.spec import SeveralSpec
 from engine.run.directory import find_input
 from engine.run.ignored import tell_ignored_training
-from engine.run.names import default_run_url
+from engine.run.names import choose_run_url
 from engine.run.options import (
     CONCEPT,
     Distillation,
@@ -84,7 +84,7 @@ def make_plan(options: Label, source: LabellerSource | None = None) -> LabelPlan
         source: of labellers, instead of one of the model that the options name.
     """
     concepts, input_url = read_concepts(options.what.concept, options.what.concept_file), options.where.input
-    run_url = options.where.run if options.where.run is not None else default_run_url(*concepts)
+    run_url = choose_run_url(options.where.run, *concepts)
     asked = [
         What(
             concept=concept,

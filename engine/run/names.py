@@ -31,6 +31,11 @@ def default_run_url(*concepts: str) -> str:
     return storage.join(storage.absolute(home), "runs", name)
 
 
+def choose_run_url(given: str | None, *concepts: str) -> str:
+    """The run directory that was named, or the one that runs of these concepts go into by default."""
+    return default_run_url(*concepts) if given is None else given
+
+
 def results_url(url: str, option: str) -> str:
     """Where results go, absolute.
 

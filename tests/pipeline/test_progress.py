@@ -87,6 +87,14 @@ def test_reporting_twice_counts_once() -> None:
     assert [progress.labelled for progress in board.state()[0]] == [4]
 
 
+def test_only_images_that_are_labelled_show_that_a_worker_gets_on() -> None:
+    board = Board()
+    board.starting("a")
+    for labelled, quarantined, expected in ((0, 0, "fail the run"), (0, 9, "fail the run"), (1, 9, "try again")):
+        board.report(LeaseProgress(lease_id="1", planned=20, labelled=labelled, quarantined=quarantined))
+        assert board.breaks("a", str(labelled)) == expected
+
+
 def test_the_board_forgets_leases_of_which_the_driver_knows_the_end() -> None:
     board = Board()
     for name in "abc":

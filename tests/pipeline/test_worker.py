@@ -21,6 +21,8 @@ from engine.storage import NoRoom
 from schemas.run import RunManifest
 from tests.corpus.hostile import make_corpus_tar
 
+RECEIPT: Any = SimpleNamespace(to_json=lambda: "{}")
+
 
 class Exited(BaseException):
     """Of the process, as Ray would see it."""
@@ -87,6 +89,28 @@ def test_what_waiting_does_not_mend_is_not_waited_for(
 def test_what_cannot_be_reached_is_tried_again_for_a_while(waits: list[float], lease: dict[str, list[str]]) -> None:
     row = make_worker(Near(), ConnectionError("reset"))(lease)
     assert (row["fatal"], row["error"], waits) == ([False], ["ConnectionError: reset"], [1.0, 5.0, 20.0, 0.0])
+
+
+def test_a_lease_that_is_done_forgives_what_failed_before_it(waits: list[float], lease: dict[str, list[str]]) -> None:
+    board = Near()
+    board.board.starting("another")
+    worker = make_worker(board, FileNotFoundError("gone"))
+    failing, told = worker._complete, []
+    for done in (False, False, True, False):
+        board.board.stride()
+        worker._complete = (lambda lease, report: RECEIPT) if done else failing  # type: ignore[assignment]
+        worker._metrics = SimpleNamespace(finish=told.append)  # type: ignore[assignment]
+        worker(lease)
+    assert waits == [0.0, 5.0, 0.0] and told == [RECEIPT]
+
+
+def test_what_is_told_of_errors_holds_no_secret(
+    waits: list[float], lease: dict[str, list[str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    for error in (FileNotFoundError, RuntimeError, NoRoom, LabellerBroken):
+        row = make_worker(Near(), error("no https://host/a.tar?Signature=secret"))(lease)
+        assert "https://host/a.tar" in row["error"][0] and "secret" not in row["error"][0]
+    assert "https://host/a.tar" in caplog.text and "secret" not in caplog.text
 
 
 def test_what_nobody_can_do_ends_the_run(waits: list[float], lease: dict[str, list[str]]) -> None:
