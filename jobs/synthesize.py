@@ -16,9 +16,9 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine import storage
+from engine.run.classes import explain_synthetic
 from engine.run.command import run_command
 from engine.run.directory import read_manifest
-from engine.run.example_source import explain_synthetic
 from engine.run.later_options import Synthesis, synthesis_spec
 from engine.run.options import Moved, Running
 from engine.run.origin import find_origin

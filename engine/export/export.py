@@ -14,8 +14,8 @@ from engine.export.formats import open_writer
 from engine.export.item import COLUMNS, Unusable, make_item
 from engine.export.names import Names
 from engine.labelling.label import USELESS, check_flags
+from engine.run.classes import name_concepts
 from engine.run.directory import RunError
-from engine.run.example_source import name_concepts
 from engine.run.labelled import Extent, LabelledRun, find_images, open_labelled, read_labelled
 from engine.run.quantities import format_count
 from engine.segmenter.examples import why_left_out

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Any
 
 from engine import storage
 from engine.corpus.catalogue import CorpusError, list_shards
+from engine.corpus.indexes import IndexFolder
 from engine.corpus.lease import LEASE_VERSION, Lease, plan_leases
 from engine.run.directory import (
     FIRST,
@@ -23,10 +22,10 @@ from engine.run.directory import (
     read_manifest,
     read_receipts,
 )
-from engine.run.names import SEGMENTER, to_folder
+from engine.run.names import index_folder
 from engine.run.quantities import format_count
 from engine.run.training import share_out, spread
-from engine.segmenter.spec import Labels, SegmenterSpec
+from engine.segmenter.spec import Labels
 from schemas.receipt import Receipt
 from schemas.run import RunManifest
 
@@ -52,6 +51,7 @@ class ExampleSource:
         unlabelled: so many other leases have no labels yet.
         gone: so many others have labels, and their shard is not in the corpus (any more).
         gone_labels: theirs, of each concept.
+        indexes: those of large tars that the labelling has kept.
     """
 
     name: str
@@ -66,6 +66,7 @@ class ExampleSource:
     unlabelled: int = 0
     gone: int = 0
     gone_labels: int = 0
+    indexes: IndexFolder | None = None
 
     def describe_missing(self) -> str:
         """What is not read for want of labels or images, for a person; "" where nothing is missing."""
@@ -190,6 +191,7 @@ def find_corpus(
         unlabelled=len(leases) - len(own),
         gone=len(gone),
         gone_labels=sum(gone),
+        indexes=index_folder(run_url),
     )
 
 
@@ -254,45 +256,3 @@ def _digest(leases: Sequence[Lease], receipts: Mapping[str, Receipt]) -> str:
     facts = [[lease.id, lease.shard.size, count] for lease, count in zip(leases, counts, strict=True)]
     labelled = f"{sum(receipts[lease.id].labelled for lease in leases)} labels in " if receipts else ""
     return f"{labelled}{len(leases)} leases ({hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]})"
-
-
-def choose_concepts(
-    names: Sequence[str], labelled: RunManifest, spec: SegmenterSpec, run_url: str
-) -> tuple[tuple[str, ...], str]:
-    """The concepts of a run to be learned, and the folder for them: of several all, unless some are named.
-
-    Raises:
-        RunError: a concept that the run has not, or something that there is of one concept only.
-    """
-    own = str(labelled.fingerprint.get("concept", ""))
-    several = tuple(labelled.fingerprint.get("concepts", ()))
-    if strange := [name for name in names if name not in (several or (own,))]:
-        raise RunError(f"--concept {strange[0]} is not the run's, which is {own}; leave it out")
-    if not several:
-        return (own,), SEGMENTER
-    if spec.synthetic:
-        raise RunError(f"{explain_synthetic(run_url, several)}; or leave out --synthetic")
-    chosen = tuple(name for name in several if name in names) or several
-    if spec.labels == "preliminary" and len(chosen) > 1:
-        raise RunError(
-            f"preliminary masks of several concepts ({', '.join(chosen)}) overlap; learn from --labels refined, or "
-            "name one with --concept"
-        )
-    folder = "-".join([SEGMENTER, *(to_folder(name) for name in chosen)]) if chosen != several else SEGMENTER
-    return chosen, folder
-
-
-def explain_synthetic(run_url: str, concepts: Sequence[str]) -> str:
-    """Why a run of several concepts has no synthetic images, and the way to some."""
-    first, *others = map(shlex.quote, concepts)
-    options = " ".join(f"--distractor {other}" for other in others)
-    return (
-        f"synthetic images are of one concept, {storage.redact(run_url)} is a run of several ({', '.join(concepts)}): "
-        f"label one of them in a run of its own (jobs/label.py --concept {first} {options} --run ANOTHER, and with "
-        "--adapter the fine-tuned model that is there) and give that"
-    )
-
-
-def name_concepts(names: Sequence[str]) -> dict[str, Any]:
-    """The concepts as the fingerprint has them: one as ever, of several also the list."""
-    return {"concept": ", ".join(names), **({"concepts": list(names)} if len(names) > 1 else {})}

@@ -19,15 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 from engine import storage
 from engine.corpus.lease import Lease
+from engine.run.classes import choose_concepts, name_concepts
 from engine.run.directory import RunError, check_manifest, make_manifest, read_manifest
 from engine.run.example_source import (
     ExampleSource,
-    choose_concepts,
     cut_sources,
     find_corpus,
     find_masked,
     find_synthetic,
-    name_concepts,
 )
 from engine.run.names import results_url
 from engine.run.quantities import format_count, format_counts
@@ -221,6 +220,7 @@ def read_task(
             alone=source.alone,
             review=task.review if source.name == "corpus" else None,
             most=wanted,
+            indexes=source.indexes,
         )
         tally.update({f"{source.name}.{reason}": count for reason, count in own.items() if count})
 

@@ -16,14 +16,12 @@ import numpy as np
 from PIL import Image
 
 from engine.corpus.decode import DecodeError, decode_image
-from engine.corpus.indexes import IndexFolder
 from engine.corpus.lease import Lease
 from engine.corpus.reader import LeaseReader, open_lease
 from engine.corpus.sample import Defect
 from engine.labelling.label import USELESS
 from engine.run.directory import RunError, read_manifest
 from engine.run.example_source import ExampleSource, find_corpus
-from engine.run.names import index_folder
 from engine.synthesis.sample import Start
 from engine.synthesis.spec import SynthesisSpec
 
@@ -51,13 +49,11 @@ class Starts:
     Attributes:
         source: the corpus and its labels.
         concept: whose labels.
-        indexes: those that the labelling of the corpus has kept.
     """
 
     source: ExampleSource
     concept: str
     settings: SynthesisSpec
-    indexes: IndexFolder | None = None
 
     @classmethod
     def find(cls, run_url: str, concept: str, settings: SynthesisSpec, input_url: str | None = None) -> Starts | None:
@@ -75,7 +71,7 @@ class Starts:
             source = find_corpus(run_url, read_manifest(run_url), "refined", input_url)
         except ValueError as error:
             raise RunError(f"{error}; {WAY_OUT}") from error
-        return cls(source=source, concept=concept, settings=settings, indexes=index_folder(run_url))
+        return cls(source=source, concept=concept, settings=settings)
 
     @contextmanager
     def open(self, shard: int) -> Iterator[ShardStarts]:
@@ -109,7 +105,7 @@ class Starts:
             if len(found) >= wanted or (found and looked >= MOST_LEASES):
                 break
             if keys := self._usable(leases[place]):
-                reader = stack.enter_context(open_lease(leases[place], keys=keys, indexes=self.indexes))
+                reader = stack.enter_context(open_lease(leases[place], keys=keys, indexes=self.source.indexes))
                 places = {key: number for number, key in reader.samples().items()}
                 found += [(reader, places[key]) for key in sorted(places)]
                 if gone := len(keys) - len(places):

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from engine import storage
 from engine.corpus.decode import DecodeError, decode_image, decode_mask
+from engine.corpus.indexes import IndexFolder
 from engine.corpus.lease import Lease
 from engine.corpus.reader import LeaseReader, open_lease
 from engine.corpus.sample import Defect, Sample
@@ -69,6 +70,7 @@ def read_examples(
     alone: bool = True,
     review: Review | None = None,
     most: int | None = None,
+    indexes: IndexFolder | None = None,
 ) -> Iterator[Example]:
     """The usable examples of some leases, in the order of the leases.
 
@@ -80,6 +82,7 @@ def read_examples(
         labels: instead of the spec's.
         alone: whether true masks are of no more concepts than one, if one is given (see `Sample.truth`).
         most: examples wanted from each lease, which are spread over it.
+        indexes: as `open_lease` takes them.
 
     Raises:
         ValueError: a label file that is none, or is not there.
@@ -93,7 +96,7 @@ def read_examples(
         rows: dict[str, dict[str, Row]] = {}
         if labels != "truth" and labels_url is not None:
             rows = read_rows(labels_url, lease, columns, tally, concepts=concepts)
-        with open_lease(lease, masks=labels == "truth") as reader:
+        with open_lease(lease, masks=labels == "truth", indexes=indexes) as reader:
             if not rows and labels != "truth" and reader.planned:
                 tally["image_without_label"] += reader.planned
                 continue

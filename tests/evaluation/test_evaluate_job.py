@@ -13,6 +13,7 @@ from engine import storage
 from engine.evaluation.rows import find_labels
 from jobs.evaluate import main
 from jobs.report import main as report
+from schemas.run import RunManifest
 from tests.evaluation.compare import evaluate, png, write_truth_as_rows
 from tests.jobs.parse import find_commands
 from tests.segmenter.bright import label, write_corpus
@@ -67,6 +68,13 @@ def test_the_job_ends_wrong_usage_with_one_sentence(
     assert main(["--run", str(world.run), "--input", str(world.corpus.parent / corpus)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_a_segmenter_is_no_run_to_label_into(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = RunManifest(fingerprint={"concept": "car", "segmenter.version": 6})
+    (tmp_path / "run.json").write_text(manifest.to_json())
+    assert main(["--run", str(tmp_path)]) == 2
+    assert "holds a segmenter of jobs/train.py, and no labels; give the run" in capsys.readouterr().err
 
 
 def test_a_run_of_several_concepts_is_compared_concept_by_concept(

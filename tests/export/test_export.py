@@ -118,6 +118,18 @@ def test_an_export_of_a_part_says_what_is_missing(
     assert (extent["stage"], extent["leases"], extent["unlabelled"]) == ("refined", 1, 1)
 
 
+@pytest.mark.parametrize(("more", "missing"), [(0, False), (1, True), (None, True)])
+def test_labels_up_to_a_limit_are_missing_only_where_there_are_more(
+    copied: Path, tmp_path: Path, more: int | None, missing: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    receipt = copied / "labels" / "000001.json"
+    values = json.loads(receipt.read_text())
+    samples = None if more is None else values["seen"] + more
+    receipt.write_text(json.dumps(values | {"lease": values["lease"] | {"limit": values["seen"]}, "samples": samples}))
+    assert export(copied, tmp_path / "out") == 0
+    assert ("1 lease with labels of the first images only" in capsys.readouterr().out) == missing
+
+
 def test_coarse_masks_of_a_run_that_was_to_have_others_are_exported_if_asked_for(
     copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

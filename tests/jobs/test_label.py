@@ -206,6 +206,13 @@ def test_status_and_labelling_are_not_mixed(options: list[str], said: str, capsy
     assert err.startswith("error: ") and err.endswith(f"{said}\n")
 
 
+@pytest.mark.parametrize("options", [["--json", "--help"], ["--status", "R", "--concept", "car", "-h"]])
+def test_help_is_given_beside_anything(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(options)
+    assert ended.value.code == 0 and "--json" in capsys.readouterr().out
+
+
 def test_a_job_servers_address_is_explained(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -115,14 +115,20 @@ def test_a_concept_learned_under_a_small_limit_is_learned_anew_for_a_much_larger
         assert task.find_receipt() is None
 
 
-def test_a_concept_that_is_learned_anew_labels_anew_what_was_labelled_before_it(tmp_path: Path) -> None:
-    corpus, run = tmp_path / "corpus", tmp_path / "run"
+def label_few(corpus: Path, run: Path) -> tuple[LabelPlan, Lease]:
+    """A run under a limit that is one shard of two, to its end; its plan and the lease of that shard."""
     corpus.mkdir()
     write_leases(corpus, [10, 100])
     plan = make_plan(corpus, run, 10)
     finish_concept(plan, 10)
-    (whole_shard,) = plan.remaining
-    label_lease(whole_shard, FakeLabeller("fake", SPEC), plan.run)
+    (lease,) = plan.remaining
+    label_lease(lease, FakeLabeller("fake", SPEC), plan.run)
+    return plan, lease
+
+
+def test_a_concept_that_is_learned_anew_labels_anew_what_was_labelled_before_it(tmp_path: Path) -> None:
+    corpus, run = tmp_path / "corpus", tmp_path / "run"
+    _, whole_shard = label_few(corpus, run)
     assert make_plan(corpus, run, 10).done
     raised = make_plan(corpus, run, 20)
     assert raised.concepts == () and whole_shard not in raised.remaining
@@ -137,12 +143,7 @@ def test_a_concept_that_is_learned_anew_labels_anew_what_was_labelled_before_it(
 
 def test_retrying_keeps_no_row_of_an_outgrown_concept_even_if_its_removal_was_cut_short(tmp_path: Path) -> None:
     corpus, run = tmp_path / "corpus", tmp_path / "run"
-    corpus.mkdir()
-    write_leases(corpus, [10, 100])
-    plan = make_plan(corpus, run, 10)
-    finish_concept(plan, 10)
-    (lease,) = plan.remaining
-    label_lease(lease, FakeLabeller("fake", SPEC), plan.run)
+    plan, lease = label_few(corpus, run)
     storage.remove(plan.run.receipt_url(lease.id))
     storage.touch(plan.run.quarantine_url(lease.id))
     whole = make_plan(corpus, run, None)

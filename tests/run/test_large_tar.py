@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,10 +13,14 @@ import pytest
 from PIL import Image
 
 from engine.corpus import list_shards, plan_leases, tar
+from engine.corpus.indexes import IndexFolder
 from engine.labelling.spec import LabelSpec
 from engine.run.directory import LabelRun
 from engine.run.fake import FakeLabeller
+from engine.run.names import index_folder
 from engine.run.shard import label_lease
+from engine.segmenter.examples import read_examples
+from engine.segmenter.spec import SegmenterSpec
 from tests.corpus.counting import count_fetched
 from tests.corpus.hostile import make_tar
 
@@ -70,3 +75,20 @@ def test_workers_of_a_large_tar_fetch_it_twice_together_and_label_as_if_alone(
     alone, fetched_alone = label(tmp_path / "alone", size)
     assert shared == alone
     assert fetched < 2.2 * size < PARTS * size < fetched_alone
+
+
+def test_what_learns_from_a_part_of_a_large_tar_reads_that_part(size: int, tmp_path: Path) -> None:
+    label(tmp_path / "run", size)
+    *_, lease = plan_leases(list_shards("memory://tars"), target_bytes=-(-size // PARTS))
+    spec = SegmenterSpec(crop=32, short_side=32, labels="preliminary", drop_flags=())
+
+    def learn(indexes: IndexFolder | None) -> tuple[list[str], int]:
+        tar._last_index.clear()
+        url = str(tmp_path / "run" / "preliminary")
+        with count_fetched() as fetched:
+            examples = list(read_examples(url, [lease], spec, Counter(), concept="car", indexes=indexes))
+        return [example.key for example in examples], sum(fetched)
+
+    keys, fetched = learn(index_folder(str(tmp_path / "run")))
+    assert keys and fetched < 0.3 * size
+    assert learn(None) == (keys, pytest.approx(size, rel=0.3))

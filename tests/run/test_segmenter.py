@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+from engine.corpus.lease import Lease
 from engine.run.directory import RunError, start_run
 from engine.run.labelled import open_labelled
+from engine.run.names import index_folder
 from engine.run.segmenter import SegmenterTask, make_segmenter, plan_training, read_task
 from engine.segmenter.segmenter import Segmenter
 from engine.segmenter.spec import SegmenterSpec
@@ -209,6 +211,20 @@ def test_a_short_training_reads_no_more_than_it_can_look_at(corpus: Path, run: P
     tally: Counter[str] = Counter()
     assert len(list(read_task(task, tally))) == 4
     assert tally["corpus.used"] == 4
+
+
+def test_indexes_that_the_labelling_has_kept_are_read(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from engine.segmenter import examples
+
+    real, given = examples.open_lease, []
+
+    def opened(lease: Lease, **options: Any) -> Any:
+        given.append(options["indexes"])
+        return real(lease, **options)
+
+    monkeypatch.setattr(examples, "open_lease", opened)
+    assert list(read_task(plan(run), Counter()))
+    assert set(given) == {index_folder(str(run))}
 
 
 def test_a_training_that_can_look_at_all_labels_accounts_for_all_images(tmp_path: Path) -> None:

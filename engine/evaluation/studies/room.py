@@ -15,7 +15,7 @@ def estimate_bytes(training: SegmenterTask) -> float:
     """Of the examples that the training reads, were all of its images square: others take more."""
     examples = 0.0
     for source in training.sources:
-        counts = source.counts or estimate_counts(source.leases)
+        counts = source.counts or estimate_counts(source.leases, source.indexes)
         examples += sum(min(most, count) for most, count in zip(source.wanted, counts, strict=True))
     wanted = training.spec.steps * training.spec.batch_size
     return min(examples, wanted) * PIXEL * training.spec.short_side**2
