@@ -194,6 +194,36 @@ class TestAtOnce:
         self.share(folder, workers=1)
         assert self.made == 1 and looked == []
 
+    def test_whoever_ended_since_one_looked_is_believed(
+        self, folder: IndexFolder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        real = storage.create
+
+        def create(data: bytes, url: str) -> None:
+            storage.atomic_put(headers_to_json(self.headers, "v"), str(index_file(folder)))
+            real(data, url)
+
+        monkeypatch.setattr(storage, "create", create)
+        self.share(folder, workers=1)
+        assert self.made == 0 and storage.list_names(folder.url) == ["a.json.gz"]
+
+    def test_a_mark_that_is_being_written_is_one(self, folder: IndexFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+        mark = {"token": "x", "version": indexes._hash("v"), "time": time.time()}
+        storage.atomic_put(json.dumps(mark).encode(), storage.join(folder.url, "a.begun"))
+        real, read = storage.read_bytes, []
+
+        def read_bytes(url: str) -> bytes:
+            if not url.endswith(".begun"):
+                return real(url)
+            read.append(url)
+            if len(read) > 1:  # whoever made the mark has ended
+                storage.atomic_put(headers_to_json(self.headers, "v"), str(index_file(folder)))
+            return real(url) if len(read) > 1 else b""
+
+        monkeypatch.setattr(storage, "read_bytes", read_bytes)
+        self.share(folder, workers=1)
+        assert self.made == 0
+
     def test_marks_of_the_dead_are_swept_up_and_indexes_stay(self, folder: IndexFolder) -> None:
         self.share(folder, workers=1)
         before = storage.list_names(folder.url)
