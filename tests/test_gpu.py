@@ -42,3 +42,15 @@ def test_a_gpu_that_this_torch_has_no_kernels_for_is_told_of(monkeypatch: pytest
     monkeypatch.setattr(torch, "zeros", fail)
     with pytest.raises(GpuError, match=r"\(CUDA error: no kernel image is available for execution on the device\)"):
         prepare_device("cuda")
+
+
+def test_a_gpu_rounds_products_as_it_rounds_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    zeros = torch.zeros
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
+    monkeypatch.setattr(torch, "zeros", lambda *size, device: zeros(*size))
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", asked.append)
+    prepare_device("cpu")
+    assert asked == []
+    prepare_device("cuda")
+    assert asked == ["high"]
