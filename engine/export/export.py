@@ -89,15 +89,7 @@ def export_labels(
             exists; the message says what to do.
         OSError: run, corpus or output cannot be reached.
     """
-    run = open_labelled(run_url, stage)
-    if stage is None and run.unfinished:
-        raise RunError(
-            f"{storage.redact(run.url)} has no refined labels yet, only the coarse masks that they begin with, of "
-            f"{format_count(len(run.receipts), 'lease')}; run jobs/label.py with this --run to its end, or take these "
-            "with --stage preliminary"
-        )
-    if concept is not None:
-        run = run.of(concept)
+    run = _open(run_url, stage, concept)
     source = find_images(run, input_url)
     tally: Counter[str] = Counter()
     shown: Counter[str] = Counter(dict.fromkeys(run.concepts, 0))
@@ -152,6 +144,17 @@ def export_labels(
         folder.discard()
         raise
     return exported
+
+
+def _open(run_url: str, stage: str | None, concept: str | None) -> LabelledRun:
+    run = open_labelled(run_url, stage)
+    if stage is None and run.unfinished:
+        raise RunError(
+            f"{storage.redact(run.url)} has no refined labels yet, only the coarse masks that they begin with, of "
+            f"{format_count(len(run.receipts), 'lease')}; run jobs/label.py with this --run to its end, or take these "
+            "with --stage preliminary"
+        )
+    return run if concept is None else run.of(concept)
 
 
 def _describe(run: LabelledRun, options: ExportOptions, exported: Exported) -> dict[str, Any]:
